@@ -1,0 +1,101 @@
+# What one does with Haulier from a clone. `make` alone lists it.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+VERSIONS := (3, 11) <= v < (3, 14)
+supported = $1 -c 'import sys; v = sys.version_info; sys.exit(not $(VERSIONS))' 2>/dev/null
+# The first of these that is a Python of a supported version.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$(call supported,$$p) && echo $$p && break; done)
+
+BIN := .venv/bin
+# Arguments for pytest, the demo or `haulier up`: make test ARGS="-k settings"
+ARGS ?=
+
+.PHONY: help
+help: ## List the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
+
+.PHONY: install
+install: .venv/.installed ## Install Haulier and everything it needs into .venv
+
+.venv/.installed: requirements-dev.lock pyproject.toml
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "No Python 3.11, 3.12 or 3.13 found. Install one, or name it: make PYTHON=/path/to/python3"; \
+		exit 1; fi
+	@if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
+		echo "$(PYTHON) cannot make virtual environments, a part of it is not installed."; \
+		echo "On Debian and Ubuntu: apt-get install python3-venv"; \
+		exit 1; fi
+	@echo "Installing into .venv, with $$($(PYTHON) -V)"
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	@$(call install,.venv)
+	@touch $@
+
+# The lock file's own files by their hashes, then Haulier itself, built with what the lock file
+# brought; pip check would find a bound of pyproject.toml that the lock file does not keep.
+install = $1/bin/python -m pip install --quiet --disable-pip-version-check \
+		--require-hashes --requirement requirements-dev.lock \
+	&& $1/bin/python -m pip install --quiet --disable-pip-version-check \
+		--no-deps --no-build-isolation --no-index --editable . \
+	&& $1/bin/python -m pip check | { grep -v '^No broken' || true; }
+
+.PHONY: check
+check: install ## Lint, format, types and import contracts
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+.PHONY: test
+test: install ## All tests, on real servers (ARGS for pytest)
+	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: demo
+demo: install ## The whole pipeline on this machine, against the simulator, in a minute
+	@$(BIN)/python -m tests.acceptance.demo $(ARGS)
+
+.PHONY: up
+up: install ## Run Haulier here; against the simulator unless TOGETHER_API_KEY is set
+	@$(BIN)/haulier up $(if $(TOGETHER_API_KEY),,--simulate) $(ARGS)
+
+# The oldest and the newest interpreter found, or those given: make test-versions PYTHONS="…"
+PYTHONS ?= $(shell for p in python3.11 python3.12 python3.13; do \
+	$(call supported,$$p) && echo $$p; done | sed -n '1p;$$p' | uniq)
+.PHONY: test-versions
+test-versions: ## The tests without servers on the oldest and newest Python found (PYTHONS)
+	@for p in $(PYTHONS); do \
+		name=$$($$p -c 'import platform; print(platform.python_version())'); \
+		venv=build/python-$$name; \
+		echo "Python $$name"; \
+		if [ ! requirements-dev.lock -ot $$venv/.installed ]; then \
+			$$p -m venv --clear $$venv; $(call install,$$venv); touch $$venv/.installed; fi; \
+		$$venv/bin/python -m pytest -q tests/unit $(ARGS); done
+
+UV ?= $(or $(shell command -v uv),build/uv/bin/uv)
+LOCK = $(UV) pip compile --quiet --no-config --universal --python-version 3.11 \
+	--generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
+	$(UPGRADE)
+.PHONY: lock
+lock: $(UV) ## Write the lock files (everything; the service; its build); UPGRADE=--upgrade for the newest releases
+	$(LOCK) --extra dev --output-file requirements-dev.lock pyproject.toml
+	$(LOCK) --constraint requirements-dev.lock --output-file requirements.lock pyproject.toml
+	echo hatchling | \
+		$(LOCK) --constraint requirements-dev.lock --output-file requirements-build.lock -
+
+build/uv/bin/uv:
+	$(PYTHON) -m venv --clear build/uv
+	build/uv/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9'
+
+.PHONY: docker-test
+docker-test: install ## Build the image, bring the compose file up, run jobs, kill containers
+	$(BIN)/python -m tests.docker $(ARGS)
+
+.PHONY: clean
+clean: ## Remove what make made; data in .haulier stays
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find config service workers tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,158 @@
+"""Every setting of Haulier, read once from the environment and never changed after."""
+
+import re
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError as SourceError
+
+
+class SettingsError(Exception):
+    """The environment is not usable. Each line names a variable and says what is wrong with it."""
+
+
+def _base_url(value: object) -> object:
+    """The host as Together's SDK takes it; a trailing `/v1` is tolerated."""
+    if not isinstance(value, str):
+        return value
+    url = value.rstrip("/").removesuffix("/v1").rstrip("/")
+    if not url.startswith(("http://", "https://")):
+        raise ValueError("must start with http:// or https://")
+    return url
+
+
+def _url_of(*schemes: str) -> BeforeValidator:
+    def check(value: object) -> object:
+        if isinstance(value, str) and not value.startswith(schemes):
+            raise ValueError(f"must start with {' or '.join(schemes)}")
+        return value
+
+    return BeforeValidator(check)
+
+
+def _seconds(value: object) -> object:
+    """Durations are plain seconds in the environment, timedeltas in the code."""
+    if isinstance(value, str):
+        try:
+            return timedelta(seconds=float(value))
+        except (ValueError, OverflowError):
+            raise ValueError(f"must be a number of seconds, not {value!r}") from None
+    return value
+
+
+BaseUrl = Annotated[str, BeforeValidator(_base_url)]
+Seconds = Annotated[timedelta, BeforeValidator(_seconds), Field(gt=timedelta(0))]
+
+TOGETHER = "https://api.together.ai"
+
+
+class Account(BaseModel):
+    """A named Together API key and base URL."""
+
+    model_config = {"frozen": True, "extra": "forbid"}
+
+    api_key: SecretStr
+    base_url: BaseUrl = TOGETHER
+
+
+class Settings(BaseSettings):
+    """The settings, by the names that the environment gives them (`HAULIER_` + upper case)."""
+
+    model_config = SettingsConfigDict(env_prefix="HAULIER_", frozen=True, extra="ignore")
+
+    database_url: Annotated[str | None, _url_of("postgresql://", "postgres://")] = Field(
+        default=None, validation_alias="DATABASE_URL"
+    )
+    redis_url: Annotated[str | None, _url_of("redis://", "rediss://")] = Field(
+        default=None, validation_alias="REDIS_URL"
+    )
+    together_api_key: SecretStr | None = Field(default=None, validation_alias="TOGETHER_API_KEY")
+    together_base_url: BaseUrl = Field(default=TOGETHER, validation_alias="TOGETHER_BASE_URL")
+
+    accounts: dict[str, Account] = {}
+    """More accounts by name, as JSON: `{"research": {"api_key": "…"}}`."""
+    admin_token: SecretStr | None = None
+    home: Path = Path(".haulier")
+    """Where `haulier up` keeps its data, and where blobs go unless `blob_url` is set."""
+    blob_url: Annotated[str | None, _url_of("file:///", "s3://")] = None
+    scratch: Path | None = None
+    """Local space for downloads on their way into blob storage; the system's by default."""
+    input_roots: tuple[str, ...] = ()
+    """What `input` of a batch spec may point to: URL prefixes, as a JSON list."""
+
+    poll_seconds: Seconds = timedelta(seconds=30)
+    tick_seconds: Seconds = timedelta(seconds=1)
+    lease_seconds: Seconds = timedelta(seconds=120)
+    create_grace_seconds: Seconds = timedelta(seconds=60)
+    retry_base_seconds: Seconds = timedelta(seconds=10)
+    probe_seconds: Seconds = timedelta(seconds=30)
+    stage_tries: int = Field(default=25, ge=1)
+    shard_requests: int = Field(default=50_000, ge=1, le=50_000)
+    shard_bytes: int = Field(default=100_000_000, ge=1, le=100_000_000)
+    concurrency: int = Field(default=2, ge=1)
+    """Processes of a worker for transfers; control calls get two of their own."""
+    log_format: Annotated[str, Field(pattern="^(auto|json|console)$")] = "auto"
+    log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
+
+    def account(self, name: str) -> Account | None:
+        """The key and address behind a name, or None where it is not configured."""
+        if name in self.accounts:
+            return self.accounts[name]
+        if name == "default" and self.together_api_key is not None:
+            return Account(api_key=self.together_api_key, base_url=self.together_base_url)
+        return None
+
+    @property
+    def account_names(self) -> frozenset[str]:
+        return frozenset({"default", *self.accounts})
+
+    @property
+    def blobs(self) -> str:
+        """URL of the blob storage."""
+        return self.blob_url or f"file://{self.home.resolve()}/blobs"
+
+    def required(self, *names: str) -> None:
+        """Raise SettingsError unless these settings (by field name) have a value."""
+        missing = [
+            f"{_variable(name)}: is not set" for name in names if getattr(self, name) is None
+        ]
+        if missing:
+            raise SettingsError("\n".join(missing))
+
+
+def _variable(field: str) -> str:
+    alias = (
+        Settings.model_fields[field].validation_alias if field in Settings.model_fields else None
+    )
+    return alias if isinstance(alias, str) else f"HAULIER_{field.upper()}"
+
+
+def _line(error: Any) -> str:
+    name, *rest = (str(part) for part in error["loc"])
+    # pydantic reports a field by its alias where it has one.
+    variable = name if name.isupper() else _variable(name)
+    where = f" at {'.'.join(rest)}" if rest else ""
+    return f"{variable}{where}: {error['msg'].removeprefix('Value error, ')}"
+
+
+def read_settings() -> Settings:
+    """Read the environment. Raises SettingsError with one line for each bad variable."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = [_line(e) for e in error.errors(include_input=False, include_url=False)]
+        raise SettingsError("\n".join(lines)) from None
+    except SourceError as error:
+        found = re.search(r'field "(\w+)"', str(error))
+        name = _variable(found[1]) if found else "the environment"
+        raise SettingsError(f"{name}: is not valid JSON") from None
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this process, read at the first call."""
+    return read_settings()

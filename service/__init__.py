@@ -1,0 +1,1 @@
+"""What Haulier knows and does. Never imports Celery, kombu or redis."""

@@ -1,0 +1,120 @@
+"""Blob storage: a folder or an S3 bucket. A blob is written once under a fresh name, never changed.
+
+A blob becomes true when a row commits its name. What no row names may be deleted.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore, ObjectStore, from_url
+
+from service.work import Entry
+
+if TYPE_CHECKING:
+    from obstore import WritableFile
+
+BLOCK = 1 << 20
+PART = 8 << 20  # S3 takes parts of 5 MB and more; two at a time bound a writer's memory
+
+STORAGE_ERRORS = (BaseError,)
+"""What blob storage raises beside OSError (FileNotFoundError and PermissionError are its own)."""
+
+_manifest = msgspec.msgpack.Decoder(list[Entry])
+
+
+class BlobWriter:
+    """Writes one blob. Knows how many bytes it has taken."""
+
+    def __init__(self, file: "WritableFile") -> None:
+        self._file = file
+        self.size = 0
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self._file.write(data)
+        self.size += len(data)
+
+
+class Blobs:
+    """The blob storage behind a URL (`file:///…` or `s3://…`).
+
+    Not to be opened before a fork: its client has threads of its own.
+    """
+
+    def __init__(self, url: str, *, create: bool = True) -> None:
+        self.url = url
+        parts = urlsplit(url)
+        self._root: Path | None = None
+        self._store: ObjectStore
+        if parts.scheme == "file":
+            self._root = Path(unquote(parts.path))
+            self._store = LocalStore(self._root, mkdir=create)
+        else:
+            self._store = from_url(url)
+
+    @contextmanager
+    def writer(self, name: str) -> Iterator[BlobWriter]:
+        """Write a blob piece by piece. It is durable when the block is left."""
+        file = obstore.open_writer(self._store, name, buffer_size=PART, max_concurrency=2)
+        yield BlobWriter(file)
+        file.close()
+        self._sync(name)
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write a small blob at once."""
+        obstore.put(self._store, name, data, use_multipart=False)
+        self._sync(name)
+
+    def get(self, name: str) -> bytes:
+        """A whole small blob. Raises FileNotFoundError."""
+        return bytes(obstore.get(self._store, name).bytes())
+
+    def stream(self, name: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """The bytes of a blob, or of a range of it, in blocks of about a megabyte."""
+        if length == 0:
+            return
+        if length is None:
+            if offset:
+                result = obstore.get(self._store, name, options={"range": {"offset": offset}})
+            else:
+                result = obstore.get(self._store, name)
+        else:
+            result = obstore.get(self._store, name, options={"range": (offset, offset + length)})
+        for block in result.stream(min_chunk_size=BLOCK):
+            yield bytes(block)
+
+    def size(self, name: str) -> int:
+        """Bytes of a blob. Raises FileNotFoundError."""
+        return int(obstore.head(self._store, name)["size"])
+
+    def put_manifest(self, name: str, entries: list[Entry]) -> None:
+        self.put(name, msgspec.msgpack.encode(entries))
+
+    def get_manifest(self, name: str) -> list[Entry]:
+        return _manifest.decode(self.get(name))
+
+    def _sync(self, name: str) -> None:
+        """On a local disk, a blob must survive a power cut before a row may name it."""
+        if self._root is None:
+            return
+        path = self._root / name
+        for target in (path, *_created_with(path, self._root)):
+            fd = os.open(target, os.O_RDONLY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+
+def _created_with(path: Path, root: Path) -> Iterator[Path]:
+    """The folders that a blob's name may have brought into being, up to the root."""
+    for parent in path.parents:
+        yield parent
+        if parent == root:
+            return

@@ -1,0 +1,72 @@
+"""`haulier up`: everything on this machine, until Ctrl-C."""
+
+import os
+import sys
+from pathlib import Path
+
+import typer
+
+from config.settings import Settings
+from service.cli.up.errors import StartError
+from service.cli.up.home import Home
+from service.cli.up.parts import Instance, assemble, shell_variables
+from service.cli.up.supervisor import Supervisor
+
+
+def up(settings: Settings, *, simulate: bool, port: int, batch_seconds: float | None = None) -> int:
+    """Run all parts until SIGINT or SIGTERM. Gives the exit status; says what is wrong on stderr.
+
+    `port` is the API's, 0 for any that is free; `batch_seconds` is passed on to the simulator.
+    """
+    try:
+        _check(settings, simulate=simulate)
+        home = Home(settings.home)
+        home.make()
+        with home.locked():
+            instance, parts = assemble(
+                settings, home, simulate=simulate, port=port, batch_seconds=batch_seconds
+            )
+            home.write_environment(shell_variables(instance))
+            banner = _banner(instance, home)
+            Supervisor(parts, on_ready=lambda: typer.echo(banner)).run()
+    except (StartError, OSError) as error:
+        typer.echo(f"haulier up: {error}", err=True)
+        return 1
+    except KeyboardInterrupt:
+        # Before the supervisor ran, while data was being prepared.
+        return 130
+    return 0
+
+
+def _check(settings: Settings, *, simulate: bool) -> None:
+    if not simulate and settings.together_api_key is None and not settings.accounts:
+        raise StartError(
+            "no key for Together: set TOGETHER_API_KEY to run against Together, or run "
+            "`haulier up --simulate` to try everything out with a simulator in its place"
+        )
+
+
+def _banner(instance: Instance, home: Home) -> str:
+    lines = ["", f"Haulier is up: {instance.url}"]
+    if instance.simulator_url:
+        lines += [f"Together is simulated: {instance.simulator_url}"]
+    lines += ["", "In another shell:", f"  . {_shown(home.environment_file)}"]
+    if sys.stdout.isatty():
+        # Elsewhere it would lie in somebody's log.
+        lines += [
+            "or",
+            f"  export HAULIER_URL={instance.url} HAULIER_TOKEN={instance.token}",
+        ]
+    lines += [
+        "",
+        "The file also sets REDIS_URL, for queue producers, and DATABASE_URL.",
+        f"Data and server logs: {_shown(home.directory)}   Stop: Ctrl-C",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _shown(path: Path) -> str:
+    """As short as it can be typed from here; with the `./` that a shell's dot command needs."""
+    here = Path.cwd()
+    return f".{os.sep}{path.relative_to(here)}" if path.is_relative_to(here) else str(path)

@@ -1,0 +1,113 @@
+"""The directory of one `haulier up`: its lock, secrets and remembered ports."""
+
+import fcntl
+import os
+import secrets
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from service.cli.up.errors import StartError
+
+
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """What outlives a run."""
+
+    simulated: bool
+    """Whether its jobs were sent to the simulator."""
+    admin_token: str
+    postgres_password: str
+    valkey_password: str
+    ports: dict[str, int] = {}
+    """By server: where it listened last."""
+
+
+class Home:
+    """An existing directory that is ours alone."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory.resolve()
+        self.environment_file = self.directory / "env"
+        self._kept_file = self.directory / "up.json"
+
+    def make(self) -> None:
+        """Create what is missing. Raises StartError."""
+        # Root's Postgres runs as another user, who must be able to pass through.
+        mode = 0o711 if os.geteuid() == 0 else 0o700
+        try:
+            self.directory.mkdir(mode=mode, parents=True, exist_ok=True)
+            for name in ("blobs", "simulator"):
+                (self.directory / name).mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise StartError(
+                f"cannot create {error.filename}: {error.strerror}; HAULIER_HOME names the place"
+            ) from None
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep others out. Raises StartError where another runs."""
+        with (self.directory / "lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read().strip() or "unknown"
+                raise StartError(
+                    f"another `haulier up` (process {holder}) runs in {self.directory}: stop it, "
+                    "or set HAULIER_HOME to another directory"
+                ) from None
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n")
+            file.flush()
+            yield
+
+    def kept(self, *, simulated: bool) -> Kept:
+        """What the last run left here, or new secrets. Raises StartError."""
+        try:
+            kept = msgspec.json.decode(self._kept_file.read_bytes(), type=Kept)
+        except FileNotFoundError:
+            if (self.directory / "postgres").exists():
+                raise StartError(
+                    f"{self._kept_file} is gone, and with it the password of the database in "
+                    f"{self.directory}: put it back, or set HAULIER_HOME to another directory"
+                ) from None
+            return Kept(
+                simulated=simulated,
+                admin_token=secrets.token_urlsafe(24),
+                postgres_password=secrets.token_hex(16),
+                valkey_password=secrets.token_hex(16),
+            )
+        except (OSError, msgspec.DecodeError) as error:
+            raise StartError(f"cannot read {self._kept_file}: {error}") from None
+        if kept.simulated != simulated:
+            # Unfinished jobs would go on at the other place: for real money, or for no result.
+            was = "with --simulate" if kept.simulated else "against Together for real"
+            raise StartError(
+                f"{self.directory} was started {was}, and its jobs belong there: "
+                "set HAULIER_HOME to another directory for this one"
+            )
+        return kept
+
+    def keep(self, kept: Kept) -> None:
+        """Remember for the next run. Raises OSError."""
+        _write_private(self._kept_file, msgspec.json.format(msgspec.json.encode(kept)))
+
+    def write_environment(self, variables: Mapping[str, str]) -> None:
+        """Write a file for a shell to source. Raises OSError."""
+        lines = [f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()]
+        _write_private(self.environment_file, "".join(lines).encode())
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    """Replace a file, whole or not at all, by one that only we can read."""
+    unfinished = path.with_name(f"{path.name}.new")
+    unfinished.unlink(missing_ok=True)
+    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode=0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)

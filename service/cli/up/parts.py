@@ -1,0 +1,183 @@
+"""What `haulier up` consists of: its servers, its processes, and the environment they share."""
+
+import json
+import os
+import socket
+import sys
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import partial
+
+import msgspec
+
+from config.settings import Settings
+from service.cli.up.errors import StartError
+from service.cli.up.home import Home, Kept
+from service.cli.up.ports import becomes_free, free_port, port_like
+from service.cli.up.postgres import Postgres
+from service.cli.up.process import Process
+from service.cli.up.supervisor import Step
+from service.cli.up.valkey import Valkey
+
+_SIMULATED_KEY = "simulated"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instance:
+    """Where everything is to be found."""
+
+    url: str
+    """Of the API."""
+    token: str
+    database_url: str
+    redis_url: str
+    simulator_url: str | None
+
+
+def assemble(
+    settings: Settings, home: Home, *, simulate: bool, port: int, batch_seconds: float | None
+) -> tuple[Instance, list[Process | Step]]:
+    """Prepare the servers' data, settle ports and secrets, and say what to run.
+
+    The home is locked by the caller. Raises StartError, OSError.
+    """
+    if port and not becomes_free(port):
+        raise StartError(f"port {port} is taken: choose another, or any free one with --port 0")
+    port = port or free_port()
+    kept = home.kept(simulated=simulate)
+    home.keep(kept)  # before a database is made with its password
+    postgres = _postgres(settings, home, kept)
+    valkey = _valkey(settings, home, kept)
+    simulator_port = port_like(kept.ports.get("simulator")) if simulate else None
+    home.keep(_with_ports(kept, postgres, valkey, simulator_port))
+
+    instance = Instance(
+        url=f"http://127.0.0.1:{port}",
+        token=_token(settings, kept),
+        database_url=postgres.url if postgres else str(settings.database_url),
+        redis_url=valkey.url if valkey else str(settings.redis_url),
+        simulator_url=f"http://127.0.0.1:{simulator_port}" if simulator_port else None,
+    )
+    environment = _environment(instance, settings, home)
+    migrate = Step(replace(_command("migrate"), env=environment))
+    servers = [server.process() for server in (postgres, valkey) if server is not None]
+    simulator = [_simulator(simulator_port, home, batch_seconds)] if simulator_port else []
+    ours = [replace(process, env=environment) for process in (*simulator, *_haulier(port))]
+    return instance, [*servers, migrate, *ours]
+
+
+def _with_ports(
+    kept: Kept, postgres: Postgres | None, valkey: Valkey | None, simulator_port: int | None
+) -> Kept:
+    used = {
+        "postgres": postgres and postgres.port,
+        "valkey": valkey and valkey.port,
+        "simulator": simulator_port,
+    }
+    ports = {name: port for name, port in used.items() if port is not None}
+    return msgspec.structs.replace(kept, ports={**kept.ports, **ports})
+
+
+def _token(settings: Settings, kept: Kept) -> str:
+    given = settings.admin_token
+    return kept.admin_token if given is None else given.get_secret_value()
+
+
+def _environment(instance: Instance, settings: Settings, home: Home) -> dict[str, str]:
+    """What all of Haulier's own processes get."""
+    return {
+        **os.environ,
+        "DATABASE_URL": instance.database_url,
+        "REDIS_URL": instance.redis_url,
+        "HAULIER_HOME": str(home.directory),
+        "HAULIER_ADMIN_TOKEN": instance.token,
+        **(_simulated(settings, instance.simulator_url) if instance.simulator_url else {}),
+    }
+
+
+def _postgres(settings: Settings, home: Home, kept: Kept) -> Postgres | None:
+    """A server of our own, unless the environment names another."""
+    if settings.database_url and kept.postgres_password not in settings.database_url:
+        return None
+    # (A URL with our password is our own, from a shell that sourced our environment file.)
+    last = kept.ports.get("postgres")
+    postgres = Postgres(home=home.directory, port=last or 0, password=kept.postgres_password)
+    postgres.prepare()
+    return replace(postgres, port=port_like(last))
+
+
+def _valkey(settings: Settings, home: Home, kept: Kept) -> Valkey | None:
+    """A server of our own, unless the environment names another."""
+    if settings.redis_url and kept.valkey_password not in settings.redis_url:
+        return None
+    last = kept.ports.get("valkey")
+    valkey = Valkey(home=home.directory, port=last or 0, password=kept.valkey_password)
+    valkey.prepare()
+    return replace(valkey, port=port_like(last))
+
+
+def _simulated(settings: Settings, simulator_url: str) -> dict[str, str]:
+    """Lead every account to the simulator, so that nothing can reach Together by mistake."""
+    accounts = {
+        name: {"api_key": _SIMULATED_KEY, "base_url": simulator_url} for name in settings.accounts
+    }
+    direct = ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1", "localhost"]))
+    waits = {"HAULIER_POLL_SECONDS": "1", "HAULIER_RETRY_BASE_SECONDS": "1"}
+    return {
+        "TOGETHER_BASE_URL": simulator_url,
+        "TOGETHER_API_KEY": _SIMULATED_KEY,
+        "HAULIER_ACCOUNTS": json.dumps(accounts),
+        "NO_PROXY": direct,
+        "no_proxy": direct,
+        # Simulated batches take seconds, not hours.
+        **{name: os.environ.get(name, value) for name, value in waits.items()},
+    }
+
+
+def _simulator(port: int, home: Home, batch_seconds: float | None) -> Process:
+    arguments = ["--port", str(port), "--data", str(home.directory / "simulator")]
+    if batch_seconds is not None:
+        arguments += ["--batch-seconds", str(batch_seconds)]
+    return replace(_command("simulator", *arguments), ready=partial(_listens, port))
+
+
+def _haulier(port: int) -> Iterator[Process]:
+    ready = partial(_answers, f"http://127.0.0.1:{port}/readyz")
+    yield replace(_command("api", "--port", str(port)), ready=ready)
+    # The worker lets its running tasks end.
+    yield replace(_command("worker"), stop_timeout=timedelta(seconds=60))
+    yield _command("scheduler")
+    yield _command("inbox")
+
+
+def _command(name: str, *arguments: str) -> Process:
+    # -P: a folder named like one of ours, where the user happens to stand, is not ours.
+    return Process(
+        name=name, argv=[sys.executable, "-P", "-m", "service.cli.main", name, *arguments]
+    )
+
+
+def _listens(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
+def _answers(url: str) -> bool:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with suppress(OSError), direct.open(url, timeout=2) as response:
+        return bool(response.status == 200)
+    return False
+
+
+def shell_variables(instance: Instance) -> Mapping[str, str]:
+    """What a client or a producer on this machine needs in its environment."""
+    return {
+        "HAULIER_URL": instance.url,
+        "HAULIER_TOKEN": instance.token,
+        "DATABASE_URL": instance.database_url,
+        "REDIS_URL": instance.redis_url,
+    }

@@ -1,0 +1,212 @@
+"""An embedded PostgreSQL server."""
+
+import hashlib
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+
+import psycopg
+
+from service.cli.up.errors import StartError
+from service.cli.up.pidfile import end_previous
+from service.cli.up.postgres_programs import (
+    SHELTER,
+    Programs,
+    find_programs,
+    reaches,
+    within_reach,
+)
+from service.cli.up.process import Process, spawn, tail
+
+_NAME = "haulier"
+_UNPRIVILEGED = ("postgres", "nobody")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Postgres:
+    """A server on 127.0.0.1 that keeps its data in `home/postgres`.
+
+    The server refuses to run as root. Root's runs as the user `postgres`, else `nobody`; where that
+    user cannot reach `home` (below /root, say), `home/postgres` is a link into SHELTER.
+    """
+
+    home: Path
+    port: int
+    password: str
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """More of the server's settings; they win over ours."""
+    initdb_arguments: tuple[str, ...] = ()
+
+    @property
+    def data(self) -> Path:
+        return (self.home / "postgres").resolve()
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://{_NAME}:{self.password}@127.0.0.1:{self.port}/postgres"
+
+    def prepare(self) -> None:
+        """End what an earlier run left running; make the data directory, whole or not at all.
+
+        Raises StartError, OSError.
+        """
+        home = self.home.resolve()
+        place = home / "postgres"
+        if place.exists():
+            self._end_previous()
+            return
+        # A link whose target is gone.
+        place.unlink(missing_ok=True)
+        sheltered = self._user is not None and not reaches(self._user, home)
+        parent = SHELTER if sheltered else home
+        prefix = _digest(home) if sheltered else "postgres"
+        parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        _sweep(parent, prefix)
+        unfinished = parent / f"{prefix}-{secrets.token_hex(4)}.new"
+        self._initialise(unfinished)
+        if sheltered:
+            kept = unfinished.with_suffix("")
+            (unfinished / "data").rename(kept)
+            place.symlink_to(kept)
+        else:
+            (unfinished / "data").rename(place)
+        _sync(parent)
+        _sync(home)
+        # Again: a killed initdb's own child writes on for a moment.
+        _sweep(parent, prefix)
+
+    def _initialise(self, directory: Path) -> None:
+        directory.mkdir(mode=0o700)
+        password = directory / "password"
+        password.touch(mode=0o600)
+        password.write_text(f"{self.password}\n")
+        if self._user is not None:
+            account = pwd.getpwnam(self._user)
+            for path in (directory, password):
+                os.chown(path, account.pw_uid, account.pw_gid)
+        initdb = Process(
+            name="initdb",
+            argv=[
+                str(self._programs.directory / "initdb"),
+                *("-D", str(directory / "data"), "-U", _NAME, "--pwfile", str(password)),
+                *("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--data-checksums"),
+                *self.initdb_arguments,
+            ],
+            env=_environment(),
+            user=self._user,
+            directory=directory,
+            log=self._log,
+        )
+        try:
+            status = spawn(initdb).wait(timeout=120)
+        except subprocess.TimeoutExpired:
+            status = -1
+        if status != 0:
+            raise StartError(f"initdb failed ({self._log}):\n{tail(self._log)}")
+
+    def process(self) -> Process:
+        """The server for a supervisor; `prepare` it first. Raises StartError, OSError."""
+        settings = {
+            "port": str(self.port),
+            "listen_addresses": "127.0.0.1",
+            # A socket's path may be too long, and its directory closed to the server's user.
+            "unix_socket_directories": "",
+            "max_connections": "100",
+            "log_checkpoints": "off",
+            **self.settings,
+        }
+        chosen = [part for pair in settings.items() for part in ("-c", "=".join(pair))]
+        return Process(
+            name="postgres",
+            argv=[str(self._programs.directory / "postgres"), "-D", str(self.data), *chosen],
+            env=_environment(),
+            user=self._user,
+            directory=self.data,
+            log=self._log,
+            before=self._end_previous,
+            ready=self.ready,
+            # "Fast": ends all sessions, leaves nothing to recover.
+            stop_signal=signal.SIGINT,
+            death_signal=signal.SIGINT,
+            stop_timeout=timedelta(seconds=60),
+        )
+
+    def ready(self) -> bool:
+        """Whether it accepts connections."""
+        try:
+            status = self._pid_file.read_text().splitlines()[7]
+            if status.strip() != "ready":
+                return False
+            psycopg.connect(self.url, connect_timeout=2).close()
+        except (OSError, IndexError, psycopg.Error):
+            return False
+        return True
+
+    @property
+    def _pid_file(self) -> Path:
+        return self.data / "postmaster.pid"
+
+    @property
+    def _log(self) -> Path:
+        return self.home.resolve() / "postgres.log"
+
+    def _end_previous(self) -> None:
+        # The server itself takes any live process with the pid in the file for another server.
+        end_previous(self._pid_file, data=self.data, stop_signal=signal.SIGINT)
+
+    @cached_property
+    def _programs(self) -> Programs:
+        major = None
+        with suppress(FileNotFoundError):
+            major = int((self.data / "PG_VERSION").read_text())
+        return within_reach(find_programs(major), self._user)
+
+    @property
+    def _user(self) -> str | None:
+        """Whom the server runs as, where that is not us: whoever owns the data already."""
+        if os.geteuid() != 0:
+            return None
+        with suppress(FileNotFoundError, KeyError):
+            owner = self.data.stat().st_uid
+            if owner != 0:
+                return pwd.getpwuid(owner).pw_name
+        for name in _UNPRIVILEGED:
+            with suppress(KeyError):
+                return pwd.getpwnam(name).pw_name
+        raise StartError(
+            "PostgreSQL does not run as root, and there is no user 'postgres' or 'nobody' to run "
+            "it as: start as another user, or set DATABASE_URL to a server of yours"
+        )
+
+
+def _environment() -> dict[str, str]:
+    # Without the settings of somebody's client, and with messages in English.
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PG", "LC_"))}
+    return {**inherited, "LC_ALL": "C"}
+
+
+def _digest(home: Path) -> str:
+    return hashlib.sha256(str(home).encode()).hexdigest()[:12]
+
+
+def _sweep(parent: Path, prefix: str) -> None:
+    """Remove what preparations left unfinished; the caller holds the home's lock."""
+    for unfinished in parent.glob(f"{prefix}-*.new"):
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,184 @@
+"""Reading JSONL: the lines that producers send and the lines that Together returns."""
+
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+LINE_BYTES = 10_000_000
+"""A line's most bytes (TOGETHER_API: 10 MB a line)."""
+
+CHAT = "/v1/chat/completions"
+AUDIO = ("/v1/audio/transcriptions", "/v1/audio/translations")
+ENDPOINTS = (CHAT, *AUDIO)
+
+CustomId = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+Filled = Annotated[str, msgspec.Meta(min_length=1)]
+
+
+class ChatBody(msgspec.Struct, gc=False):
+    """What Haulier looks at in a chat request; the rest is checked to be JSON and passed on."""
+
+    model: Filled
+
+
+class AudioBody(msgspec.Struct, gc=False):
+    model: Filled
+    file: Annotated[str, msgspec.Meta(pattern="^https?://")]
+
+
+class ChatLine(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    custom_id: CustomId
+    body: ChatBody
+
+
+class AudioLine(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    custom_id: CustomId
+    body: AudioBody
+    method: Literal["FILE"]
+
+
+RequestLine = ChatLine | AudioLine
+
+_decoders: dict[str, msgspec.json.Decoder[Any]] = {
+    CHAT: msgspec.json.Decoder(ChatLine),
+    **{endpoint: msgspec.json.Decoder(AudioLine) for endpoint in AUDIO},
+}
+
+
+class LineError(ValueError):
+    """What is wrong with a line, in words for whoever wrote it."""
+
+
+def read_request(line: bytes, endpoint: str) -> RequestLine:
+    """One request of a producer. Raises LineError."""
+    if len(line) > LINE_BYTES:
+        raise LineError(f"is longer than {LINE_BYTES:,} bytes")
+    if not line.isascii():
+        try:
+            line.decode()
+        except UnicodeDecodeError as error:
+            raise LineError(f"is not UTF-8 (byte {error.start + 1})") from None
+    try:
+        request: RequestLine = _decoders[endpoint].decode(line)
+    except msgspec.ValidationError as error:
+        raise LineError(_plain(str(error))) from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise LineError(f"is not JSON ({error})") from None
+    if "\x00" in request.custom_id or "\x00" in request.body.model:
+        raise LineError("has a NUL character in its custom_id or model")
+    return request
+
+
+def _plain(error: str) -> str:
+    """msgspec's words, with the mend for what people get wrong most."""
+    if "field `method`" in error or "$.method" in error:
+        if "unknown field" in error:
+            return "has a `method`; chat completions take none"
+        return 'must have "method": "FILE" (audio endpoints need it)'
+    if "unknown field" in error:
+        return f"{error}; a request has `custom_id` and `body`"
+    if "$.body.file" in error and "match" in error:
+        return "body.file must be an http(s) URL"
+    return error[0].lower() + error[1:] if error.startswith(("Object", "Expected")) else error
+
+
+def split_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Lines without their end, cut at LF only (a JSON string may hold U+2028).
+
+    A line that outgrows LINE_BYTES is cut short there, so that no input can fill the memory;
+    it stays longer than the limit and is refused by its length.
+    """
+    rest = b""
+    for block in blocks:
+        head, *lines = block.split(b"\n")
+        if len(rest) <= LINE_BYTES:
+            rest += head
+        if not lines:
+            continue
+        yield rest
+        rest = lines.pop()
+        yield from lines
+    if rest:
+        yield rest
+
+
+# --- what comes back ---------------------------------------------------------------------------
+
+
+class Frame(msgspec.Struct, gc=False):
+    """The parts of an output or error line that decide what became of its request."""
+
+    custom_id: str
+    response: "Response | None" = None
+    error: Any = None
+
+
+class Response(msgspec.Struct, gc=False):
+    status_code: int = 200
+    body: "ResponseBody | None" = None
+
+
+class ResponseBody(msgspec.Struct, gc=False):
+    usage: "LineUsage | None" = None
+    error: Any = None
+    choices: "list[Choice] | None" = None
+
+
+class LineUsage(msgspec.Struct, gc=False):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+
+
+class Choice(msgspec.Struct, gc=False):
+    finish_reason: str | None = None
+    message: "Message | None" = None
+
+
+class Message(msgspec.Struct, gc=False):
+    content: Any = None
+
+
+class BareFrame(msgspec.Struct, gc=False):
+    """A line whose extras have shapes nobody has seen: only its identity is sure."""
+
+    custom_id: str
+    response: "BareResponse | None" = None
+    error: Any = None
+
+
+class BareResponse(msgspec.Struct, gc=False):
+    status_code: int = 200
+    body: Any = None
+
+
+_frame = msgspec.json.Decoder(Frame)
+_bare = msgspec.json.Decoder(BareFrame)
+
+
+def read_answer(line: bytes) -> Frame | None:
+    """One line of an output or error file; None where it is broken beyond its custom_id."""
+    try:
+        if not line.isascii():
+            line.decode()
+        return _frame.decode(line)
+    except msgspec.ValidationError:
+        return _read_bare(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _read_bare(line: bytes) -> Frame | None:
+    try:
+        bare = _bare.decode(line)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    if bare.response is None:
+        return Frame(bare.custom_id, error=bare.error)
+    body = bare.response.body if isinstance(bare.response.body, dict) else {}
+    return Frame(
+        bare.custom_id,
+        Response(bare.response.status_code, ResponseBody(error=body.get("error"))),
+        bare.error,
+    )

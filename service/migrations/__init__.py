@@ -1,0 +1,1 @@
+"""The database's history. Each step is an Alembic revision in `versions`."""

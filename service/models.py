@@ -1,0 +1,326 @@
+"""The tables. `service.store` is the only writer of them."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Enum,
+    ForeignKey,
+    Identity,
+    Index,
+    MetaData,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from service.states import OPEN_BATCH_STATES, BatchState, JobState
+
+SCHEMA = "haulier"
+
+_names = {
+    "pk": "%(table_name)s_pkey",
+    "fk": "%(table_name)s_%(column_0_name)s_fkey",
+    "uq": "%(table_name)s_%(column_0_N_name)s_key",
+    "ck": "%(table_name)s_%(constraint_name)s_check",
+    "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+}
+
+
+def _values(states: Any) -> list[str]:
+    return [state.value for state in states]
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(schema=SCHEMA, naming_convention=_names)
+    type_annotation_map = {  # noqa: RUF012  SQLAlchemy declares it so
+        datetime: DateTime(timezone=True),
+        str: Text,
+        int: BigInteger,
+        dict[str, Any]: JSONB,
+        list[Any]: JSONB,
+        # Text and a CHECK, not a Postgres enum: a new state is then an ordinary migration.
+        JobState: Enum(JobState, native_enum=False, length=16, values_callable=_values),
+        BatchState: Enum(BatchState, native_enum=False, length=16, values_callable=_values),
+    }
+
+
+def _one_of(column: str, states: Any) -> str:
+    return f"{column} IN ({', '.join(repr(str(s)) for s in sorted(states))})"
+
+
+class Leased:
+    """What every row has that workers take turns on."""
+
+    lease: Mapped[UUID | None]
+    leased_until: Mapped[datetime | None]
+    not_before: Mapped[datetime] = mapped_column(server_default=func.now())
+    dispatched_at: Mapped[datetime | None]
+    tries: Mapped[int] = mapped_column(server_default="0")
+    """Claims in a row that ended without an outcome."""
+    failures: Mapped[int] = mapped_column(server_default="0")
+    """Transient errors in a row; they only make the pauses longer."""
+    last_error: Mapped[str | None]
+    parked_at: Mapped[datetime | None]
+    """Set where nothing but an operator can help."""
+
+
+class Producer(Base):
+    __tablename__ = "producers"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Account(Base):
+    __tablename__ = "accounts"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    paused_until: Mapped[datetime | None]
+    reason: Mapped[str | None]
+    blocked_since: Mapped[datetime | None]
+    """Set while Together refuses the key or the credit is used up."""
+    refusals: Mapped[int] = mapped_column(server_default="0")
+
+
+class Job(Leased, Base):
+    __tablename__ = "jobs"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    producer: Mapped[str] = mapped_column(ForeignKey("producers.name"))
+    state: Mapped[JobState]
+    endpoint: Mapped[str]
+    account: Mapped[str]
+    priority: Mapped[int] = mapped_column(server_default="0")
+    max_attempts: Mapped[int]
+    # `metadata` is taken in SQLAlchemy's declarative classes.
+    labels: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=text("'{}'"))
+    notify: Mapped[list[Any]] = mapped_column(server_default=text("'[]'"))
+    idempotency_key: Mapped[str | None]
+    fingerprint: Mapped[str | None]
+    input: Mapped[str | None]
+    plan: Mapped[list[Any] | None]
+    """The shards that were cut while the body was taken in; None where split is to read `input`."""
+
+    total: Mapped[int] = mapped_column(server_default="0")
+    succeeded: Mapped[int] = mapped_column(server_default="0")
+    failed: Mapped[int] = mapped_column(server_default="0")
+    pending: Mapped[int] = mapped_column(server_default="0")
+    open_batches: Mapped[int] = mapped_column(server_default="0")
+    settled_batches: Mapped[int] = mapped_column(server_default="0")
+    attempts: Mapped[int] = mapped_column(server_default="0")
+    prompt_tokens: Mapped[int] = mapped_column(server_default="0")
+    completion_tokens: Mapped[int] = mapped_column(server_default="0")
+    total_tokens: Mapped[int] = mapped_column(server_default="0")
+
+    error: Mapped[str | None]
+    problems: Mapped[list[Any] | None]
+    generation: Mapped[int] = mapped_column(server_default="0")
+    """The generation of results to be read; 0 before there is one."""
+
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    cancel_requested_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        CheckConstraint(_one_of("state", JobState), name="state"),
+        CheckConstraint("total = succeeded + failed + pending", name="conservation"),
+        CheckConstraint("pending >= 0 AND open_batches >= 0", name="counters"),
+        CheckConstraint("(lease IS NULL) = (leased_until IS NULL)", name="lease"),
+        CheckConstraint(
+            "(finished_at IS NOT NULL) = (state NOT IN ('accepted', 'running'))", name="finished"
+        ),
+        CheckConstraint(
+            "state NOT IN ('completed', 'cancelled') OR (pending = 0 AND open_batches = 0)",
+            name="accounted",
+        ),
+        CheckConstraint("state NOT IN ('rejected', 'failed') OR error IS NOT NULL", name="reason"),
+        UniqueConstraint("producer", "idempotency_key"),
+        # Only what has something to do for a worker is in it; finished work costs nothing.
+        Index(
+            "jobs_due_idx",
+            "not_before",
+            postgresql_where=text(
+                "parked_at IS NULL AND"
+                " (state = 'accepted' OR (state = 'running' AND open_batches = 0))"
+            ),
+        ),
+        Index("jobs_producer_id_idx", "producer", "created_at", "id"),
+    )
+
+
+class Batch(Leased, Base):
+    __tablename__ = "batches"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    parent_id: Mapped[UUID | None]
+    state: Mapped[BatchState]
+    shard: Mapped[int]
+    attempt: Mapped[int] = mapped_column(server_default="1")
+    account: Mapped[str]
+    priority: Mapped[int] = mapped_column(server_default="0")
+    model: Mapped[str]
+    input_blob: Mapped[str]
+    manifest_blob: Mapped[str]
+    bytes: Mapped[int]
+
+    requests: Mapped[int]
+    succeeded: Mapped[int] = mapped_column(server_default="0")
+    dead: Mapped[int] = mapped_column(server_default="0")
+    carried: Mapped[int] = mapped_column(server_default="0")
+
+    input_file_id: Mapped[str | None]
+    provider_batch_id: Mapped[str | None]
+    provider_status: Mapped[str | None]
+    provider_error: Mapped[str | None]
+    progress: Mapped[float | None]
+    output_file_id: Mapped[str | None]
+    error_file_id: Mapped[str | None]
+    cancel_sent: Mapped[bool] = mapped_column(server_default=text("false"))
+    create_deadline: Mapped[datetime | None]
+    """The intent to create: after this instant its POST can no longer be in flight."""
+    spent_file_ids: Mapped[list[Any]] = mapped_column(server_default=text("'[]'"))
+    """Files of creates whose outcome was never learned; no batch under them may live on."""
+
+    outcome: Mapped[dict[str, Any] | None]
+    """Where its final lines are: a `service.work.FinalLines`."""
+    settle_order: Mapped[int | None]
+    """Counts the settled batches of a job; where two speak of a request, the later one is right."""
+    oddities: Mapped[dict[str, Any] | None]
+
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    submitted_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        CheckConstraint(_one_of("state", BatchState), name="state"),
+        CheckConstraint("(lease IS NULL) = (leased_until IS NULL)", name="lease"),
+        CheckConstraint(
+            f"({_one_of('state', OPEN_BATCH_STATES)}"
+            " AND succeeded = 0 AND dead = 0 AND carried = 0)"
+            f" OR (NOT {_one_of('state', OPEN_BATCH_STATES)}"
+            " AND requests = succeeded + dead + carried)",
+            name="conservation",
+        ),
+        CheckConstraint(
+            f"(finished_at IS NULL) = ({_one_of('state', OPEN_BATCH_STATES)})", name="finished"
+        ),
+        CheckConstraint("state <> 'uploaded' OR input_file_id IS NOT NULL", name="uploaded"),
+        CheckConstraint(
+            "state NOT IN ('created', 'ended', 'settled') OR provider_batch_id IS NOT NULL",
+            name="created",
+        ),
+        Index(
+            "batches_due_idx",
+            "not_before",
+            postgresql_where=text(f"parked_at IS NULL AND {_one_of('state', OPEN_BATCH_STATES)}"),
+        ),
+        Index("batches_job_id_idx", "job_id", "shard", "id"),
+        # One batch here for one batch there, whatever happens.
+        Index(
+            "batches_provider_batch_id_key",
+            "account",
+            "provider_batch_id",
+            unique=True,
+            postgresql_where=text("provider_batch_id IS NOT NULL"),
+        ),
+    )
+
+
+class Segment(Base):
+    """A piece of one generation of a job's results."""
+
+    __tablename__ = "segments"
+
+    job_id: Mapped[UUID] = mapped_column(
+        ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True
+    )
+    generation: Mapped[int] = mapped_column(primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True)
+    blob: Mapped[str]
+    index_blob: Mapped[str]
+    bytes: Mapped[int]
+    requests: Mapped[int]
+
+
+class Event(Base):
+    """What happened, in order. Written in the transaction in which it happened."""
+
+    __tablename__ = "events"
+
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    batch_id: Mapped[UUID | None]
+    at: Mapped[datetime] = mapped_column(server_default=func.now())
+    source: Mapped[str | None]
+    target: Mapped[str]
+    detail: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+
+    __table_args__ = (Index("events_job_id_idx", "job_id", "id"),)
+
+
+class DeadLetter(Base):
+    __tablename__ = "dead_letters"
+
+    job_id: Mapped[UUID] = mapped_column(
+        ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True
+    )
+    ordinal: Mapped[int] = mapped_column(primary_key=True)
+    custom_id: Mapped[str]
+    code: Mapped[str]
+    message: Mapped[str]
+    attempts: Mapped[int]
+    batch_id: Mapped[UUID]
+    at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Delivery(Base):
+    """The outbox of notices."""
+
+    __tablename__ = "deliveries"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    event: Mapped[str]
+    target: Mapped[dict[str, Any]]
+    not_before: Mapped[datetime] = mapped_column(server_default=func.now())
+    tries: Mapped[int] = mapped_column(server_default="0")
+    last_error: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    delivered_at: Mapped[datetime | None]
+    parked_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        CheckConstraint("delivered_at IS NULL OR parked_at IS NULL", name="outcome"),
+        Index(
+            "deliveries_due_idx",
+            "not_before",
+            postgresql_where=text("delivered_at IS NULL AND parked_at IS NULL"),
+        ),
+        Index("deliveries_job_id_idx", "job_id"),
+    )
+
+
+class Heartbeat(Base):
+    """A process that says it lives."""
+
+    __tablename__ = "heartbeats"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    host: Mapped[str]
+    pid: Mapped[int]
+    queues: Mapped[list[Any]] = mapped_column(server_default=text("'[]'"))
+    slots: Mapped[int] = mapped_column(server_default="0")
+    version: Mapped[str]
+    started_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    seen_at: Mapped[datetime] = mapped_column(server_default=func.now())

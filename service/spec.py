@@ -1,0 +1,158 @@
+"""The batch spec: what a producer may ask for, checked to the last field."""
+
+import hashlib
+from posixpath import normpath
+from typing import Annotated, Any
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+
+from service.errors import MOST_PROBLEMS, BadInput, Problem
+from service.lines import ENDPOINTS
+
+SPEC_BYTES = 32_000_000
+"""A JSON spec's most bytes; more goes in as JSONL."""
+METADATA_BYTES = 16_384
+
+
+class TaskNotice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    task: str
+    queue: str
+
+
+class WebhookNotice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    webhook: str
+
+
+class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A batch spec as JSON. `requests` are kept as they were written."""
+
+    endpoint: str
+    requests: list[msgspec.Raw] | None = None
+    input: str | None = None
+    idempotency_key: Annotated[str, msgspec.Meta(min_length=1, max_length=255)] | None = None
+    account: str = "default"
+    max_attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] = 3
+    priority: Annotated[int, msgspec.Meta(ge=-1000, le=1000)] = 0
+    metadata: dict[str, Any] = {}
+    notify: list[dict[str, str]] = []
+
+    def envelope(self) -> bytes:
+        """Everything but the requests, in one fixed form."""
+        fields = {k: v for k, v in msgspec.structs.asdict(self).items() if k != "requests"}
+        del fields["idempotency_key"]
+        return msgspec.json.encode(fields, order="deterministic")
+
+
+class Rules(msgspec.Struct, frozen=True):
+    """What a producer may use."""
+
+    accounts: frozenset[str] = frozenset({"default"})
+    input_roots: tuple[str, ...] = ()
+
+
+_spec = msgspec.json.Decoder(Spec)
+
+
+def read_spec(data: bytes, rules: Rules) -> Spec:
+    """A spec with its requests or its input. Raises BadInput."""
+    if len(data) > SPEC_BYTES:
+        raise BadInput(
+            [
+                Problem(
+                    f"a JSON spec may have {SPEC_BYTES:,} bytes; send the requests as JSONL"
+                    " (application/x-ndjson), or point `input` at them"
+                )
+            ],
+            too_large=True,
+        )
+    try:
+        spec = _spec.decode(data)
+    except msgspec.ValidationError as error:
+        raise BadInput([Problem(f"the spec is not valid: {error}")]) from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BadInput([Problem(f"the spec is not JSON: {error}")]) from None
+    except UnicodeDecodeError as error:
+        raise BadInput([Problem(f"the spec is not UTF-8 (byte {error.start + 1})")]) from None
+    problems = envelope_problems(spec, rules)
+    if spec.requests is None and spec.input is None:
+        problems.append(Problem("`requests` or `input` is missing"))
+    if spec.requests is not None and spec.input is not None:
+        problems.append(Problem("give `requests` or `input`, not both"))
+    if problems:
+        raise BadInput(problems[:MOST_PROBLEMS])
+    return spec
+
+
+def envelope_problems(spec: Spec, rules: Rules) -> list[Problem]:
+    """What is wrong with everything but the requests."""
+    problems = []
+    if spec.endpoint not in ENDPOINTS:
+        problems.append(
+            Problem(f"endpoint {spec.endpoint!r} cannot be batched; use {', '.join(ENDPOINTS)}")
+        )
+    if spec.account not in rules.accounts:
+        problems.append(Problem(f"account {spec.account!r} is not yours or does not exist"))
+    if spec.input is not None and not may_read(spec.input, rules.input_roots):
+        problems.append(
+            Problem(f"input {spec.input!r} does not lie under one of the allowed input roots")
+        )
+    if spec.notify:
+        problems.append(Problem("`notify`: no tasks, queues or webhooks are allowed to you"))
+    if len(msgspec.json.encode(spec.metadata)) > METADATA_BYTES:
+        problems.append(Problem(f"`metadata` may have {METADATA_BYTES:,} bytes as JSON"))
+    if _has_nul(msgspec.structs.replace(spec, requests=None)):
+        problems.append(Problem("the spec holds a NUL character (\\u0000)"))
+    return problems
+
+
+def _has_nul(spec: Spec) -> bool:
+    """Postgres cannot keep it in text or JSON."""
+    return b"\\u0000" in msgspec.json.encode(spec)
+
+
+def may_read(url: str, roots: tuple[str, ...]) -> bool:
+    """Whether `input` lies under a root, whole path segments, after normalising. Never http(s)."""
+    target = _place(url)
+    if target is None:
+        return False
+    for root in roots:
+        place = _place(root)
+        if place is not None and (
+            target[:2] == place[:2]
+            and (target[2] == place[2] or target[2].startswith(place[2].rstrip("/") + "/"))
+        ):
+            return True
+    return False
+
+
+def _place(url: str) -> tuple[str, str, str] | None:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return None
+    if parts.scheme not in {"file", "s3"} or parts.query or parts.fragment:
+        return None
+    path = unquote(parts.path)
+    if "\x00" in path or "\\" in path or not path.startswith("/"):
+        return None
+    return parts.scheme, parts.netloc, normpath("/" + path.lstrip("/"))
+
+
+def request_lines(spec: Spec) -> list[bytes]:
+    """The requests of a JSON spec, one line each, as they were written but for line breaks."""
+    lines = []
+    for raw in spec.requests or []:
+        data = bytes(raw)
+        lines.append(msgspec.json.format(data, indent=-1) if b"\n" in data else data)
+    return lines
+
+
+def fingerprint(spec: Spec, lines_sha256: str) -> str:
+    """What makes two submissions the same: the envelope and the request lines."""
+    return hashlib.sha256(spec.envelope() + b"\n" + lines_sha256.encode()).hexdigest()
+
+
+def canonical(line: bytes) -> bytes:
+    """A request of a JSON spec with its keys in a fixed order."""
+    return msgspec.json.encode(msgspec.json.decode(line), order="deterministic")

@@ -1,0 +1,17 @@
+"""split, assemble (a job); upload, create, poll, fetch (a batch): one function each.
+
+A stage gets a claim and clients and returns an outcome. It opens no session, writes no state, and
+is safe to run twice. It may let any error of `service.errors` pass: `service.retry.after` turns
+it into an outcome.
+"""
+
+from service.stages.assemble import assemble
+from service.stages.bury import bury
+from service.stages.clients import Clients, Lease
+from service.stages.create import create
+from service.stages.fetch import fetch
+from service.stages.poll import poll
+from service.stages.split import split
+from service.stages.upload import upload
+
+__all__ = ["Clients", "Lease", "assemble", "bury", "create", "fetch", "poll", "split", "upload"]

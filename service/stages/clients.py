@@ -1,0 +1,29 @@
+"""What a stage works with."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Protocol
+
+from config.settings import Settings
+from service.blobs import Blobs
+from service.together import Together
+
+
+class Lease(Protocol):
+    """The right to work on a row, for a while."""
+
+    def keep(self) -> None:
+        """Say that the work goes on; cheap, to be called often. Raises StaleLease when lost."""
+
+    def remaining(self) -> timedelta:
+        """How long it certainly lasts from now."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clients:
+    blobs: Blobs
+    together: Together
+    lease: Lease
+    scratch: Path
+    settings: Settings

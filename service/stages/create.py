@@ -1,0 +1,69 @@
+"""Create the batch at Together, and never blindly twice.
+
+The claim has committed the intent before this runs. If nothing is known of an earlier intent's
+outcome, the batch is looked for by its input file, which no other batch has.
+"""
+
+from datetime import timedelta
+
+import structlog
+
+from service.errors import Refused, Transient
+from service.stages.bury import bury
+from service.stages.clients import Clients
+from service.states import BatchState
+from service.together import ProviderBatch
+from service.work import Advance, BatchClaim, Changes, Outcome, Retry, Wait
+
+log = structlog.get_logger()
+
+
+def create(batch: BatchClaim, clients: Clients) -> Outcome:
+    if batch.create_deadline is not None:
+        return _find(batch, clients)
+    if batch.cancel_requested:
+        return bury(batch, clients, BatchState.CANCELLED, "cancelled", "the job was cancelled")
+    if batch.input_file_id is None:
+        raise AssertionError("an uploaded batch has an input file")
+    if clients.lease.remaining() < clients.settings.lease_seconds / 2:
+        # Too late to be sure that the call ends while the lease is ours.
+        return Retry("the lease was too short to send the create", timedelta(0), not_sent=True)
+    try:
+        job = clients.together.create(batch.endpoint, batch.input_file_id)
+    except Refused as error:
+        return bury(batch, clients, BatchState.FAILED, "create_refused", str(error))
+    except Transient as error:
+        # Where it may have been sent, the next try begins with a search.
+        return Retry(str(error), None if not error.sent else timedelta(0), not_sent=not error.sent)
+    if job is None:
+        return Retry("Together took the create without showing the batch", timedelta(0))
+    return _adopted(job, clients)
+
+
+def _find(batch: BatchClaim, clients: Clients) -> Outcome:
+    """Look for the batch that an earlier create may have made."""
+    if batch.create_deadline is None or batch.input_file_id is None:
+        raise AssertionError("only an intent is searched for")
+    found = [job for job in clients.together.batches() if job.input_file_id == batch.input_file_id]
+    if found:
+        oldest, *others = sorted(found, key=lambda job: job.created_at or "")
+        for twin in others:
+            log.error("twin_batch_cancelled", provider_batch_id=twin.id)
+            clients.together.cancel(twin.id)
+        log.warning("batch_adopted", provider_batch_id=oldest.id)
+        return _adopted(oldest, clients)
+    certain_at = batch.create_deadline + clients.settings.create_grace_seconds
+    if batch.now < certain_at:
+        # The POST may still be in flight, or the list may lag behind.
+        pause = min(certain_at - batch.now, clients.settings.poll_seconds)
+        return Wait(pause, reason="looking for the batch of an unanswered create")
+    log.warning("create_given_up", input_file_id=batch.input_file_id)
+    return Advance(BatchState.QUEUED)
+
+
+def _adopted(job: ProviderBatch, clients: Clients) -> Advance:
+    return Advance(
+        BatchState.CREATED,
+        Changes(provider_batch_id=job.id),
+        delay=clients.settings.poll_seconds,
+    )

@@ -1,0 +1,94 @@
+"""Bring home what Together made of a batch, and account for every request."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import IO
+
+from service.results import LinesWriter
+from service.retry import backoff
+from service.stages.bury import result_line
+from service.stages.clients import Clients
+from service.stages.reconcile import Answers, Rules, Verdicts, judge, read_answers
+from service.states import BatchState
+from service.work import BatchClaim, FinalLines, Outcome, RetryBatch, Settle, Settlement
+
+
+def fetch(batch: BatchClaim, clients: Clients) -> Outcome:
+    """Both files are fetched whatever the status says: what was paid for is kept."""
+    entries = clients.blobs.get_manifest(batch.manifest_blob)
+    wanted = {entry.custom_id for entry in entries}
+    with _downloads(batch, clients) as files:
+        answers = read_answers(files, wanted, clients.lease.keep)
+        verdicts = judge(entries, answers, _rules(batch))
+        final = _write(batch, clients, files, answers, verdicts)
+        settlement = Settlement(
+            succeeded=len(verdicts.successes),
+            dead=tuple(verdicts.dead.values()),
+            retries=_retries(batch, clients, verdicts),
+            outcome=final,
+            usage=answers.usage,
+            oddities=answers.oddities(missing=verdicts.missing),
+        )
+    return Settle(BatchState.SETTLED, settlement)
+
+
+def _rules(batch: BatchClaim) -> Rules:
+    return Rules(
+        max_attempts=batch.max_attempts,
+        cancelled=batch.cancel_requested,
+        provider_status=batch.provider_status or "",
+        provider_error=batch.provider_error,
+    )
+
+
+@contextmanager
+def _downloads(batch: BatchClaim, clients: Clients) -> Iterator[list[IO[bytes]]]:
+    """The output and error files on local scratch space, as far as there are any."""
+    with ExitStack() as stack:
+        files: list[IO[bytes]] = []
+        for file_id in (batch.output_file_id, batch.error_file_id):
+            if file_id is not None:
+                file = stack.enter_context(tempfile.TemporaryFile(dir=clients.scratch))
+                clients.together.download(file_id, file, clients.lease.keep)
+                files.append(file)
+        yield files
+
+
+def _write(
+    batch: BatchClaim,
+    clients: Clients,
+    files: list[IO[bytes]],
+    answers: Answers,
+    verdicts: Verdicts,
+) -> FinalLines | None:
+    """Write the final lines in input order: the provider's bytes, or the line of a dead letter."""
+    if not verdicts.final:
+        return None
+    writer = LinesWriter(clients.blobs, f"jobs/{batch.job_id}/{batch.id}/{batch.lease}")
+    with writer.open():
+        for entry in verdicts.final:
+            letter = verdicts.dead.get(entry.ordinal)
+            if letter is None:
+                line = answers.success(files, entry.custom_id)
+            else:
+                line = result_line(letter)
+            writer.write(entry.ordinal, line)
+            clients.lease.keep()
+    return writer.final_lines
+
+
+def _retries(batch: BatchClaim, clients: Clients, verdicts: Verdicts) -> tuple[RetryBatch, ...]:
+    carried = verdicts.carried
+    if not carried:
+        return ()
+    name = f"jobs/{batch.job_id}/{batch.id}/{batch.lease}-retry.manifest"
+    clients.blobs.put_manifest(name, carried)
+    return (
+        RetryBatch(
+            manifest_blob=name,
+            requests=len(carried),
+            bytes=sum(entry.length for entry in carried),
+            delay=backoff(batch.attempt, clients.settings.retry_base_seconds, 1.0),
+        ),
+    )

@@ -1,0 +1,45 @@
+"""Ask Together how a batch is doing."""
+
+import structlog
+
+from service.stages.clients import Clients
+from service.states import BatchState
+from service.work import Advance, BatchClaim, Changes, Outcome, Wait
+
+log = structlog.get_logger()
+
+
+def poll(batch: BatchClaim, clients: Clients) -> Outcome:
+    if batch.provider_batch_id is None:
+        raise AssertionError("a created batch has a provider batch")
+    together = clients.together
+    cancel_sent = batch.cancel_sent
+    if batch.cancel_requested and not cancel_sent:
+        together.cancel(batch.provider_batch_id)
+        cancel_sent = True
+    if batch.spent_file_ids:
+        _cancel_twins(batch, clients)
+    job = together.batch(batch.provider_batch_id)
+    changes = Changes(
+        provider_status=job.status,
+        provider_error=job.error,
+        progress=job.progress,
+        output_file_id=job.output_file_id,
+        error_file_id=job.error_file_id,
+        cancel_sent=cancel_sent,
+    )
+    if not job.ended:
+        return Wait(clients.settings.poll_seconds, changes)
+    without_files = job.output_file_id is None and job.error_file_id is None
+    if without_files and batch.provider_status != job.status:
+        # The files may only appear a moment after the status.
+        return Wait(clients.settings.poll_seconds, changes)
+    return Advance(BatchState.ENDED, changes)
+
+
+def _cancel_twins(batch: BatchClaim, clients: Clients) -> None:
+    """Cancel what an unanswered create made after all, under a file that was given up."""
+    for job in clients.together.batches():
+        if job.input_file_id in batch.spent_file_ids and not job.ended:
+            log.error("twin_batch_cancelled", provider_batch_id=job.id)
+            clients.together.cancel(job.id)

@@ -1,0 +1,195 @@
+"""What became of each request: the input held against everything that came back.
+
+By set difference, never by counts or statuses. A success wins over an error, the first of two
+successes wins, and what is in neither file is missing.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+import msgspec
+
+from service.lines import Frame, read_answer
+from service.retry import MOST_LOST, Verdict, classify
+from service.stages.bury import dead_letter
+from service.work import DeadLetter, Entry, Oddities, Usage
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What Together said of a request that it could not serve."""
+
+    code: str | None
+    status: int | None
+    message: str
+
+
+@dataclass
+class Answers:
+    """Where the answers of a batch stand in its downloaded files."""
+
+    found: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    """(file, offset, length) of the first success of each custom_id."""
+    failures: dict[str, Failure] = field(default_factory=dict)
+    usage: Usage = field(default_factory=Usage)
+    unknown: int = 0
+    duplicate: int = 0
+    unreadable: int = 0
+    truncated: int = 0
+
+    def success(self, files: list[IO[bytes]], custom_id: str) -> bytes:
+        """The provider's line, unchanged."""
+        file, offset, length = self.found[custom_id]
+        return os.pread(files[file].fileno(), length, offset)
+
+    def oddities(self, missing: int) -> Oddities:
+        return Oddities(
+            unknown=self.unknown,
+            duplicate=self.duplicate,
+            unreadable=self.unreadable,
+            missing=missing,
+            truncated=self.truncated,
+        )
+
+
+def read_answers(files: list[IO[bytes]], wanted: set[str], keep: Callable[[], None]) -> Answers:
+    """Index the answers of `wanted` in the files, each read once from its start."""
+    answers = Answers()
+    prompt = completion = total = 0
+    for number, file in enumerate(files):
+        file.seek(0)
+        offset = 0
+        for line in file:
+            length = len(line)
+            frame = read_answer(line)
+            if frame is not None:
+                usage = _take(answers, frame, (number, offset, length), wanted)
+                if usage is not None:
+                    prompt += usage.prompt_tokens
+                    completion += usage.completion_tokens
+                    total += usage.total_tokens
+            elif line.strip():
+                answers.unreadable += 1
+            offset += length
+            keep()
+    answers.usage = Usage(prompt, completion, total)
+    return answers
+
+
+def _take(answers: Answers, frame: Frame, place: tuple[int, int, int], wanted: set[str]) -> Any:
+    """Note one answer. Returns its usage where it is a success that counts."""
+    if frame.custom_id not in wanted:
+        answers.unknown += 1
+        return None
+    failure = _failure(frame)
+    if failure is not None:
+        answers.failures.setdefault(frame.custom_id, failure)
+        return None
+    if frame.custom_id in answers.found:
+        answers.duplicate += 1
+        return None
+    answers.found[frame.custom_id] = place
+    body = frame.response.body if frame.response is not None else None
+    if body is None:
+        return None
+    for choice in body.choices or ():
+        if choice.finish_reason == "length" and not (choice.message and choice.message.content):
+            answers.truncated += 1
+            break
+    return body.usage
+
+
+def _failure(frame: Frame) -> Failure | None:
+    """What went wrong with a request, None where nothing did."""
+    response = frame.response
+    status = response.status_code if response is not None else None
+    body_error = response.body.error if response is not None and response.body else None
+    error = frame.error or body_error
+    if error:
+        if isinstance(error, dict):
+            code, message = error.get("code"), error.get("message")
+            return Failure(str(code) if code else None, status, _text(message or error))
+        return Failure(None, status, _text(error))
+    if response is None:
+        return Failure("empty_line", None, "Together returned neither a response nor an error")
+    if status != 200:
+        return Failure(None, status, f"Together answered with status {status}")
+    return None
+
+
+def _text(message: object) -> str:
+    text = message if isinstance(message, str) else msgspec.json.encode(message).decode()
+    return text.replace("\x00", "\ufffd")[:4000]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What decides over requests that were not served. `provider_status` in upper case."""
+
+    max_attempts: int
+    cancelled: bool
+    provider_status: str
+    provider_error: str | None
+
+
+@dataclass
+class Verdicts:
+    """Every entry of the manifest is in `final` or in `carried`, each in input order."""
+
+    final: list[Entry] = field(default_factory=list)
+    successes: set[int] = field(default_factory=set)
+    dead: dict[int, DeadLetter] = field(default_factory=dict)
+    carried: list[Entry] = field(default_factory=list)
+    missing: int = 0
+
+
+def judge(entries: list[Entry], answers: Answers, rules: Rules) -> Verdicts:
+    """Decide over each request: served, dead, or carried into a retry batch."""
+    verdicts = Verdicts()
+    for entry in entries:
+        if entry.custom_id in answers.found:
+            verdicts.successes.add(entry.ordinal)
+            verdicts.final.append(entry)
+            continue
+        failure = answers.failures.get(entry.custom_id)
+        if failure is None:
+            verdicts.missing += 1
+        fate = _fate(entry, failure, rules)
+        if isinstance(fate, DeadLetter):
+            verdicts.dead[entry.ordinal] = fate
+            verdicts.final.append(entry)
+        else:
+            verdicts.carried.append(fate)
+    return verdicts
+
+
+def _fate(entry: Entry, failure: Failure | None, rules: Rules) -> DeadLetter | Entry:
+    """A dead letter, or the entry as the retry batch carries it."""
+    given_back = failure is None and rules.provider_status in {"EXPIRED", "CANCELLED"}
+    if rules.cancelled and (
+        failure is None
+        or classify(failure.code, failure.status, failure.message) is Verdict.RETRYABLE
+    ):
+        return dead_letter(entry, "cancelled", "the job was cancelled", entry.attempts)
+    if given_back and entry.lost < MOST_LOST:
+        return msgspec.structs.replace(entry, lost=entry.lost + 1)
+    if failure is None:
+        failure = _missing(rules)
+        permanent = False
+    else:
+        verdict = classify(failure.code, failure.status, failure.message)
+        permanent = verdict is Verdict.PERMANENT
+    attempts = entry.attempts + 1
+    if permanent or attempts >= rules.max_attempts:
+        code = failure.code or (f"status_{failure.status}" if failure.status else "error")
+        return dead_letter(entry, code, failure.message, attempts)
+    return msgspec.structs.replace(entry, attempts=attempts)
+
+
+def _missing(rules: Rules) -> Failure:
+    """The words for a request that came back in neither file."""
+    if rules.provider_status == "FAILED":
+        return Failure("batch_failed", None, rules.provider_error or "the batch failed")
+    return Failure("missing", None, f"not in the files of a batch that is {rules.provider_status}")

@@ -1,0 +1,32 @@
+"""Cut a job into shards."""
+
+from service.errors import BadInput
+from service.intake import InputUnreadable, Intake, open_input
+from service.lines import split_lines
+from service.stages.clients import Clients
+from service.work import Fail, JobClaim, Outcome, Split
+
+
+def split(job: JobClaim, clients: Clients) -> Outcome:
+    """What came over HTTP or the queue was cut as it came in; `input` is read here."""
+    if job.shards is not None:
+        return Split(job.shards)
+    if job.input is None:
+        return Fail("the job has neither requests nor an input")
+    settings = clients.settings
+    try:
+        with Intake(
+            clients.blobs,
+            f"jobs/{job.id}/{job.lease}",
+            job.endpoint,
+            shard_requests=settings.shard_requests,
+            shard_bytes=settings.shard_bytes,
+        ) as intake:
+            for line in split_lines(open_input(job.input, settings.input_roots)):
+                intake.add(line)
+                clients.lease.keep()
+            return Split(intake.finish().shards)
+    except InputUnreadable as error:
+        return Fail(str(error), rejected=True)
+    except BadInput as error:
+        return Fail(str(error), rejected=True, problems=tuple(error.problems), more=error.more)

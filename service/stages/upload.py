@@ -1,0 +1,46 @@
+"""Bring a batch's requests to Together."""
+
+from collections.abc import Iterator
+
+from service.errors import Missing, Refused
+from service.stages.bury import bury
+from service.stages.clients import Clients
+from service.states import BatchState
+from service.work import Advance, BatchClaim, Changes, Entry, Outcome, Retry
+
+
+def upload(batch: BatchClaim, clients: Clients) -> Outcome:
+    """Upload the input file as `<batch id>.jsonl`. Every upload makes a file of its own."""
+    if batch.cancel_requested:
+        return bury(batch, clients, BatchState.CANCELLED, "cancelled", "the job was cancelled")
+    for file_id in batch.spent_file_ids:
+        # What an unanswered create may still refer to must not be there to be run.
+        clients.together.delete_file(file_id)
+    ranges = list(joined(clients.blobs.get_manifest(batch.manifest_blob)))
+
+    def content() -> Iterator[bytes]:
+        for offset, length in ranges:
+            for block in clients.blobs.stream(batch.input_blob, offset, length):
+                clients.lease.keep()
+                yield block
+
+    try:
+        file = clients.together.upload(f"{batch.id}.jsonl", batch.upload_bytes, content)
+    except Missing as error:
+        return Retry(str(error))  # the file went away between two calls of its upload
+    except Refused as error:
+        return bury(batch, clients, BatchState.FAILED, "upload_refused", str(error))
+    return Advance(BatchState.UPLOADED, Changes(input_file_id=file.id))
+
+
+def joined(entries: list[Entry]) -> Iterator[tuple[int, int]]:
+    """(offset, length) of the entries' lines in the input blob, neighbours as one range."""
+    start = end = 0
+    for entry in entries:
+        if entry.offset != end:
+            if end > start:
+                yield start, end - start
+            start = entry.offset
+        end = entry.offset + entry.length
+    if end > start:
+        yield start, end - start

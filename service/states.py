@@ -1,0 +1,88 @@
+"""How everything moves. States are participles: they say what is true now, not what is being done.
+
+Who is working on a row is said by its lease, when it is due again by its `not_before`.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+
+class JobState(StrEnum):
+    ACCEPTED = "accepted"  # the spec is stored
+    RUNNING = "running"  # its shards exist
+    COMPLETED = "completed"  # every request is accounted for, the results are there
+    CANCELLED = "cancelled"  # the same, after a cancel
+    REJECTED = "rejected"  # what was submitted cannot be run; the reason is there
+    FAILED = "failed"  # it could not be worked on at all; the reason is there
+
+
+class BatchState(StrEnum):
+    QUEUED = "queued"  # its requests are stored, nothing was sent
+    UPLOADED = "uploaded"  # Together holds the input file
+    CREATED = "created"  # Together holds the batch
+    ENDED = "ended"  # Together finished it, one way or another
+    SETTLED = "settled"  # every request is accounted for
+    FAILED = "failed"  # the same, and nothing was bought: every request is a dead letter
+    CANCELLED = "cancelled"  # the same, because its job was cancelled
+
+
+class Stage(StrEnum):
+    """One step of the work. A stage runs on a leased row and says what should happen to it."""
+
+    SPLIT = "split"
+    ASSEMBLE = "assemble"
+    UPLOAD = "upload"
+    CREATE = "create"
+    POLL = "poll"
+    FETCH = "fetch"
+
+
+J, B = JobState, BatchState
+
+JOB_TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
+    J.ACCEPTED: frozenset({J.RUNNING, J.REJECTED, J.FAILED}),
+    J.RUNNING: frozenset({J.COMPLETED, J.CANCELLED}),
+    J.COMPLETED: frozenset({J.RUNNING}),  # `retry` of its dead letters
+    J.CANCELLED: frozenset({J.RUNNING}),
+    J.REJECTED: frozenset(),
+    J.FAILED: frozenset(),
+}
+
+BATCH_TRANSITIONS: Mapping[BatchState, frozenset[BatchState]] = {
+    B.QUEUED: frozenset({B.UPLOADED, B.FAILED, B.CANCELLED}),
+    B.UPLOADED: frozenset({B.CREATED, B.QUEUED, B.FAILED, B.CANCELLED}),  # queued: upload anew
+    B.CREATED: frozenset({B.ENDED}),
+    B.ENDED: frozenset({B.SETTLED}),
+    B.SETTLED: frozenset(),
+    B.FAILED: frozenset(),
+    B.CANCELLED: frozenset(),
+}
+
+# By kind: the two enums share words, and equal strings would be one key.
+TRANSITIONS: Mapping[type[StrEnum], Mapping[Any, frozenset[Any]]] = {
+    JobState: JOB_TRANSITIONS,
+    BatchState: BATCH_TRANSITIONS,
+}
+
+# What is to be done where a row stands. A running job waits for its batches; when the last one
+# is done its results are assembled.
+JOB_STAGES = {J.ACCEPTED: Stage.SPLIT, J.RUNNING: Stage.ASSEMBLE}
+BATCH_STAGES = {
+    B.QUEUED: Stage.UPLOAD,
+    B.UPLOADED: Stage.CREATE,
+    B.CREATED: Stage.POLL,
+    B.ENDED: Stage.FETCH,
+}
+
+OPEN_BATCH_STATES = frozenset(BATCH_STAGES)
+
+
+class IllegalMove(Exception):
+    """A stage asked for a move that the table does not list: a bug."""
+
+
+def check_move(source: JobState | BatchState, target: JobState | BatchState) -> None:
+    """Raise IllegalMove unless the table lists the move."""
+    if target not in TRANSITIONS[type(source)][source]:
+        raise IllegalMove(f"{source} → {target}")

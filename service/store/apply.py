@@ -1,0 +1,355 @@
+"""Writing what a stage decided: the second of the two short transactions. The one writer of moves.
+
+Every write is fenced on the lease; a worker that lost it changes nothing.
+"""
+
+import random
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+from msgspec import to_builtins
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from service.errors import StaleLease
+from service.models import Account, Batch, DeadLetter, Event, Job, Segment
+from service.retry import LONGEST_PAUSE, backoff
+from service.states import BatchState, JobState, check_move
+from service.store.copy import copy_rows
+from service.store.engine import Database
+from service.work import (
+    Advance,
+    Assembled,
+    BatchClaim,
+    Changes,
+    Claim,
+    Fail,
+    JobClaim,
+    Outcome,
+    Park,
+    Pause,
+    Retry,
+    RetryBatch,
+    Settle,
+    Shard,
+    Split,
+    Wait,
+)
+
+MOST_ERROR_TEXT = 4000
+
+
+def apply(
+    db: Database, claim: Claim, outcome: Outcome, *, retry_base: timedelta, probe: timedelta
+) -> None:
+    """Commit an outcome and give the lease back. Raises StaleLease if it was lost.
+
+    `retry_base` and `probe` are the first pauses after a transient error and a refused key.
+    """
+    with db.begin() as session:
+        # Whatever changes a job and its batches together locks the job first.
+        settles = isinstance(claim, JobClaim) or isinstance(outcome, Settle)
+        job = _lock_job(session, claim) if settles else None
+        row = job if isinstance(claim, JobClaim) else _lock_batch(session, claim)
+        if row is None or row.lease != claim.lease:
+            raise StaleLease(str(claim.id))
+        row.lease = row.leased_until = row.dispatched_at = None
+        row.tries = 0
+        match outcome:
+            case Wait() | Retry():
+                _postpone(row, outcome, retry_base)
+            case Pause():
+                _pause(session, claim.account, outcome, probe)
+                row.last_error = outcome.reason[:MOST_ERROR_TEXT]
+            case Park(reason=reason):
+                row.last_error = reason[:MOST_ERROR_TEXT]
+                row.parked_at = func.now()
+            case _:
+                row.failures = 0
+                row.last_error = None
+                pause = outcome.delay if isinstance(outcome, Advance) else timedelta(0)
+                row.not_before = func.now() + pause
+        if isinstance(row, Batch) and isinstance(claim, BatchClaim):
+            _apply_batch(session, job, row, claim, outcome)
+        elif isinstance(row, Job):
+            _apply_job(session, row, outcome)
+
+
+def _lock_job(session: Session, claim: Claim) -> Job | None:
+    job_id = claim.id if isinstance(claim, JobClaim) else claim.job_id
+    return session.scalar(select(Job).where(Job.id == job_id).with_for_update())
+
+
+def _lock_batch(session: Session, claim: BatchClaim) -> Batch | None:
+    return session.scalar(select(Batch).where(Batch.id == claim.id).with_for_update())
+
+
+def _postpone(row: Job | Batch, outcome: Wait | Retry, retry_base: timedelta) -> None:
+    """No move: the row stays where it is and is due again later."""
+    if isinstance(outcome, Wait):
+        # Spread over the last tenth, so that what began together does not stay together.
+        delay = outcome.delay * random.uniform(0.9, 1.0)  # noqa: S311  not for secrets
+        row.failures = 0
+    else:
+        row.failures += 1
+        luck = random.random()  # noqa: S311
+        named = outcome.delay
+        delay = named if named is not None else backoff(row.failures, retry_base, luck)
+    row.last_error = None if outcome.reason is None else outcome.reason[:MOST_ERROR_TEXT]
+    row.not_before = func.now() + delay
+
+
+def _pause(session: Session, name: str, outcome: Pause, probe: timedelta) -> None:
+    """Pause the account: for a time that Together named, or longer each time it refuses."""
+    account = session.scalar(select(Account).where(Account.name == name).with_for_update())
+    if account is None:
+        session.execute(insert(Account).values(name=name).on_conflict_do_nothing())
+        account = session.scalars(
+            select(Account).where(Account.name == name).with_for_update()
+        ).one()
+    now = session.scalars(select(func.now())).one()
+    delay = outcome.delay
+    if delay is None:
+        if account.paused_until is None or account.paused_until <= now:
+            account.refusals += 1
+        account.blocked_since = account.blocked_since or now
+        delay = min(backoff(account.refusals, probe, 1.0), LONGEST_PAUSE)
+    account.reason = outcome.reason[:MOST_ERROR_TEXT]
+    account.paused_until = max(account.paused_until or now, now + delay)
+
+
+def _reopen(session: Session, name: str) -> None:
+    """Together answered a batch of the account: whatever was wrong with its key is over."""
+    session.execute(
+        update(Account)
+        .where(Account.name == name, Account.blocked_since.is_not(None))
+        .values(paused_until=None, blocked_since=None, reason=None, refusals=0)
+    )
+
+
+# --- batches -----------------------------------------------------------------------------------
+
+
+def _apply_batch(
+    session: Session, job: Job | None, batch: Batch, claim: BatchClaim, outcome: Outcome
+) -> None:
+    if claim.account_blocked and isinstance(outcome, Wait | Advance | Settle):
+        _reopen(session, claim.account)
+    match outcome:
+        case Park():
+            pass
+        case Wait(changes=changes):
+            _change(batch, changes)
+        case Retry(not_sent=not_sent):
+            _clear_intent(batch, claim, not_sent=not_sent)
+        case Pause():
+            # Together refused the call, so nothing of it was done.
+            _clear_intent(batch, claim, not_sent=True)
+        case Advance():
+            _advance(session, batch, outcome)
+        case Settle() if job is not None:
+            _settle(session, job, batch, outcome)
+        case _:
+            raise TypeError(f"{outcome} is not an outcome for a batch")
+
+
+def _clear_intent(batch: Batch, claim: BatchClaim, *, not_sent: bool) -> None:
+    """Forget the intent to create, if it is this claim's own and certainly came to nothing."""
+    if not_sent and claim.create_deadline is None:
+        batch.create_deadline = None
+
+
+def _change(batch: Batch, changes: Changes) -> None:
+    for name, value in vars(changes).items():
+        if value is not None:
+            setattr(batch, name, value)
+
+
+def _advance(session: Session, batch: Batch, outcome: Advance) -> None:
+    _change(batch, outcome.changes)
+    _move(session, batch, outcome.to)
+    if outcome.to is BatchState.QUEUED:
+        # A create that was never answered: its file must not be used again.
+        batch.spent_file_ids = [*batch.spent_file_ids, batch.input_file_id]
+        batch.input_file_id = None
+        batch.create_deadline = None
+        return
+    if outcome.to is BatchState.CREATED:
+        batch.create_deadline = None
+        batch.submitted_at = func.now()
+    if outcome.to is not BatchState.CREATED:
+        # The next link of the chain is on its way; the scheduler steps in when it got lost.
+        batch.dispatched_at = func.now()
+
+
+def _settle(session: Session, job: Job, batch: Batch, outcome: Settle) -> None:
+    settlement = outcome.settlement
+    _change(batch, outcome.changes)
+    job.settled_batches += 1
+    batch.succeeded = settlement.succeeded
+    batch.dead = len(settlement.dead)
+    batch.carried = settlement.carried
+    batch.outcome = to_builtins(settlement.outcome)
+    batch.settle_order = job.settled_batches
+    batch.oddities = to_builtins(settlement.oddities)
+    batch.create_deadline = None
+    batch.finished_at = func.now()
+    if outcome.reason is not None:
+        batch.last_error = outcome.reason[:MOST_ERROR_TEXT]
+    _move(session, batch, outcome.to, succeeded=batch.succeeded, dead=batch.dead)
+    for retry in settlement.retries:
+        _add_retry(session, job, batch, retry)
+    _bury(session, batch, outcome)
+    job.succeeded += settlement.succeeded
+    job.failed += len(settlement.dead)
+    job.pending -= settlement.succeeded + len(settlement.dead)
+    job.open_batches += len(settlement.retries) - 1
+    job.prompt_tokens += settlement.usage.prompt_tokens
+    job.completion_tokens += settlement.usage.completion_tokens
+    job.total_tokens += settlement.usage.total_tokens
+    if job.open_batches == 0:
+        job.not_before = func.now()
+
+
+def _add_retry(session: Session, job: Job, parent: Batch, retry: RetryBatch) -> None:
+    batch = Batch(
+        id=uuid4(),
+        job_id=job.id,
+        parent_id=parent.id,
+        state=BatchState.QUEUED,
+        shard=parent.shard,
+        attempt=parent.attempt + 1,
+        account=parent.account,
+        priority=parent.priority,
+        model=parent.model,
+        input_blob=parent.input_blob,
+        manifest_blob=retry.manifest_blob,
+        bytes=retry.bytes,
+        requests=retry.requests,
+        not_before=func.now() + retry.delay,
+    )
+    session.add(batch)
+    job.attempts = max(job.attempts, batch.attempt)
+    session.add(
+        Event(
+            job_id=job.id,
+            batch_id=batch.id,
+            target=BatchState.QUEUED,
+            detail={"parent": str(parent.id), "requests": retry.requests},
+        )
+    )
+
+
+def _bury(session: Session, batch: Batch, outcome: Settle) -> None:
+    """Dead letters, of which there may be tens of thousands."""
+    letters = outcome.settlement.dead
+    if not letters:
+        return
+    session.execute(
+        # One that was dead before and was retried: its newest end counts.
+        delete(DeadLetter).where(
+            DeadLetter.job_id == batch.job_id,
+            DeadLetter.ordinal.in_([letter.ordinal for letter in letters]),
+        )
+    )
+    copy_rows(
+        session,
+        DeadLetter,
+        ("job_id", "ordinal", "custom_id", "code", "message", "attempts", "batch_id"),
+        (
+            (batch.job_id, dl.ordinal, dl.custom_id, dl.code, dl.message, dl.attempts, batch.id)
+            for dl in letters
+        ),
+    )
+
+
+# --- jobs --------------------------------------------------------------------------------------
+
+
+def _apply_job(session: Session, job: Job, outcome: Outcome) -> None:
+    match outcome:
+        case Wait() | Retry() | Pause() | Park():
+            pass
+        case Split(shards=shards):
+            _split(session, job, shards)
+        case Assembled():
+            _assemble(session, job, outcome)
+        case Fail():
+            job.error = outcome.reason[:MOST_ERROR_TEXT]
+            job.problems = [to_builtins(problem) for problem in outcome.problems] or None
+            job.finished_at = func.now()
+            _move(session, job, JobState.REJECTED if outcome.rejected else JobState.FAILED)
+        case _:
+            raise TypeError(f"{outcome} is not an outcome for a job")
+
+
+def _split(session: Session, job: Job, shards: tuple[Shard, ...]) -> None:
+    job.total = job.pending = sum(shard.requests for shard in shards)
+    job.open_batches = len(shards)
+    job.attempts = 1
+    job.plan = None
+    job.started_at = func.now()
+    _move(session, job, JobState.RUNNING, shards=len(shards), requests=job.total)
+    rows: list[dict[str, Any]] = [
+        {
+            "id": uuid4(),
+            "job_id": job.id,
+            "state": BatchState.QUEUED,
+            "shard": number,
+            "account": job.account,
+            "priority": job.priority,
+            "model": shard.model,
+            "input_blob": shard.input_blob,
+            "manifest_blob": shard.manifest_blob,
+            "bytes": shard.bytes,
+            "requests": shard.requests,
+        }
+        for number, shard in enumerate(shards)
+    ]
+    session.execute(insert(Batch), rows)
+
+
+def _assemble(session: Session, job: Job, outcome: Assembled) -> None:
+    job.generation += 1
+    session.add_all(
+        Segment(
+            job_id=job.id,
+            generation=job.generation,
+            position=position,
+            blob=segment.blob,
+            index_blob=segment.index_blob,
+            bytes=segment.bytes,
+            requests=segment.requests,
+        )
+        for position, segment in enumerate(outcome.segments)
+    )
+    job.finished_at = func.now()
+    cancelled = job.cancel_requested_at is not None
+    _move(
+        session,
+        job,
+        JobState.CANCELLED if cancelled else JobState.COMPLETED,
+        succeeded=job.succeeded,
+        failed=job.failed,
+        generation=job.generation,
+    )
+
+
+def _move(session: Session, row: Job | Batch, to: JobState | BatchState, **detail: Any) -> None:
+    """Check the move against the table, make it, and write it into the log."""
+    check_move(row.state, to)
+    session.add(
+        Event(
+            job_id=row.id if isinstance(row, Job) else row.job_id,
+            batch_id=row.id if isinstance(row, Batch) else None,
+            source=row.state,
+            target=to,
+            detail=detail,
+        )
+    )
+    if (isinstance(row, Job) and isinstance(to, JobState)) or (
+        isinstance(row, Batch) and isinstance(to, BatchState)
+    ):
+        row.state = to

@@ -1,0 +1,32 @@
+"""Cancelling a job: a wish that every later claim of its batches sees."""
+
+from uuid import UUID
+
+from sqlalchemy import func, select, update
+
+from service.errors import Conflict
+from service.models import Batch, Event, Job
+from service.states import OPEN_BATCH_STATES, JobState
+from service.store.engine import Database
+
+
+def cancel(db: Database, job_id: UUID) -> None:
+    """Ask for a job to be cancelled; asking again changes nothing.
+
+    Raises Conflict if the job has ended otherwise.
+    """
+    with db.begin() as session:
+        job = session.scalars(select(Job).where(Job.id == job_id).with_for_update()).one()
+        if job.state is JobState.CANCELLED or job.cancel_requested_at is not None:
+            return
+        if job.state not in {JobState.ACCEPTED, JobState.RUNNING}:
+            raise Conflict(f"the job is {job.state} already")
+        job.cancel_requested_at = func.now()
+        session.add(Event(job_id=job.id, source=job.state, target="cancel_requested"))
+        # Whoever waits for its next look at Together is to look now.
+        session.execute(
+            update(Batch)
+            .where(Batch.job_id == job_id, Batch.state.in_(OPEN_BATCH_STATES))
+            .where(Batch.lease.is_(None), Batch.create_deadline.is_(None))
+            .values(not_before=func.now())
+        )

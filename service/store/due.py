@@ -1,0 +1,95 @@
+"""What is to be sent to the workers next: stamped first, published by the caller after."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, and_, func, literal_column, or_, select, update
+
+from service.models import Batch, Job
+from service.states import BATCH_STAGES, JOB_STAGES, BatchState, JobState, Stage
+from service.store.claim import account_is_open, is_free
+from service.store.engine import Database
+
+
+@dataclass(frozen=True)
+class Due:
+    """A row that was stamped as dispatched."""
+
+    stage: Stage
+    id: UUID
+    account: str
+
+
+def _in_stage(row: type[Job | Batch], stages: Iterable[Stage]) -> ColumnElement[bool]:
+    """The rows that stand before one of the stages.
+
+    As plain text, so that the planner sees that the partial index holds them all.
+    """
+    table = row.__tablename__
+    if row is Batch:
+        states = [f"'{state}'" for state, stage in BATCH_STAGES.items() if stage in stages]
+        return literal_column(f"{table}.state IN ({', '.join(sorted(states))})")
+    where = [
+        f"{table}.state = '{JobState.ACCEPTED}'"
+        if stage is Stage.SPLIT
+        else f"({table}.state = '{JobState.RUNNING}' AND {table}.open_batches = 0)"
+        for stage in sorted(stages)
+    ]
+    return literal_column(f"({' OR '.join(where)})")
+
+
+def dispatch(
+    db: Database, row: type[Job | Batch], stages: frozenset[Stage], *, limit: int, again: timedelta
+) -> list[Due]:
+    """Stamp at most `limit` due rows, highest priority first, and say which.
+
+    A row that was stamped before is taken again only after `again`, when its message has expired.
+    Safe to run from several schedulers at once.
+    """
+    if limit <= 0:
+        return []
+    due = (
+        select(row.id)
+        .where(_in_stage(row, stages), is_free(row))
+        .where(or_(row.dispatched_at.is_(None), row.dispatched_at < func.now() - again))
+        .order_by(row.priority.desc(), row.not_before)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    if row is Batch:
+        due = due.where(account_is_open(Batch))
+    with db.begin() as session:
+        stamped = session.execute(
+            update(row)
+            .where(row.id.in_(due.scalar_subquery()))
+            .values(dispatched_at=func.now())
+            .returning(row.id, row.state, row.account)
+        ).all()
+    return [Due(_stage(state), row_id, account) for row_id, state, account in stamped]
+
+
+def _stage(state: Any) -> Stage:
+    if isinstance(state, BatchState):
+        return BATCH_STAGES[state]
+    return JOB_STAGES[state]
+
+
+def outstanding(
+    db: Database, row: type[Job | Batch], stages: frozenset[Stage], *, again: timedelta
+) -> int:
+    """How many rows of these stages are on their way to a worker or being worked on."""
+    with db.begin() as session:
+        return session.scalars(
+            select(func.count())
+            .select_from(row)
+            .where(_in_stage(row, stages), row.parked_at.is_(None))
+            .where(
+                or_(
+                    row.dispatched_at >= func.now() - again,
+                    and_(row.lease.is_not(None), row.leased_until > func.now()),
+                )
+            )
+        ).one()

@@ -1,0 +1,53 @@
+"""Processes that say they live, and where the work may go."""
+
+from datetime import timedelta
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.dialects.postgresql import insert
+
+from service.models import Heartbeat
+from service.store.engine import Database
+
+VERSION = "0.1.0"
+FORGOTTEN = timedelta(days=1)
+
+
+def beat(
+    db: Database, *, name: str, kind: str, host: str, pid: int, queues: list[str], slots: int
+) -> None:
+    """Say that a process lives."""
+    values = {"kind": kind, "host": host, "pid": pid, "queues": queues, "slots": slots}
+    with db.begin() as session:
+        session.execute(
+            insert(Heartbeat)
+            .values(id=name, version=VERSION, **values)
+            .on_conflict_do_update(
+                index_elements=["id"], set_={**values, "seen_at": func.now(), "version": VERSION}
+            )
+        )
+        session.execute(delete(Heartbeat).where(Heartbeat.seen_at < func.now() - FORGOTTEN))
+
+
+def gone(db: Database, name: str) -> None:
+    """Say that a process has ended on purpose."""
+    with db.begin() as session:
+        session.execute(delete(Heartbeat).where(Heartbeat.id == name))
+
+
+def heartbeats(db: Database) -> list[Heartbeat]:
+    with db.begin() as session:
+        return list(session.scalars(select(Heartbeat).order_by(Heartbeat.kind, Heartbeat.id)))
+
+
+def slots(db: Database, queue: str, *, within: timedelta) -> int:
+    """How many tasks of a queue the workers that were seen lately can run at once."""
+    with db.begin() as session:
+        return int(
+            session.scalars(
+                select(func.coalesce(func.sum(Heartbeat.slots), 0)).where(
+                    Heartbeat.kind == "worker",
+                    Heartbeat.queues.contains([queue]),
+                    Heartbeat.seen_at > func.now() - within,
+                )
+            ).one()
+        )

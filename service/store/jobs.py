@@ -1,0 +1,81 @@
+"""Looking at jobs. Everything here only reads."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import select, tuple_
+
+from service.models import Batch, DeadLetter, Event, Job, Segment
+from service.states import JobState
+from service.store.engine import Database
+from service.work import Segment as SegmentPlace
+
+
+def job(db: Database, job_id: UUID, producer: str | None) -> Job | None:
+    """A job, if it belongs to the producer (None: whoever's it is)."""
+    with db.begin() as session:
+        found = session.get(Job, job_id)
+        return found if found is not None and producer in {None, found.producer} else None
+
+
+def jobs(
+    db: Database,
+    *,
+    producer: str | None,
+    states: Sequence[JobState] = (),
+    before: tuple[datetime, UUID] | None = None,
+    limit: int,
+) -> list[Job]:
+    """Jobs, newest first. `before` is where the last page ended: (created_at, id)."""
+    query = select(Job).order_by(Job.created_at.desc(), Job.id.desc()).limit(limit)
+    if producer is not None:
+        query = query.where(Job.producer == producer)
+    if states:
+        query = query.where(Job.state.in_(states))
+    if before is not None:
+        query = query.where(tuple_(Job.created_at, Job.id) < before)
+    with db.begin() as session:
+        return list(session.scalars(query))
+
+
+def batches(
+    db: Database, job_id: UUID, *, after: tuple[int, datetime, UUID] | None, limit: int
+) -> list[Batch]:
+    """A job's batches by shard, oldest first. `after`: (shard, created_at, id)."""
+    order = (Batch.shard, Batch.created_at, Batch.id)
+    query = select(Batch).where(Batch.job_id == job_id).order_by(*order).limit(limit)
+    if after is not None:
+        query = query.where(tuple_(*order) > after)
+    with db.begin() as session:
+        return list(session.scalars(query))
+
+
+def events(db: Database, job_id: UUID, *, after: int, limit: int) -> list[Event]:
+    """A job's event log from behind event `after`."""
+    query = select(Event).where(Event.job_id == job_id, Event.id > after)
+    with db.begin() as session:
+        return list(session.scalars(query.order_by(Event.id).limit(limit)))
+
+
+def failures(db: Database, job_id: UUID, *, after: int, limit: int) -> list[DeadLetter]:
+    """A job's dead letters in input order, from behind ordinal `after`."""
+    query = select(DeadLetter).where(DeadLetter.job_id == job_id, DeadLetter.ordinal > after)
+    with db.begin() as session:
+        return list(session.scalars(query.order_by(DeadLetter.ordinal).limit(limit)))
+
+
+def segments(db: Database, job_id: UUID, generation: int) -> tuple[SegmentPlace, ...]:
+    """Where one generation of a job's results stands, in input order."""
+    with db.begin() as session:
+        rows = session.scalars(
+            select(Segment)
+            .where(Segment.job_id == job_id, Segment.generation == generation)
+            .order_by(Segment.position)
+        )
+        return tuple(
+            SegmentPlace(
+                blob=row.blob, index_blob=row.index_blob, bytes=row.bytes, requests=row.requests
+            )
+            for row in rows
+        )

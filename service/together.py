@@ -1,0 +1,333 @@
+"""Together's Files and Batch API. The only place that knows its wire format.
+
+Nothing here repeats a request by itself: whether to try again is decided by the row. The one
+exception is a download, which goes on from where it was cut.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, BinaryIO, TypeVar
+from urllib.parse import urljoin
+
+import httpx
+import msgspec
+
+from service.errors import AccountBlocked, Missing, RateLimited, Refused, Transient, Unreachable
+
+USER_AGENT = "haulier/0.1 (+https://pypi.org/project/haulier)"  # some default ones get a 403
+T = TypeVar("T")
+
+BLOCK = 1 << 18
+RESUMES = 8
+"""How many cuts in a row without a new byte a download survives."""
+
+_ENDED = frozenset({"COMPLETED", "FAILED", "EXPIRED", "CANCELLED"})
+_SPELLINGS = {"CANCELED": "CANCELLED", "CANCELING": "CANCELLING"}
+
+
+class File(msgspec.Struct, frozen=True):
+    """A file that Together holds. `bytes` is None where it did not say."""
+
+    id: str
+    bytes: int | None = None
+    filename: str | None = None
+
+
+class _Job(msgspec.Struct):
+    """A batch as Together shows it."""
+
+    id: str
+    status: str
+    input_file_id: str | None = None
+    progress: float | None = None
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    error: Any = None
+    created_at: str | None = None
+
+
+class _Created(msgspec.Struct):
+    job: _Job | None = None
+    warning: Any = None
+
+
+@dataclass(frozen=True)
+class ProviderBatch:
+    """A batch at Together. `status` is in upper case, with one spelling for each meaning."""
+
+    id: str
+    status: str
+    input_file_id: str | None
+    progress: float | None
+    output_file_id: str | None
+    error_file_id: str | None
+    error: str | None
+    created_at: str | None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the status is terminal. An unknown status is not."""
+        return self.status in _ENDED
+
+
+Pool = httpx.Client
+"""The connections of one process."""
+
+
+def open_pool(timeout: timedelta) -> Pool:
+    """To be called after a fork. `timeout` bounds each wait (connect, write, read)."""
+    return httpx.Client(
+        timeout=httpx.Timeout(timeout.total_seconds(), connect=min(10, timeout.total_seconds())),
+        limits=httpx.Limits(max_connections=16, max_keepalive_connections=8),
+        headers={"User-Agent": USER_AGENT},
+        follow_redirects=False,
+    )
+
+
+class Together:
+    """One account at Together.
+
+    Every method raises Transient, RateLimited, AccountBlocked or Refused (Missing for a 404).
+    """
+
+    def __init__(self, pool: httpx.Client, base_url: str, api_key: str) -> None:
+        self._pool = pool
+        self._base = f"{base_url}/v1"
+        self._auth = {"Authorization": f"Bearer {api_key}"}
+
+    # --- files -----------------------------------------------------------------------------
+
+    def upload(self, filename: str, size: int, content: Callable[[], Iterator[bytes]]) -> File:
+        """Upload a batch input of `size` bytes; `content` is called again where it is redirected.
+
+        No checksum is sent: then every upload is a file of its own, whose id finds its batch.
+        """
+        location, file_id = self._begin_upload(filename)
+        self._put(location, size, content)
+        with _translated():
+            response = self._pool.post(
+                f"{self._base}/files/{file_id}/preprocess", headers=self._auth
+            )
+        file = _decode(_checked(response), File)
+        if file.bytes is not None and file.bytes != size:
+            raise Transient(f"Together holds {file.bytes} bytes of {size} of file {file.id}")
+        return file
+
+    def _begin_upload(self, filename: str) -> tuple[str, str]:
+        fields = {"purpose": "batch-api", "file_name": filename, "file_type": "jsonl"}
+        with _translated():
+            response = self._pool.post(
+                f"{self._base}/files",
+                headers=self._auth,
+                files={name: (None, value) for name, value in fields.items()},
+            )
+        location = response.headers.get("location")
+        file_id = response.headers.get("x-together-file-id")
+        if response.status_code == 302 and location and file_id:
+            return urljoin(str(response.url), location), file_id
+        _checked(response)
+        raise Transient(f"Together answered an upload with {response.status_code}, not a place")
+
+    def _put(self, url: str, size: int, content: Callable[[], Iterator[bytes]]) -> None:
+        """To object storage, which must never see the key."""
+        for _ in range(5):
+            with _translated():
+                response = self._pool.put(
+                    url, content=content(), headers={"Content-Length": str(size)}
+                )
+            if response.status_code not in {301, 302, 303, 307, 308}:
+                break
+            url = urljoin(url, response.headers.get("location", ""))
+        if not response.is_success:
+            # A refused presigned URL says nothing about the account: begin anew.
+            raise Transient(f"object storage answered {response.status_code}")
+
+    def file(self, file_id: str) -> File:
+        return _decode(self._get(f"/files/{file_id}"), File)
+
+    def delete_file(self, file_id: str) -> None:
+        """Delete a file; one that is gone already is fine."""
+        with _translated():
+            response = self._pool.delete(f"{self._base}/files/{file_id}", headers=self._auth)
+        if response.status_code != 404:
+            _checked(response)
+
+    def download(self, file_id: str, to: BinaryIO, progress: Callable[[], None]) -> int:
+        """Write a file's content to `to` (empty, seekable) and return its size in bytes.
+
+        Whole or not at all: goes on with Range after a cut where that is honoured, else begins
+        anew, and compares the size with what Together says. `progress` is called at each block.
+        """
+        expected = self.file(file_id).bytes
+        stalled = 0
+        while True:
+            before = to.tell()
+            try:
+                self._download_from(file_id, to, progress)
+                break
+            except Unreachable as error:
+                if isinstance(error, RateLimited | AccountBlocked):
+                    raise
+                stalled = 0 if to.tell() > before else stalled + 1
+                if stalled >= RESUMES:
+                    raise
+        size = to.tell()
+        if expected is not None and size != expected:
+            raise Transient(f"file {file_id} came with {size} bytes instead of {expected}")
+        return size
+
+    def _download_from(self, file_id: str, to: BinaryIO, progress: Callable[[], None]) -> None:
+        start = to.tell()
+        headers = {**self._auth, "Accept-Encoding": "identity"}
+        if start:
+            headers["Range"] = f"bytes={start}-"
+        with (
+            _translated(),
+            self._pool.stream(
+                "GET",
+                f"{self._base}/files/{file_id}/content",
+                headers=headers,
+                follow_redirects=True,  # httpx drops Authorization towards another host
+            ) as response,
+        ):
+            if response.status_code == 416:
+                return  # nothing is left to send; the size will tell
+            if not response.is_success:
+                response.read()
+            _checked(response)
+            at = f"bytes {start}-"
+            if start and not (
+                response.status_code == 206
+                and response.headers.get("content-range", "").startswith(at)
+            ):
+                to.seek(0)
+                to.truncate()
+            for block in response.iter_raw(BLOCK):
+                to.write(block)
+                progress()
+
+    # --- batches ---------------------------------------------------------------------------
+
+    def create(self, endpoint: str, input_file_id: str) -> ProviderBatch | None:
+        """Create a batch; None where Together took it without showing it.
+
+        There is no idempotency key. Whoever repeats this after a Transient whose `sent` is True
+        may buy the batch twice.
+        """
+        body = {
+            "endpoint": endpoint,
+            "input_file_id": input_file_id,
+            "completion_window": "24h",
+        }
+        with _translated():
+            response = self._pool.post(f"{self._base}/batches", headers=self._auth, json=body)
+        created = _decode(_checked(response), _Created)
+        return None if created.job is None else _batch(created.job)
+
+    def batch(self, batch_id: str) -> ProviderBatch:
+        return _batch(_decode(self._get(f"/batches/{batch_id}"), _Job))
+
+    def batches(self) -> list[ProviderBatch]:
+        """Every batch of the account, in no reliable order. A new one may be late."""
+        response = self._get("/batches")
+        if response.content.strip() == b"null":  # an account without any
+            return []
+        return [_batch(job) for job in _decode(response, list[_Job])]
+
+    def cancel(self, batch_id: str) -> None:
+        """Ask for a batch to be cancelled; one that has ended already is fine."""
+        with _translated():
+            response = self._pool.post(
+                f"{self._base}/batches/{batch_id}/cancel", headers=self._auth
+            )
+        if response.status_code != 409:
+            _checked(response)
+
+    def _get(self, path: str) -> httpx.Response:
+        with _translated():
+            return _checked(self._pool.get(f"{self._base}{path}", headers=self._auth))
+
+
+# --- from the wire to words ----------------------------------------------------------------------
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn httpx's errors into ours. Connecting is the one part after which nothing was sent."""
+    try:
+        yield
+    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+        raise Transient(f"cannot reach Together: {_name(error)}", sent=False) from error
+    except httpx.HTTPError as error:
+        raise Transient(f"the connection to Together failed: {_name(error)}") from error
+    except httpx.InvalidURL as error:
+        raise Transient(f"Together sent an address that is none: {error}") from error
+
+
+def _name(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _checked(response: httpx.Response) -> httpx.Response:
+    """The response, if it is a success. Else an error named for what to do about it."""
+    if response.is_success:
+        return response
+    status = response.status_code
+    message = f"{status} {_message(response)}"
+    if status == 429:
+        raise RateLimited(message, wait=_wait(response))
+    if status in {401, 402, 403}:
+        raise AccountBlocked(message)
+    if status == 404:
+        raise Missing(message, status=status)
+    if 400 <= status < 500 and status != 408:
+        raise Refused(message, status=status)
+    raise Transient(message)
+
+
+def _message(response: httpx.Response) -> str:
+    """What the body says went wrong: a string, an object, HTML or nothing at all."""
+    try:
+        body = msgspec.json.decode(response.content)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        kind = response.headers.get("content-type", "no content type")
+        return f"{response.reason_phrase} ({kind})"
+    error = body.get("error") if isinstance(body, dict) else None
+    if isinstance(error, dict):
+        error = error.get("message")
+    return str(error)[:1000] if error else response.reason_phrase
+
+
+def _wait(response: httpx.Response) -> timedelta | None:
+    """How long a 429 asks to wait. `Retry-After` as a date is not worth parsing: None."""
+    for header in ("x-ratelimit-reset", "retry-after"):
+        try:
+            seconds = float(response.headers[header])
+        except (KeyError, ValueError):
+            continue
+        if 0 <= seconds < 86_400:
+            return timedelta(seconds=seconds)
+    return None
+
+
+def _decode(response: httpx.Response, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(response.content, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Transient(f"cannot read Together's answer: {error}") from error
+
+
+def _batch(job: _Job) -> ProviderBatch:
+    status = job.status.upper()
+    return ProviderBatch(
+        id=job.id,
+        status=_SPELLINGS.get(status, status),
+        input_file_id=job.input_file_id,
+        progress=job.progress,
+        output_file_id=job.output_file_id or None,
+        error_file_id=job.error_file_id or None,
+        error=None if job.error is None else str(job.error)[:2000],
+        created_at=job.created_at,
+    )

@@ -1,0 +1,106 @@
+"""The whole pipeline in tests: scheduler and worker as real processes.
+
+PYTEST_DONT_REWRITE, so that test modules may import this before it is registered as a plugin.
+"""
+
+import sys
+from collections.abc import Iterator
+from uuid import UUID, uuid4
+
+import msgspec
+import pytest
+
+from config.settings import Settings
+from service.blobs import Blobs
+from service.intake import take_in
+from service.models import Job
+from service.spec import Rules, read_spec
+from service.states import JobState
+from service.store import engine, jobs
+from service.store.submit import Submission, submit
+from tests.eventually import eventually
+from tests.processes import Processes, Running
+from tests.simulator import Simulator
+
+CELERY = [sys.executable, "-m", "celery", "-A", "workers.app", "worker", "-c", "2"]
+QUIET = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+
+ENDED = {JobState.COMPLETED, JobState.CANCELLED, JobState.REJECTED, JobState.FAILED}
+
+
+class Pipeline:
+    """Haulier's own processes around one database, and a way in and out of it."""
+
+    def __init__(self, processes: Processes, environment: dict[str, str], together: str) -> None:
+        self.processes = processes
+        self._together = {"TOGETHER_BASE_URL": together, "TOGETHER_API_KEY": "test-key"}
+        self.url = environment["DATABASE_URL"]
+        self._engine = engine.create(self.url, pool_size=4)
+        self.db = engine.database(self._engine)
+        self.blobs = Blobs(environment["HAULIER_BLOB_URL"])
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def worker(self, **more: str) -> Running:
+        return self.processes.start([*CELERY, *QUIET], **self._together, **more)
+
+    def scheduler(self, **more: str) -> Running:
+        return self.processes.haulier("scheduler", **self._together, **more)
+
+    def inbox(self, **more: str) -> Running:
+        return self.processes.haulier("inbox", **self._together, **more)
+
+    def submit(self, spec: dict[str, object], settings: Settings | None = None) -> UUID:
+        """Accept a spec as the API does."""
+        job_id = uuid4()
+        read = read_spec(msgspec.json.encode(spec), Rules())
+        taken = take_in(read, self.blobs, f"jobs/{job_id}/{uuid4()}", settings or Settings())
+        submit(self.db, [Submission(id=job_id, producer="default", spec=read, taken=taken)])
+        return job_id
+
+    def job(self, job_id: UUID) -> Job:
+        found = jobs.job(self.db, job_id, None)
+        assert found is not None
+        return found
+
+    def ended(self, job_id: UUID, timeout: float = 60) -> Job:
+        """The job once it has ended."""
+        eventually(lambda: self.job(job_id).state in ENDED, timeout)
+        return self.job(job_id)
+
+    def results(self, job_id: UUID) -> list[dict[str, object]]:
+        """The result lines of a finished job."""
+        job = self.job(job_id)
+        lines = b"".join(
+            b"".join(self.blobs.stream(segment.blob))
+            for segment in jobs.segments(self.db, job_id, job.generation)
+        )
+        return [msgspec.json.decode(line) for line in lines.splitlines()]
+
+
+@pytest.fixture
+def pipeline(
+    processes: Processes, environment: dict[str, str], simulator: Simulator
+) -> Iterator[Pipeline]:
+    made = Pipeline(processes, environment, simulator.url)
+    yield made
+    made.close()
+
+
+def chat(*custom_ids: str, **more: object) -> dict[str, object]:
+    """A spec of chat requests."""
+    return {
+        "endpoint": "/v1/chat/completions",
+        "requests": [
+            {
+                "custom_id": custom_id,
+                "body": {
+                    "model": "meta-llama/Llama-3.3-70B-Instruct-Turbo",
+                    "messages": [{"role": "user", "content": f"Say {custom_id}"}],
+                },
+            }
+            for custom_id in custom_ids
+        ],
+        **more,
+    }

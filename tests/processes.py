@@ -1,0 +1,106 @@
+"""Haulier's own processes in tests: real ones, with their logs in files."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from service.cli.up.process import Child, Process, send, spawn, tail
+
+HAULIER = [sys.executable, "-m", "service.cli.main"]
+
+
+class Running:
+    """A started process."""
+
+    def __init__(self, process: Process, child: Child, log: Path) -> None:
+        self._process = process
+        self._child = child
+        self.log = log
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    @property
+    def output(self) -> str:
+        """All that it has printed so far, to stdout and stderr."""
+        return self.log.read_text(errors="replace")
+
+    @property
+    def alive(self) -> bool:
+        return self._child.poll() is None
+
+    def wait(self, timeout: float = 60) -> int:
+        """Wait for its end; gives the exit status (negative: the signal)."""
+        return self._child.wait(timeout)
+
+    def signal(self, number: signal.Signals) -> None:
+        send(self._child, number)
+
+    def kill(self) -> None:
+        """kill -9 of this one process, not of its children: they have to find out."""
+        with suppress(ProcessLookupError):
+            self._child.kill()
+        self._child.wait(timeout=10)
+
+    def stop(self, timeout: float = 30) -> int:
+        """Ask it to end, insist after `timeout`, and leave none of its group. Gives the status."""
+        if self.alive:
+            send(self._child, signal.SIGCONT)
+            send(self._child, signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                self._child.wait(timeout)
+        send(self._child, signal.SIGKILL)
+        return self._child.wait(timeout=10)
+
+
+class Processes:
+    """Starts processes and ends them all, latest first."""
+
+    def __init__(self, directory: Path, environment: Mapping[str, str]) -> None:
+        self._directory = directory
+        self._environment = environment
+        self._started: list[Running] = []
+
+    def haulier(self, *arguments: str, **more: str) -> Running:
+        """Start `haulier <arguments>`; `more` goes on top of the environment."""
+        return self.start([*HAULIER, *arguments], **more)
+
+    def start(self, argv: Sequence[str], **more: str) -> Running:
+        """Start any program; `more` goes on top of the environment."""
+        log = self._directory / f"{len(self._started)}-{_name(argv)}.log"
+        process = Process(name=_name(argv), argv=argv, env={**self._environment, **more}, log=log)
+        log.touch()
+        running = Running(process, spawn(process), log)
+        self._started.append(running)
+        return running
+
+    def stop(self) -> None:
+        for running in reversed(self._started):
+            running.stop()
+
+    def tails(self) -> str:
+        """The last lines of every log, for a failed test's report."""
+        return "\n".join(f"--- {r.log.name}\n{tail(r.log, 40)}" for r in self._started)
+
+
+def _name(argv: Sequence[str]) -> str:
+    last = next((a for a in argv[len(HAULIER) :] if not a.startswith("-")), None)
+    return last if argv[: len(HAULIER)] == HAULIER and last else Path(argv[0]).name
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended; one that nobody has waited for yet has."""
+    stat = Path(f"/proc/{pid}/stat")
+    if Path("/proc/self").exists():
+        try:
+            return stat.read_text().rpartition(")")[2].split()[0] == "Z"
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+    listed = subprocess.run(
+        ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False
+    )
+    return listed.stdout.strip() in {"", "Z"}

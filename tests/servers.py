@@ -1,0 +1,203 @@
+"""Real Postgres and Valkey servers for tests, from the classes behind `haulier up`."""
+
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psycopg
+from psycopg import sql
+
+from service.cli.up.ports import free_port
+from service.cli.up.postgres import Postgres
+from service.cli.up.process import Child, Process, send, spawn, tail
+from service.cli.up.valkey import Valkey
+from tests.eventually import eventually
+
+UNSYNCED = {"fsync": "off", "full_page_writes": "off"}
+"""Survives any death of the server, though not of the machine. For servers that tests kill."""
+
+CARELESS = {**UNSYNCED, "synchronous_commit": "off"}
+"""Loses the last commits when the server dies. For servers that stay up."""
+
+
+class Server:
+    """One server of ours, which a test may treat badly."""
+
+    def __init__(self, process: Process, url: str) -> None:
+        self.process = process
+        self.url = url
+        self._child: Child | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._child is not None, f"{self.process.name} does not run"
+        return self._child.pid
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        assert self._child is None, f"{self.process.name} runs already"
+        ready = self.process.ready
+        assert ready is not None
+        self._child = spawn(self.process)
+        try:
+            eventually(lambda: self._answers(ready()))
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{tail(self.process.log)}") from error
+
+    def _answers(self, ready: bool) -> bool:
+        assert self._child is not None
+        assert self._child.poll() is None, f"{self.process.name} ended"
+        return ready
+
+    def stop(self, number: signal.Signals | None = None) -> None:
+        """End it, in its usual way or with another signal, and wait until it is gone."""
+        if self._child is None:
+            return
+        child, self._child = self._child, None
+        send(child, signal.SIGCONT)
+        send(child, number or self.process.stop_signal)
+        try:
+            child.wait(timeout=30)
+        finally:
+            send(child, signal.SIGKILL)
+            child.wait(timeout=10)
+
+    def kill(self) -> None:
+        """kill -9."""
+        self.stop(signal.SIGKILL)
+
+    def restart(self, number: signal.Signals | None = None) -> None:
+        """End it and start it again on its data. SIGQUIT is what `pg_ctl -m immediate` sends."""
+        self.stop(number)
+        self.start()
+
+    def freeze(self) -> None:
+        """Stop its clock, and that of its children: connections stay open, nothing answers."""
+        self._signal_all(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal_all(signal.SIGCONT)
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        for pid in (self.pid, *children(self.pid)):
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+
+@dataclass(frozen=True)
+class Servers:
+    """A Postgres and a Valkey."""
+
+    postgres: Server
+    valkey: Server
+
+
+def children(pid: int) -> list[int]:
+    """The living children of a process."""
+    if Path("/proc/self/task").exists():
+        tasks = Path(f"/proc/{pid}/task").glob("*/children")
+        return [int(child) for task in tasks for child in task.read_text().split()]
+    listed = subprocess.run(
+        ["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True
+    ).stdout
+    pairs = (line.split() for line in listed.splitlines())
+    return [int(child) for child, parent in pairs if int(parent) == pid]
+
+
+@contextmanager
+def open_directory(name: str) -> Iterator[Path]:
+    """A new directory that other users can pass through, which pytest's own they cannot.
+
+    Root's Postgres needs that: it runs as another user.
+    """
+    directory = Path(tempfile.mkdtemp(prefix=f"haulier-{name}-"))
+    directory.chmod(0o711)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def running_postgres(home: Path, settings: Mapping[str, str]) -> Iterator[Server]:
+    """A Postgres of our own in `home`."""
+    postgres = Postgres(
+        home=home,
+        port=free_port(),
+        password=secrets.token_hex(8),
+        settings=settings,
+        initdb_arguments=("--no-sync",),
+    )
+    postgres.prepare()
+    with _running(Server(postgres.process(), postgres.url)) as server:
+        yield server
+
+
+@contextmanager
+def running_valkey(home: Path) -> Iterator[Server]:
+    """A Valkey of our own in `home`."""
+    valkey = Valkey(home=home, port=free_port(), password=secrets.token_hex(8))
+    valkey.prepare()
+    with _running(Server(valkey.process(), valkey.url)) as server:
+        yield server
+
+
+@contextmanager
+def _running(server: Server) -> Iterator[Server]:
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+class Databases:
+    """Databases on one server, cloned from a migrated template."""
+
+    def __init__(self, admin_url: str) -> None:
+        self._admin_url = admin_url
+        self._template: str | None = None
+
+    def create(self) -> str:
+        """Make a migrated database and return its URL."""
+        if self._template is None:
+            self._template = self._migrated()
+        name = f"haulier_test_{secrets.token_hex(6)}"
+        self._run("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy", name, self._template)
+        return self._url(name)
+
+    def create_empty(self) -> str:
+        """Make a database with nothing in it and return its URL."""
+        name = f"haulier_test_{secrets.token_hex(6)}"
+        self._run("CREATE DATABASE {} TEMPLATE template0", name)
+        return self._url(name)
+
+    def drop(self, url: str) -> None:
+        self._run("DROP DATABASE IF EXISTS {} WITH (FORCE)", urlsplit(url).path.lstrip("/"))
+
+    def close(self) -> None:
+        if self._template is not None:
+            self._run("DROP DATABASE IF EXISTS {} WITH (FORCE)", self._template)
+
+    def _migrated(self) -> str:
+        from service.store.engine import migrate
+
+        name = f"haulier_template_{secrets.token_hex(6)}"
+        self._run("CREATE DATABASE {} TEMPLATE template0", name)
+        migrate(self._url(name))
+        return name
+
+    def _url(self, name: str) -> str:
+        return urlsplit(self._admin_url)._replace(path=f"/{name}").geturl()
+
+    def _run(self, statement: str, *names: str) -> None:
+        with psycopg.connect(self._admin_url, autocommit=True) as connection:
+            connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))

@@ -1,0 +1,101 @@
+"""The Celery application: `celery -A workers.app worker`. Each setting is there for a reason."""
+
+from datetime import timedelta
+from typing import Any
+
+from celery import Celery
+from celery.signals import setup_logging, worker_ready, worker_shutdown
+from kombu import Queue
+
+from config.logging import configure
+from config.settings import SettingsError, settings
+from workers.heartbeat import Heartbeat
+
+TRANSFER = "haulier.transfer"  # split, assemble, upload, fetch: as long as their bytes take
+CONTROL = "haulier.control"  # create, poll: short calls that must not wait for transfers
+SUBMIT = "haulier.submit"  # producers' submissions; read by the inbox, never by a worker
+
+TIME_LIMIT = timedelta(hours=6)
+"""A task's end of all ends; stages have their own deadlines and leases."""
+
+
+@setup_logging.connect
+def _configure_logging(**_: object) -> None:
+    """Connected, so that Celery configures nothing itself."""
+    configure(settings())
+
+
+@worker_ready.connect
+def _say_alive(sender: Any, **_: object) -> None:
+    config = settings()
+    _alive.append(
+        Heartbeat(
+            config.database_url or "",
+            "worker",
+            queues=sorted(sender.app.amqp.queues.consume_from),
+            slots=sender.controller.concurrency,
+        )
+    )
+    _alive[-1].start()
+
+
+@worker_shutdown.connect
+def _say_goodbye(**_: object) -> None:
+    while _alive:
+        _alive.pop().stop()
+
+
+_alive: list[Heartbeat] = []
+
+
+def transport_options() -> dict[str, Any]:
+    return {
+        # Without a timeout, a publish to a frozen Redis blocks for ever.
+        "socket_timeout": 5,
+        "socket_connect_timeout": 3,
+        "socket_keepalive": True,
+        "health_check_interval": 10,
+        "visibility_timeout": 3600,
+    }
+
+
+def _make() -> Celery:
+    try:
+        config = settings()
+        config.required("database_url", "redis_url")
+    except SettingsError as error:
+        raise SystemExit(f"haulier: {error}") from None
+    app = Celery("haulier", broker=config.redis_url, include=["workers.tasks"])
+    app.conf.update(
+        task_queues=[Queue(TRANSFER), Queue(CONTROL)],
+        task_default_queue=TRANSFER,
+        task_create_missing_queues=False,
+        # The lease in Postgres brings work back; an unacknowledged message only makes the worker
+        # die when Redis restarts.
+        task_acks_late=False,
+        task_reject_on_worker_lost=False,
+        worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,
+        worker_enable_remote_control=False,
+        broker_channel_error_retry=True,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_pool_acquire_timeout=5,
+        broker_transport_options=transport_options(),
+        task_publish_retry_policy={"max_retries": 0},
+        result_backend=None,
+        task_ignore_result=True,
+        task_serializer="json",
+        accept_content=["json"],
+        task_time_limit=TIME_LIMIT.total_seconds(),
+        worker_max_tasks_per_child=200,
+        worker_max_memory_per_child=400_000,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        worker_send_task_events=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+    )
+    return app
+
+
+app = _make()

@@ -1,0 +1,107 @@
+"""The scheduler: a plain loop that tells the workers what is due. Run one, or several."""
+
+import signal
+import threading
+import time
+from datetime import timedelta
+
+import structlog
+from kombu.exceptions import OperationalError
+
+from config.settings import Settings
+from service.models import Batch, Job
+from service.states import Stage
+from service.store import engine, heartbeats
+from service.store.due import Due, dispatch, outstanding
+from workers.app import CONTROL, TRANSFER
+from workers.heartbeat import EVERY, Heartbeat
+from workers.pipeline import PAGE, messages
+from workers.process import run
+
+log = structlog.get_logger()
+
+AHEAD = 3
+"""How many times as many rows as worker slots may be on their way at once."""
+FEW = 4
+"""Slots to reckon with before the first worker has said how many it has."""
+
+JOBS = frozenset({Stage.SPLIT, Stage.ASSEMBLE})
+TRANSFERS = frozenset({Stage.UPLOAD, Stage.FETCH})
+CREATES = frozenset({Stage.CREATE})
+POLLS = frozenset({Stage.POLL})
+
+
+class Scheduler:
+    """Each tick: stamp what is due, commit, publish, and stop publishing at the first failure."""
+
+    def __init__(self, settings: Settings) -> None:
+        settings.required("database_url", "redis_url")
+        self._settings = settings
+        self._url = settings.database_url or ""
+        self._db = engine.database(engine.create(self._url))
+        self._stop = threading.Event()
+
+    def run(self) -> None:
+        """Tick until SIGTERM or SIGINT."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stop.set())
+        heartbeat = Heartbeat(self._url, "scheduler")
+        heartbeat.start()
+        log.info("scheduler_started", tick=self._settings.tick_seconds.total_seconds())
+        tick = self._settings.tick_seconds.total_seconds()
+        try:
+            while not self._stop.is_set():
+                started = time.monotonic()
+                try:
+                    self.tick()
+                except Exception as error:
+                    if not engine.is_unavailable(error):
+                        log.exception("tick_failed")
+                    else:
+                        log.warning("postgres_unavailable", reason=str(error).splitlines()[0])
+                self._stop.wait(max(0.0, tick - (time.monotonic() - started)))
+        finally:
+            heartbeat.stop()
+            log.info("scheduler_stopped")
+
+    def tick(self) -> int:
+        """Send what is due; returns how many rows were sent."""
+        within = max(EVERY * 3, self._settings.tick_seconds * 3)
+        transfer = heartbeats.slots(self._db, TRANSFER, within=within) or FEW
+        control = heartbeats.slots(self._db, CONTROL, within=within) or FEW
+        due = [
+            *self._take(Job, JOBS, transfer * AHEAD),
+            *self._take(Batch, TRANSFERS, transfer * AHEAD),
+            *self._take(Batch, CREATES, control * AHEAD),
+            *self._take(Batch, POLLS, control * AHEAD * PAGE),
+        ]
+        return self._publish(due)
+
+    def _take(self, row: type[Job | Batch], stages: frozenset[Stage], window: int) -> list[Due]:
+        """As many rows as fit into the window beside those that are under way."""
+        again = self._again
+        room = window - outstanding(self._db, row, stages, again=again)
+        return dispatch(self._db, row, stages, limit=room, again=again)
+
+    @property
+    def _again(self) -> timedelta:
+        """When a message has expired, so that its rows may be sent again."""
+        return self._settings.lease_seconds
+
+    def _publish(self, due: list[Due]) -> int:
+        sent = 0
+        for message, ids in messages(due, self._again):
+            try:
+                message.apply_async()
+            except OperationalError as error:
+                # Redis is away. What is stamped comes again when its message would have expired.
+                log.warning("redis_unavailable", reason=str(error), unsent=len(due) - sent)
+                break
+            sent += len(ids)
+        if sent:
+            log.debug("dispatched", rows=sent)
+        return sent
+
+
+if __name__ == "__main__":
+    run(lambda settings: Scheduler(settings).run())

@@ -1,0 +1,81 @@
+"""The stages as Celery tasks. Thin: the rules live below.
+
+A task that raises Ignore ends its chain. The row says when it is due again.
+"""
+
+from functools import cache
+from typing import Any
+from uuid import UUID
+
+import structlog
+from celery.exceptions import Ignore
+from celery.signals import task_postrun, task_prerun, worker_process_init
+from kombu.exceptions import OperationalError
+
+from config.settings import settings
+from service.states import Stage
+from workers.app import app
+from workers.pipeline import link
+from workers.runner import Runner
+
+log = structlog.get_logger()
+
+
+@cache
+def runner() -> Runner:
+    """This process's runner: connections must not be shared over a fork."""
+    return Runner(settings())
+
+
+@worker_process_init.connect
+def _fresh(**_: Any) -> None:
+    runner.cache_clear()
+
+
+@task_prerun.connect
+def _bind(task_id: str, **_: Any) -> None:
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(task_id=task_id)
+
+
+@task_postrun.connect
+def _unbind(**_: Any) -> None:
+    structlog.contextvars.clear_contextvars()
+
+
+@app.task(name="haulier.split")
+def split(job_id: str) -> None:
+    runner().job(Stage.SPLIT, UUID(job_id))
+
+
+@app.task(name="haulier.assemble")
+def assemble(job_id: str) -> None:
+    runner().job(Stage.ASSEMBLE, UUID(job_id))
+
+
+@app.task(name="haulier.upload")
+def upload(batch_id: str) -> None:
+    if not runner().batch(Stage.UPLOAD, UUID(batch_id)):
+        raise Ignore
+
+
+@app.task(name="haulier.create")
+def create(batch_id: str) -> None:
+    if not runner().batch(Stage.CREATE, UUID(batch_id)):
+        raise Ignore
+
+
+@app.task(name="haulier.poll")
+def poll(batch_ids: list[str]) -> None:
+    """Poll a page of batches of one account and start the fetch of each that ended."""
+    for batch_id in runner().batches(Stage.POLL, map(UUID, batch_ids)):
+        try:
+            link(Stage.FETCH, str(batch_id), expires=settings().lease_seconds).apply_async()
+        except OperationalError:
+            # Redis is away. The row is stamped; the scheduler sends it again.
+            log.warning("nudge_lost", batch=str(batch_id), stage=str(Stage.FETCH))
+
+
+@app.task(name="haulier.fetch")
+def fetch(batch_id: str) -> None:
+    runner().batch(Stage.FETCH, UUID(batch_id))
