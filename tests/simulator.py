@@ -1,7 +1,5 @@
 """A Together for tests: the simulator as a real process, and a typed hold on its controls.
 
-    pytest_plugins = ["tests.simulator"]       # in a conftest or a test module
-
     def test_something(simulator: Simulator) -> None:
         simulator.url                           # http://127.0.0.1:PORT, for TOGETHER_BASE_URL
         simulator.hold("create", after_commit=True)
@@ -11,8 +9,9 @@
         simulator.release()                     # or release("create", answered=False): drop it
         assert simulator.batches_created == 1
 
-The fixture `simulator` is one process per test session, reset before each test, with batches that
-take 0.1 s. A test that wants its own makes one: `with Simulator(batch_seconds=5) as mine:`.
+The fixture `simulator` (tests/conftest.py registers this module as a plugin) is one process per
+test session, reset before each test, with batches that take 0.1 s. A test that wants its own
+makes one: `with Simulator(batch_seconds=5) as mine:`.
 
 Lifecycle   start() stop() kill() — start again after either: same port, same data, state intact
             reset() — forget everything, back to the scenario of the start
@@ -28,7 +27,7 @@ Books       books(lines=True) -> Books: .totals.batches_created/.lines_billed/.d
             batches_created · billed(custom_id, key=…) · executed(custom_id, key=…)
 Log         requests(operation=None) -> list[LoggedCall] · counts() -> {operation: how often}
 
-PYTEST_DONT_REWRITE, so that test modules may import this before it is registered as a plugin.
+PYTEST_DONT_REWRITE, so that other plugins may import this before it is registered as one.
 """
 
 import os

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from service.simulator import batches, control, files, objects, wire
+from service.simulator import batches, control, files, identity, objects, wire
 from service.simulator.operations import Handler, OperationApp, Targets, path_targets
 from service.simulator.scenario import Operation
 from service.simulator.simulation import Simulation
@@ -58,6 +58,7 @@ def _operations(simulation: Simulation) -> list[Route]:
         route("GET", "/v1/batches", "list", batches.list_all),
         route("GET", batch, "retrieve", batches.retrieve),
         route("POST", f"{batch}/cancel", "cancel", batches.cancel),
+        route("GET", "/v3/whoami", "whoami", identity.whoami),
     ]
 
 

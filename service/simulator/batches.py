@@ -12,8 +12,8 @@ from starlette.responses import Response
 
 from service.simulator import wire
 from service.simulator.operations import Call
+from service.simulator.rows import TERMINAL, BatchRow
 from service.simulator.simulation import Simulation
-from service.simulator.storage import TERMINAL, BatchRow
 
 
 class CreateBatch(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,8 +15,9 @@ from typing import Literal, NamedTuple, TypeVar
 from uuid import uuid4
 
 from service.simulator import execution, validation, wire
+from service.simulator.rows import BatchRow, BatchStatus, FileRow, LineBooking
 from service.simulator.scenario import Scenario
-from service.simulator.storage import BatchRow, BatchStatus, FileRow, LineBooking, Storage
+from service.simulator.storage import Storage
 
 VALIDATING_SHARE = 0.2
 """Validation takes at least this part of the execution time, on top of it..."""
@@ -130,7 +131,9 @@ class Engine:
         if file is None or file.state != "stored":
             return validation.not_there(batch.input_file_id)
         path = self._storage.path(batch.input_file_id)
-        return validation.problem(path, batch.input_file_id, self._scenario().switches)
+        scenario = self._scenario()
+        poisons = [rule for rule in scenario.lines if rule.effect == "poison"]
+        return validation.problem(path, batch.input_file_id, scenario.switches, poisons)
 
     async def _cancelled_in_execution(self, batch: BatchRow) -> bool:
         """Wait until the execution is over, or somebody cancels it."""

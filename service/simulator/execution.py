@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 import msgspec
 
 from service.simulator import answers
+from service.simulator.rows import LineBooking
 from service.simulator.scenario import LineRule, Scenario
-from service.simulator.storage import LineBooking
 
 BUFFER = 1 << 20
 
@@ -133,7 +133,7 @@ class _CustomId(msgspec.Struct, gc=False):
 
 def _rule(run: _Run, custom_id: str, line: bytes) -> LineRule | None:
     for rule in run.scenario.lines:
-        if not rule.matches(custom_id, line):
+        if rule.effect == "poison" or not rule.matches(custom_id, line):
             continue
         if rule.times is None or run.executions(custom_id) < rule.times:
             return rule

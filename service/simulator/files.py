@@ -12,8 +12,8 @@ from starlette.responses import Response
 
 from service.simulator import objects, wire
 from service.simulator.operations import Call
+from service.simulator.rows import FileRow
 from service.simulator.simulation import Simulation
-from service.simulator.storage import FileRow
 
 BLOCK = 1 << 20
 
@@ -103,11 +103,17 @@ async def content(simulation: Simulation, call: Call) -> Response:
     where = simulation.scenario.switches.content_redirect
     if where == "none":
         return objects.content(simulation, row, call.request)
-    base = str(call.request.base_url)
-    if where == "host":
-        base = base.replace("127.0.0.1", "localhost")
-    location = objects.download_url(base, row.id, foreign=where == "host")
+    here = str(call.request.base_url)
+    base = here if where == "path" else _another_name(here)
+    location = objects.download_url(base, row.id, foreign=base != here)
     return Response(status_code=302, headers={"Location": location})
+
+
+def _another_name(base: str) -> str:
+    """The simulator under a host name that is another one to clients."""
+    if "127.0.0.1" in base:
+        return base.replace("127.0.0.1", "localhost")
+    return base.replace("localhost", "127.0.0.1")
 
 
 def _asked_for(simulation: Simulation, call: Call) -> FileRow | None:

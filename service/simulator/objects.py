@@ -12,9 +12,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.simulator import wire
-from service.simulator.operations import Call
+from service.simulator.operations import Call, drain
+from service.simulator.rows import FileRow
 from service.simulator.simulation import Simulation
-from service.simulator.storage import FileRow
 
 PREFIX = "/_store"
 BLOCK = 256 * 1024
@@ -36,9 +36,11 @@ async def put(simulation: Simulation, call: Call) -> Response:
     request, file_id = call.request, str(call.request.path_params["file_id"])
     refusal = _refusal(request, file_id, "PUT")
     if refusal is not None:
+        await drain(request)
         return refusal
     hops = int(request.query_params.get("hops", "0"))
     if hops > 0:
+        await drain(request)
         location = upload_url(str(request.base_url), file_id, hops=hops - 1)
         status = simulation.scenario.switches.upload_redirect_status
         return Response(status_code=status, headers={"Location": location})

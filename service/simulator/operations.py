@@ -61,6 +61,12 @@ async def path_targets(_simulation: Simulation, request: Request) -> tuple[str, 
     return tuple(str(value) for value in request.path_params.values())
 
 
+async def drain(request: Request) -> None:
+    """Read what a client still sends, so that it gets to see the answer, or its loss."""
+    async for _ in request.stream():
+        pass
+
+
 class OperationApp:
     """The ASGI application of one operation."""
 
@@ -92,6 +98,8 @@ class OperationApp:
             refusal = self._refusal(request, key, account, at)
             if refusal is not None:
                 status = refusal.status_code
+                if self._operation in UPLOADS:
+                    await drain(request)
                 await refusal(scope, receive, send)
                 return
             targets = await self._targets(self._simulation, request)
@@ -161,12 +169,12 @@ class OperationApp:
             return None
         if (moment == "after") != fault.after_commit:
             return None
+        if moment == "before" and isinstance(fault, Lost | Status) and self._operation in UPLOADS:
+            await drain(call.request)
         match fault:
             case Lost():
-                await self._drain(call.request, moment)
                 raise Dropped
             case Status():
-                await self._drain(call.request, moment)
                 return _faulty_answer(fault, self._simulation.scenario.switches)
             case Slow():
                 await asyncio.sleep(fault.seconds)
@@ -191,12 +199,6 @@ class OperationApp:
         elif isinstance(fault, Slow) and fault.bytes_per_second is not None:
             receive = trickling_in(receive, fault.bytes_per_second)
         return Request(request.scope, receive)
-
-    async def _drain(self, request: Request, moment: Literal["before", "after"]) -> None:
-        """Read what the client still sends, so that it gets to see the answer, or its loss."""
-        if moment == "before" and self._operation in UPLOADS:
-            async for _ in request.stream():
-                pass
 
 
 _REFUSALS = {

@@ -25,6 +25,7 @@ Operation = Literal[
     "file",
     "files",
     "delete",
+    "whoami",
 ]
 
 
@@ -168,6 +169,7 @@ LineEffect = Literal[
     "bad_status",
     "both_files",
     "empty_length",
+    "poison",
 ]
 
 
@@ -187,6 +189,7 @@ class LineRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Only the first so many executions of a custom_id in its account; None: all."""
     code: str = "batch_client_error"
     message: str = "Internal Server Error"
+    """In the error; for `poison` the batch's error, `{line}` in it becomes a line number."""
     status: int = 500
     """For `bad_status`."""
 
@@ -195,6 +198,8 @@ class LineRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         _compiles("pattern", self.pattern)
         if self.share is not None and not 0 <= self.share <= 1:
             raise ValueError("share must lie between 0 and 1")
+        if self.effect == "poison" and self.times is not None:
+            raise ValueError("a poisoned line is never executed, so times cannot be counted")
 
     def matches(self, custom_id: str, line: bytes) -> bool:
         """Whether this input line is meant, its history aside."""

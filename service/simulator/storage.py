@@ -11,10 +11,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar
+from typing import TypeVar
 
 import msgspec
 
+from service.simulator.rows import BatchRow, BatchStatus, FileRow, LineBooking
 from service.simulator.scenario import BatchRule, Scenario
 
 SCHEMA = """
@@ -39,59 +40,6 @@ CREATE TABLE IF NOT EXISTS lines (
 CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 
-BatchStatus = Literal[
-    "VALIDATING", "IN_PROGRESS", "CANCELING", "COMPLETED", "FAILED", "EXPIRED", "CANCELLED"
-]
-TERMINAL = frozenset({"COMPLETED", "FAILED", "EXPIRED", "CANCELLED"})
-
-
-class FileRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A file of the Files API. `bytes` is 0 until its content is stored."""
-
-    id: str
-    account: str
-    filename: str
-    purpose: str
-    file_type: str
-    role: Literal["input", "output", "error"]
-    bytes: int
-    checksum: str | None
-    created_at: float
-    state: Literal["pending", "stored", "deleted"]
-
-
-class BatchRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A batch. Instants are Unix seconds; `share` is the part of its lines that were executed."""
-
-    seq: int
-    id: str
-    account: str
-    input_file_id: str
-    endpoint: str
-    model_id: str | None
-    status: BatchStatus
-    seconds: float
-    rule: BatchRule
-    created_at: float
-    started_at: float | None
-    canceling_at: float | None
-    completed_at: float | None
-    share: float
-    error: str | None
-    output_file_id: str | None
-    error_file_id: str | None
-    terminal_reads: int
-    file_size_bytes: int
-
-
-class LineBooking(NamedTuple):
-    """What executing one line came to. Lines that went missing neither succeeded nor failed."""
-
-    custom_id: str
-    succeeded: int
-    failed: int
-
-
 _Row = TypeVar("_Row", FileRow, BatchRow)
 
 
@@ -106,8 +54,10 @@ class Storage:
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
         self._connection().executescript(SCHEMA)
-        for leftover in self._contents.glob("*.part"):
-            leftover.unlink()
+        known = {str(row["id"]) for row in self.query("SELECT id FROM files")}
+        for content in self._contents.iterdir():
+            if content.name not in known:  # half-made when it was killed
+                content.unlink()
 
     def close(self) -> None:
         """Close every connection. Nothing may be called afterwards."""

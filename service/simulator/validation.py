@@ -1,10 +1,11 @@
 """The checks of the VALIDATING phase: any one of them fails the whole batch."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
-from service.simulator.scenario import Switches
+from service.simulator.scenario import LineRule, Switches
 
 BUFFER = 1 << 20
 MAX_CUSTOM_ID = 64
@@ -23,10 +24,12 @@ _frames = msgspec.json.Decoder(_Frame)
 _models = msgspec.json.Decoder(_Model)
 
 
-def problem(path: Path, file_id: str, switches: Switches) -> str | None:
+def problem(
+    path: Path, file_id: str, switches: Switches, poisons: Sequence[LineRule]
+) -> str | None:
     """Why this input file cannot be run, in the provider's words; None if it can.
 
-    Reads the file once, line by line.
+    Reads the file once, line by line. `poisons` are the rules for lines that fail all.
     """
     try:
         size = path.stat().st_size
@@ -41,12 +44,14 @@ def problem(path: Path, file_id: str, switches: Switches) -> str | None:
                 if not line.strip():
                     continue
                 found = _line_problem(line, seen, switches)
+                place = (number - 1) % switches.chunk_lines + 1
                 if found is not None:
-                    place = (number - 1) % switches.chunk_lines + 1
                     return (
                         "Failed to calculate tokens: input format error:"
                         f" Line {place} (within chunk): {found}"
                     )
+                if poisons and (poison := _poison(line, poisons)) is not None:
+                    return poison.message.replace("{line}", str(place))
                 if len(seen) > switches.max_requests:
                     return f"Input file has more than {switches.max_requests} requests"
                 if len(seen) == 1 and (model := _model(line)) in switches.refused_models:
@@ -81,6 +86,11 @@ def _line_problem(line: bytes, seen: set[str], switches: Switches) -> str | None
         return "Field 'body' must be an object"
     seen.add(custom_id)
     return None
+
+
+def _poison(line: bytes, poisons: Sequence[LineRule]) -> LineRule | None:
+    custom_id = _frames.decode(line).custom_id
+    return next((rule for rule in poisons if rule.matches(custom_id, line)), None)
 
 
 def _model(line: bytes) -> str | None:

@@ -9,8 +9,8 @@ from uuid import NAMESPACE_URL, uuid4, uuid5
 import msgspec
 from starlette.responses import Response, StreamingResponse
 
+from service.simulator.rows import TERMINAL, BatchRow, FileRow
 from service.simulator.scenario import Switches
-from service.simulator.storage import TERMINAL, BatchRow, FileRow
 
 DEADLINE = timedelta(hours=24)
 ENDPOINTS = ("/v1/chat/completions", "/v1/audio/transcriptions", "/v1/audio/translations")
@@ -77,6 +77,11 @@ def account_of(key: str) -> str:
     return f"acct-{sha256(key.encode()).hexdigest()[:12]}"
 
 
+def project_of(account: str) -> str:
+    """The one project of an account."""
+    return f"proj-{account.removeprefix('acct-')}"
+
+
 def file_object(row: FileRow, switches: Switches) -> FileObject:
     """Show a file."""
     status = switches.processing_status if row.state == "stored" else "PENDING"
@@ -99,7 +104,7 @@ def job(row: BatchRow, switches: Switches, *, now: float, files_ready: bool = Tr
     return Job(
         id=row.id,
         user_id=str(uuid5(NAMESPACE_URL, row.account)),
-        project_id=f"proj-{row.account.removeprefix('acct-')}",
+        project_id=project_of(row.account),
         input_file_id=row.input_file_id,
         file_size_bytes=row.file_size_bytes,
         endpoint=row.endpoint,

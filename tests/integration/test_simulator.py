@@ -15,8 +15,6 @@ from tests.together_by_hand import (
     jsonl,
 )
 
-pytest_plugins = ["tests.simulator"]
-
 
 @pytest.fixture
 def api(simulator: Simulator) -> Iterator[ByHand]:
@@ -57,7 +55,7 @@ def test_the_same_request_is_always_answered_alike(api: ByHand) -> None:
 
 
 def test_a_batch_moves_through_its_states_with_growing_progress(simulator: Simulator) -> None:
-    simulator.switch(batch_seconds=0.4)
+    simulator.switch(batch_seconds=1)
     with ByHand(simulator.url) as api:
         batch_id = api.create(api.upload([chat_line("a")]))
         seen: list[tuple[str, float]] = []
@@ -68,7 +66,7 @@ def test_a_batch_moves_through_its_states_with_growing_progress(simulator: Simul
     assert states == ["VALIDATING", "IN_PROGRESS", "COMPLETED"]
     growing = [progress for _, progress in seen]
     assert growing == sorted(growing)
-    assert len(set(growing)) > 5
+    assert len(set(growing)) > 3
 
 
 @pytest.mark.parametrize("direct", [False, True])
@@ -316,7 +314,7 @@ def test_audio_needs_method_file_on_every_line(api: ByHand, endpoint: str) -> No
         [
             {"custom_id": "good", "method": "FILE", "body": body},
             {"custom_id": "bad", "body": body},
-            {"custom_id": "local", "method": "FILE", "body": {**body, "file": "/tmp/a.mp3"}},
+            {"custom_id": "local", "method": "FILE", "body": {**body, "file": "clips/a.mp3"}},
         ],
         endpoint,
     )
@@ -329,7 +327,7 @@ def test_audio_needs_method_file_on_every_line(api: ByHand, endpoint: str) -> No
 
 def test_a_cancelled_batch_keeps_its_finished_lines(api: ByHand, simulator: Simulator) -> None:
     simulator.batch_rule(hang=True, share=0.4)
-    simulator.switch(canceling_seconds=0.2)
+    simulator.switch(canceling_seconds=0.5)
     batch_id = api.create(api.upload([chat_line(f"r{n}") for n in range(10)]))
     while api.batch(batch_id)["progress"] < 40:
         pass
@@ -344,7 +342,7 @@ def test_a_cancelled_batch_keeps_its_finished_lines(api: ByHand, simulator: Simu
 
 
 def test_a_batch_cancelled_while_validating_has_no_files(api: ByHand, simulator: Simulator) -> None:
-    simulator.batch_rule(seconds=5)
+    simulator.batch_rule(seconds=60)
     batch_id = api.create(api.upload([chat_line("a")]))
     api.http.post(f"/v1/batches/{batch_id}/cancel")
     job = api.ended(batch_id)
