@@ -18,7 +18,7 @@ from tests.servers import (
     running_valkey,
 )
 
-pytest_plugins = ["tests.simulator", "tests.pipeline"]
+pytest_plugins = ["tests.simulator", "tests.pipeline", "tests.api"]
 
 _REPORTS = pytest.StashKey[Processes]()
 
@@ -105,24 +105,27 @@ def private_servers() -> Iterator[Servers]:
 @pytest.fixture
 def environment(database_url: str, redis_url: str, blob_url: str, tmp_path: Path) -> dict[str, str]:
     """The environment for Haulier's processes, with waits short enough for tests."""
-    return {**_inherited(), **_settings(tmp_path, blob_url), **_servers(database_url, redis_url)}
+    return process_environment(database_url, redis_url, blob_url, tmp_path)
 
 
 @pytest.fixture
 def private_environment(private_servers: Servers, blob_url: str, tmp_path: Path) -> dict[str, str]:
     """Like `environment`, on the private servers, with a migrated database."""
     made = Databases(private_servers.postgres.url)
-    servers = _servers(made.create(), private_servers.valkey.url)
-    return {**_inherited(), **_settings(tmp_path, blob_url), **servers}
+    return process_environment(made.create(), private_servers.valkey.url, blob_url, tmp_path)
+
+
+def process_environment(
+    database_url: str, redis_url: str, blob_url: str, directory: Path
+) -> dict[str, str]:
+    """What Haulier's processes find in their environment."""
+    servers = {"DATABASE_URL": database_url, "REDIS_URL": redis_url}
+    return {**_inherited(), **_settings(directory, blob_url), **servers}
 
 
 def _inherited() -> dict[str, str]:
     ours = ("HAULIER_", "TOGETHER_")
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-
-
-def _servers(database_url: str, redis_url: str) -> dict[str, str]:
-    return {"DATABASE_URL": database_url, "REDIS_URL": redis_url}
 
 
 def _settings(directory: Path, blob_url: str) -> dict[str, str]:

@@ -127,14 +127,17 @@ def open_directory(name: str) -> Iterator[Path]:
 
 
 @contextmanager
-def running_postgres(home: Path, settings: Mapping[str, str]) -> Iterator[Server]:
-    """A Postgres of our own in `home`."""
+def running_postgres(
+    home: Path, settings: Mapping[str, str], *, major: int | None = None
+) -> Iterator[Server]:
+    """A Postgres of our own in `home`, of one version if that matters."""
     postgres = Postgres(
         home=home,
         port=free_port(),
         password=secrets.token_hex(8),
         settings=settings,
         initdb_arguments=("--no-sync",),
+        major=major,
     )
     postgres.prepare()
     with _running(Server(postgres.process(), postgres.url)) as server:
@@ -142,9 +145,9 @@ def running_postgres(home: Path, settings: Mapping[str, str]) -> Iterator[Server
 
 
 @contextmanager
-def running_valkey(home: Path) -> Iterator[Server]:
-    """A Valkey of our own in `home`."""
-    valkey = Valkey(home=home, port=free_port(), password=secrets.token_hex(8))
+def running_valkey(home: Path, *, program: Path | None = None) -> Iterator[Server]:
+    """A Valkey of our own in `home`, or another program that does the same."""
+    valkey = Valkey(home=home, port=free_port(), password=secrets.token_hex(8), program=program)
     valkey.prepare()
     with _running(Server(valkey.process(), valkey.url)) as server:
         yield server

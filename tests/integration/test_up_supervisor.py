@@ -98,6 +98,16 @@ def test_other_requests_to_stop_are_heard_too(supervise: Supervise, number: sign
     assert supervised.journal[3:] == ["third ends", "second ends", "first ends"]
 
 
+def test_siblings_are_asked_to_stop_at_the_same_time(supervise: Supervise) -> None:
+    supervised = supervise("siblings")
+    supervised.wait_until_up()
+    supervised.ctrl_c()
+    assert supervised.wait() == 0
+    assert supervised.journal[:3] == ["first starts", "one starts", "other starts"]
+    assert set(supervised.journal[5:7]) == {"one ends", "other ends"}
+    assert supervised.journal[7:] == ["first ends"]
+
+
 def test_a_part_starts_only_after_the_one_before_is_ready(supervise: Supervise) -> None:
     supervised = supervise("slow_start")
     supervised.wait_until_up()

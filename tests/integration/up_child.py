@@ -61,15 +61,23 @@ def resist() -> None:
     stay()
 
 
+def part_together() -> None:
+    signal.signal(signal.SIGTERM, refuse)
+    (PLACE / f"{NAME}.ready").touch()
+    while (PLACE / "journal").read_text().count("refuses") < 2:
+        time.sleep(0.02)
+    note("ends")
+
+
 BEHAVIOURS: dict[str, Callable[[], None]] = {
     function.__name__: function
-    for function in (stay, get_ready_slowly, crash, finish, fork, resist)
+    for function in (stay, get_ready_slowly, crash, finish, fork, resist, part_together)
 }
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, end)
     (PLACE / f"{NAME}.pid").write_text(str(os.getpid()))
     note("starts")
-    if BEHAVIOUR not in {"get_ready_slowly", "resist"}:
+    if BEHAVIOUR not in {"get_ready_slowly", "resist", "part_together"}:
         (PLACE / f"{NAME}.ready").touch()
     BEHAVIOURS[BEHAVIOUR]()

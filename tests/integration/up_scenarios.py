@@ -8,13 +8,13 @@ from pathlib import Path
 
 from service.cli.up.errors import StartError
 from service.cli.up.process import Process
-from service.cli.up.supervisor import Step, Supervisor
+from service.cli.up.supervisor import Part, Siblings, Step, Supervisor
 
 CHILD = Path(__file__).with_name("up_child.py")
 LONG = timedelta(hours=1)
 SHORT = timedelta(seconds=0.3)
 
-Parts = list[Process | Step]
+Parts = list[Part]
 
 
 def child(place: Path, name: str, behaviour: str = "stay") -> Process:
@@ -27,6 +27,12 @@ def child(place: Path, name: str, behaviour: str = "stay") -> Process:
 
 def three(place: Path) -> Parts:
     return [child(place, name) for name in ("first", "second", "third")]
+
+
+def siblings(place: Path) -> Parts:
+    """Two that end only when both have been asked to."""
+    pair = (child(place, "one", "part_together"), child(place, "other", "part_together"))
+    return [child(place, "first"), Siblings(pair)]
 
 
 def slow_start(place: Path) -> Parts:
@@ -102,7 +108,15 @@ def another_user(place: Path) -> Parts:
 SCENARIOS: dict[str, Callable[[Path], Parts]] = {
     function.__name__: function
     for function in (
-        *(three, slow_start, one_never_ready, one_ready_too_late, one_crashing, one_broken),
+        *(
+            three,
+            siblings,
+            slow_start,
+            one_never_ready,
+            one_ready_too_late,
+            one_crashing,
+            one_broken,
+        ),
         *(one_missing, a_family, nested, one_stubborn, one_stubborn_with_little_time),
         *(a_step, a_failing_step, another_user),
     )

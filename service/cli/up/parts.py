@@ -5,7 +5,7 @@ import os
 import socket
 import sys
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -19,7 +19,7 @@ from service.cli.up.home import Home, Kept
 from service.cli.up.ports import becomes_free, free_port, port_like
 from service.cli.up.postgres import Postgres
 from service.cli.up.process import Process
-from service.cli.up.supervisor import Step
+from service.cli.up.supervisor import Part, Siblings, Step
 from service.cli.up.valkey import Valkey
 
 _SIMULATED_KEY = "simulated"
@@ -39,7 +39,7 @@ class Instance:
 
 def assemble(
     settings: Settings, home: Home, *, simulate: bool, port: int, batch_seconds: float | None
-) -> tuple[Instance, list[Process | Step]]:
+) -> tuple[Instance, list[Part]]:
     """Prepare the servers' data, settle ports and secrets, and say what to run.
 
     The home is locked by the caller. Raises StartError, OSError.
@@ -62,11 +62,16 @@ def assemble(
         simulator_url=f"http://127.0.0.1:{simulator_port}" if simulator_port else None,
     )
     environment = _environment(instance, settings, home)
-    migrate = Step(replace(_command("migrate"), env=environment))
+    run = partial(_command, environment)
     servers = [server.process() for server in (postgres, valkey) if server is not None]
-    simulator = [_simulator(simulator_port, home, batch_seconds)] if simulator_port else []
-    ours = [replace(process, env=environment) for process in (*simulator, *_haulier(port))]
-    return instance, [*servers, migrate, *ours]
+    simulator = [_simulator(run, simulator_port, home, batch_seconds)] if simulator_port else []
+    api = replace(
+        run("api", "--port", str(port)), ready=partial(_answers, f"{instance.url}/readyz")
+    )
+    # The worker lets its running tasks end.
+    worker = replace(run("worker"), stop_timeout=timedelta(seconds=60))
+    queues = Siblings((worker, run("scheduler"), run("inbox")))
+    return instance, [*servers, Step(run("migrate")), *simulator, api, queues]
 
 
 def _with_ports(
@@ -137,27 +142,19 @@ def _simulated(settings: Settings, simulator_url: str) -> dict[str, str]:
     }
 
 
-def _simulator(port: int, home: Home, batch_seconds: float | None) -> Process:
+def _simulator(
+    run: Callable[..., Process], port: int, home: Home, batch_seconds: float | None
+) -> Process:
     arguments = ["--port", str(port), "--data", str(home.directory / "simulator")]
     if batch_seconds is not None:
         arguments += ["--batch-seconds", str(batch_seconds)]
-    return replace(_command("simulator", *arguments), ready=partial(_listens, port))
+    return replace(run("simulator", *arguments), ready=partial(_listens, port))
 
 
-def _haulier(port: int) -> Iterator[Process]:
-    ready = partial(_answers, f"http://127.0.0.1:{port}/readyz")
-    yield replace(_command("api", "--port", str(port)), ready=ready)
-    # The worker lets its running tasks end.
-    yield replace(_command("worker"), stop_timeout=timedelta(seconds=60))
-    yield _command("scheduler")
-    yield _command("inbox")
-
-
-def _command(name: str, *arguments: str) -> Process:
+def _command(environment: Mapping[str, str], name: str, *arguments: str) -> Process:
     # -P: a folder named like one of ours, where the user happens to stand, is not ours.
-    return Process(
-        name=name, argv=[sys.executable, "-P", "-m", "service.cli.main", name, *arguments]
-    )
+    argv = [sys.executable, "-P", "-m", "service.cli.main", name, *arguments]
+    return Process(name=name, argv=argv, env=environment)
 
 
 def _listens(port: int) -> bool:

@@ -29,6 +29,7 @@ from service.cli.up.process import Process, spawn, tail
 
 _NAME = "haulier"
 _UNPRIVILEGED = ("postgres", "nobody")
+_NOT_ITS_OWN = ("PG", "LC_", "HAULIER_", "TOGETHER_")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,8 @@ class Postgres:
     settings: Mapping[str, str] = field(default_factory=dict)
     """More of the server's settings; they win over ours."""
     initdb_arguments: tuple[str, ...] = ()
+    major: int | None = None
+    """The version to make new data with; None: the wheel's, or the newest installed."""
 
     @property
     def data(self) -> Path:
@@ -165,7 +168,7 @@ class Postgres:
 
     @cached_property
     def _programs(self) -> Programs:
-        major = None
+        major = self.major
         with suppress(FileNotFoundError):
             major = int((self.data / "PG_VERSION").read_text())
         return within_reach(find_programs(major), self._user)
@@ -189,8 +192,8 @@ class Postgres:
 
 
 def _environment() -> dict[str, str]:
-    # Without the settings of somebody's client, and with messages in English.
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PG", "LC_"))}
+    # Nothing of a client's settings or of our secrets, and messages in English.
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(_NOT_ITS_OWN)}
     return {**inherited, "LC_ALL": "C"}
 
 

@@ -34,6 +34,16 @@ class Step:
     process: Process
 
 
+@dataclass(frozen=True)
+class Siblings:
+    """Processes that do not need one another: asked to stop at the same time."""
+
+    processes: tuple[Process, ...]
+
+
+Part = Process | Siblings | Step
+
+
 class Supervisor:
     """Runs parts until SIGINT, SIGTERM or SIGHUP.
 
@@ -42,12 +52,13 @@ class Supervisor:
     """
 
     def __init__(
-        self, parts: Sequence[Process | Step], *, on_ready: Callable[[], None] = lambda: None
+        self, parts: Sequence[Part], *, on_ready: Callable[[], None] = lambda: None
     ) -> None:
         """`on_ready` is called once, when every part is ready."""
         self._parts = parts
         self._on_ready = on_ready
         self._running: list[_Supervised] = []
+        self._stop_order: list[list[_Supervised]] = []
 
     def run(self) -> None:
         """Start all, run until a signal asks to stop, stop all. From the main thread.
@@ -63,8 +74,8 @@ class Supervisor:
                     due = [s.due_in for s in self._running if s.due_in is not None]
                     signals.wait(min(due, default=None))
             finally:
-                for supervised in reversed(self._running):
-                    supervised.stop(signals)
+                for group in reversed(self._stop_order):
+                    _stop(group, signals)
 
     def _start(self, signals: "_Signals") -> bool:
         """Start the parts one after another; False when a signal came in between."""
@@ -73,15 +84,26 @@ class Supervisor:
                 case Step(process):
                     started = self._complete(process, signals)
                 case Process():
-                    started = self._bring_up(part, signals)
+                    started = self._bring_up((part,), signals)
+                case Siblings(processes):
+                    started = self._bring_up(processes, signals)
             if not started:
                 return False
         return True
 
-    def _bring_up(self, process: Process, signals: "_Signals") -> bool:
-        supervised = _Supervised(process)
-        supervised.start()
-        self._running.append(supervised)
+    def _bring_up(self, processes: tuple[Process, ...], signals: "_Signals") -> bool:
+        group: list[_Supervised] = []
+        self._stop_order.append(group)
+        for process in processes:
+            supervised = _Supervised(process)
+            supervised.start()
+            group.append(supervised)
+            self._running.append(supervised)
+            if not self._await(supervised, process, signals):
+                return False
+        return True
+
+    def _await(self, supervised: "_Supervised", process: Process, signals: "_Signals") -> bool:
         deadline = time.monotonic() + process.start_timeout.total_seconds()
         while not signals.received:
             if process.ready is None or process.ready():
@@ -107,7 +129,7 @@ class Supervisor:
                 signals.wait(0.5)
             return False
         finally:
-            supervised.stop(signals)
+            _stop([supervised], signals)
 
     def _mend(self, but: "_Supervised | None" = None) -> None:
         for supervised in self._running:
@@ -125,6 +147,7 @@ class _Supervised:
         self._started = 0.0
         self._failures = 0
         self._again = 0.0
+        self._asked = 0.0
 
     @property
     def status(self) -> int | None:
@@ -165,23 +188,24 @@ class _Supervised:
         self._again = time.monotonic() + wait.total_seconds()
         self._log.warning("process_died", reason=reason, restart_in=wait.total_seconds())
 
-    def stop(self, signals: "_Signals") -> None:
-        """End it: kindly, then by force. Its group goes with it."""
+    def ask_to_stop(self) -> None:
+        """Ask it to end, kindly."""
+        self._asked = time.monotonic()
+        if self._child is not None and self._child.poll() is None:
+            send(self._child, self._process.stop_signal)
+
+    def has_stopped(self, signals: "_Signals") -> bool:
+        """Whether it has ended; when its time is over, it is made to. Its group goes with it."""
         if self._child is None:
-            return
-        child, self._child = self._child, None
-        if child.poll() is None:
-            send(child, self._process.stop_signal)
-            asked = time.monotonic()
-            while child.poll() is None:
-                if time.monotonic() - asked > self._patience(signals).total_seconds():
-                    self._log.warning("process_killed", reason="it did not stop in time")
-                    send(child, signal.SIGKILL)
-                    child.wait()
-                else:
-                    signals.wait(0.1)
-            self._log.info("process_stopped", status=child.returncode)
-        send(child, signal.SIGKILL)
+            return True
+        if self._child.poll() is None:
+            if time.monotonic() - self._asked < self._patience(signals).total_seconds():
+                return False
+            self._log.warning("process_killed", reason="it did not stop in time")
+        send(self._child, signal.SIGKILL)
+        self._log.info("process_stopped", status=self._child.wait())
+        self._child = None
+        return True
 
     def _patience(self, signals: "_Signals") -> timedelta:
         if signals.received > 2:
@@ -229,6 +253,15 @@ class _Signals:
         """Sleep until a signal (SIGCHLD too) or for this long; None: without an end."""
         if select.select([self._awake], [], [], seconds)[0]:
             os.read(self._awake, 4096)
+
+
+def _stop(group: Sequence[_Supervised], signals: _Signals) -> None:
+    """Stop all of a group at once, and come back when the last has ended."""
+    for supervised in group:
+        supervised.ask_to_stop()
+    left = list(group)
+    while left := [supervised for supervised in left if not supervised.has_stopped(signals)]:
+        signals.wait(0.1)
 
 
 def backoff(failures: int) -> timedelta:

@@ -24,6 +24,8 @@ class Valkey:
     password: str
     settings: Mapping[str, str] = field(default_factory=dict)
     """More lines of configuration; they win over ours."""
+    program: Path | None = None
+    """The server to run; None: the wheel's, or one on PATH."""
 
     @property
     def data(self) -> Path:
@@ -46,7 +48,7 @@ class Valkey:
         return Process(
             name="valkey",
             # The directory stands in the command line, where `end_previous` looks for it.
-            argv=[str(find_server()), "-", "--dir", str(self.data)],
+            argv=[str(self.program or find_server()), "-", "--dir", str(self.data)],
             stdin=self._configuration().encode(),
             log=self.home / "valkey.log",
             before=self._end_previous,
