@@ -4,6 +4,7 @@ JSON where nobody is looking, readable on a terminal. What is bound to structlog
 (job, batch, stage, attempt, account, task) stands on every line.
 """
 
+import json
 import logging
 import sys
 from collections.abc import Iterable
@@ -15,6 +16,11 @@ import structlog
 from config.settings import Settings
 
 HIDDEN = "[hidden]"
+
+# Without local variables, which may hold payloads and keys.
+_tracebacks = structlog.processors.ExceptionRenderer(
+    structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+)
 
 
 def configure(settings: Settings) -> None:
@@ -39,6 +45,7 @@ def configure(settings: Settings) -> None:
             foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                _drop_uvicorns_colours,
                 *_renderers(settings),
                 _Redactor(_secrets(settings)),
             ],
@@ -58,21 +65,29 @@ def configure(settings: Settings) -> None:
     logging.captureWarnings(capture=True)
 
 
+def _drop_uvicorns_colours(_logger: Any, _name: str, event: Any) -> Any:
+    event.pop("color_message", None)
+    return event
+
+
 def _renderers(settings: Settings) -> list[Any]:
     console = settings.log_format == "console" or (
         settings.log_format == "auto" and sys.stderr.isatty()
     )
     if console:
-        return [structlog.dev.ConsoleRenderer()]
-    return [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        plain = structlog.dev.plain_traceback
+        return [structlog.dev.ConsoleRenderer(exception_formatter=plain)]
+    return [_tracebacks, structlog.processors.JSONRenderer()]
 
 
 class _Redactor:
     """Hides the values of secrets in a rendered line, wherever they came from."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        # Longest first: one secret may hold another.
-        self._secrets = sorted({s for s in secrets if len(s) >= 6}, key=len, reverse=True)
+        plain = {s for s in secrets if len(s) >= 6}
+        # As JSON writes them, too. Longest first: one secret may hold another.
+        written = plain | {json.dumps(secret)[1:-1] for secret in plain}
+        self._secrets = sorted(written, key=len, reverse=True)
 
     def __call__(self, _logger: Any, _name: str, line: Any) -> str:
         for secret in self._secrets:

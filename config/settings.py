@@ -76,6 +76,10 @@ class Settings(BaseSettings):
     accounts: dict[str, Account] = {}
     """More accounts by name, as JSON: `{"research": {"api_key": "…"}}`."""
     admin_token: SecretStr | None = None
+    url: BaseUrl | None = None
+    """Where the command line finds the API."""
+    token: SecretStr | None = None
+    """What the command line shows it."""
     home: Path = Path(".haulier")
     """Where `haulier up` keeps its data, and where blobs go unless `blob_url` is set."""
     blob_url: Annotated[str | None, _url_of("file:///", "s3://")] = None
@@ -83,6 +87,11 @@ class Settings(BaseSettings):
     """Local space for downloads on their way into blob storage; the system's by default."""
     input_roots: tuple[str, ...] = ()
     """What `input` of a batch spec may point to: URL prefixes, as a JSON list."""
+
+    permanent_errors: tuple[str, ...] = ()
+    """Texts that mark a failed line as beyond hope, before the built-in table; a JSON list."""
+    retryable_errors: tuple[str, ...] = ()
+    """Texts that mark a failed line as worth another attempt, likewise."""
 
     poll_seconds: Seconds = timedelta(seconds=30)
     tick_seconds: Seconds = timedelta(seconds=1)
@@ -95,6 +104,8 @@ class Settings(BaseSettings):
     shard_bytes: int = Field(default=100_000_000, ge=1, le=100_000_000)
     concurrency: int = Field(default=2, ge=1)
     """Processes of a worker for transfers; control calls get two of their own."""
+    heartbeat_file: Path | None = None
+    """Touched by a worker, scheduler or inbox as long as it does its work; for health checks."""
     log_format: Annotated[str, Field(pattern="^(auto|json|console)$")] = "auto"
     log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
 

@@ -8,6 +8,7 @@ HaulierError
 ├── Refused            Together will never take this as it is: do not repeat it
 │   └── Missing        Together does not know the id
 ├── BadInput           a producer's spec or lines cannot be run; says what, where, what to do
+├── HandedBack         the worker is to stop: give the row back as it is
 ├── StaleLease         the lease was lost: drop everything, change nothing
 └── Conflict           the row is not in a state in which this can be done
 """
@@ -44,10 +45,14 @@ class RateLimited(Unreachable):
 
 
 class AccountBlocked(Unreachable):
-    """The key is refused (401, 403) or the credit used up (402): pause the account."""
+    """The key is refused (401, 403) or the credit used up (402): pause the account.
 
-    def __init__(self, message: str) -> None:
+    `spending` where only what costs money is refused.
+    """
+
+    def __init__(self, message: str, *, spending: bool = False) -> None:
         super().__init__(message, sent=False)
+        self.spending = spending
 
 
 class Refused(HaulierError):
@@ -89,6 +94,10 @@ MOST_PROBLEMS = 100
 
 class StaleLease(HaulierError):
     """Somebody else has the row by now: whatever was done here must change nothing."""
+
+
+class HandedBack(HaulierError):
+    """The worker is to stop, and what it is on would take too long: somebody else will do it."""
 
 
 class Conflict(HaulierError):

@@ -10,13 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-from urllib.parse import unquote, urlsplit
 
 from config.settings import Settings
 from service.blobs import STORAGE_ERRORS, Blobs, BlobWriter
 from service.errors import MOST_PROBLEMS, BadInput, HaulierError, Problem
 from service.lines import LineError, read_request
-from service.spec import Spec, canonical, may_read, request_lines
+from service.spec import Spec, canonical, may_read, place, request_lines
 from service.work import Entry, Shard
 
 MOST_MODELS = 64
@@ -31,21 +30,24 @@ def open_input(url: str, roots: tuple[str, ...]) -> Iterator[bytes]:
 
     The roots hold for where a link leads, too.
     """
-    if not may_read(url, roots):
+    target = place(url)
+    if target is None or not may_read(url, roots):
         raise InputUnreadable(f"input {url!r} does not lie under one of the allowed input roots")
-    folder, _, name = unquote(url).rpartition("/")
-    if folder.startswith("file://"):
-        real = Path(urlsplit(unquote(url)).path).resolve()
+    scheme, bucket, path = target
+    if scheme == "file":
+        real = Path(path).resolve()
         real_roots = tuple(
-            Path(urlsplit(unquote(root)).path).resolve().as_uri()
-            for root in roots
-            if root.startswith("file:")
+            Path(root[2]).resolve().as_uri()
+            for root in map(place, roots)
+            if root is not None and root[0] == "file"
         )
         if not may_read(real.as_uri(), real_roots):
             raise InputUnreadable(f"input {url!r} leads out of the allowed input roots")
         folder, name = real.parent.as_uri(), real.name
         if not real.is_file():
             raise InputUnreadable(f"input {url!r} is not a file that can be read")
+    else:
+        folder, name = f"s3://{bucket}", path.lstrip("/")
     try:
         yield from Blobs(folder, create=False).stream(name)
     except (OSError, *STORAGE_ERRORS) as error:

@@ -83,24 +83,38 @@ def _plain(error: str) -> str:
     return error[0].lower() + error[1:] if error.startswith(("Object", "Expected")) else error
 
 
-def split_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines without their end, cut at LF only (a JSON string may hold U+2028).
+class LineSplitter:
+    """Cuts blocks into lines without their end, at LF only (a JSON string may hold U+2028).
 
     A line that outgrows LINE_BYTES is cut short there, so that no input can fill the memory;
     it stays longer than the limit and is refused by its length.
     """
-    rest = b""
-    for block in blocks:
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, block: bytes) -> list[bytes]:
+        """The lines that this block ends."""
         head, *lines = block.split(b"\n")
-        if len(rest) <= LINE_BYTES:
-            rest += head
+        if len(self._rest) <= LINE_BYTES:
+            self._rest += head
         if not lines:
-            continue
-        yield rest
-        rest = lines.pop()
-        yield from lines
-    if rest:
-        yield rest
+            return []
+        first, self._rest = self._rest, lines.pop()
+        return [first, *lines]
+
+    def end(self) -> list[bytes]:
+        """The last line, where it has no LF."""
+        rest, self._rest = self._rest, b""
+        return [rest] if rest else []
+
+
+def split_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines of some blocks, as LineSplitter cuts them."""
+    splitter = LineSplitter()
+    for block in blocks:
+        yield from splitter.feed(block)
+    yield from splitter.end()
 
 
 # --- what comes back ---------------------------------------------------------------------------

@@ -44,8 +44,9 @@ class Base(DeclarativeBase):
         datetime: DateTime(timezone=True),
         str: Text,
         int: BigInteger,
-        dict[str, Any]: JSONB,
-        list[Any]: JSONB,
+        # None is SQL's NULL, not JSON's.
+        dict[str, Any]: JSONB(none_as_null=True),
+        list[Any]: JSONB(none_as_null=True),
         # Text and a CHECK, not a Postgres enum: a new state is then an ordinary migration.
         JobState: Enum(JobState, native_enum=False, length=16, values_callable=_values),
         BatchState: Enum(BatchState, native_enum=False, length=16, values_callable=_values),
@@ -87,6 +88,8 @@ class Account(Base):
     reason: Mapped[str | None]
     blocked_since: Mapped[datetime | None]
     """Set while Together refuses the key or the credit is used up."""
+    spending: Mapped[bool] = mapped_column(server_default=text("false"))
+    """Whether only what costs money is refused: what was bought is still brought home."""
     refusals: Mapped[int] = mapped_column(server_default="0")
 
 
@@ -153,7 +156,10 @@ class Job(Leased, Base):
                 " (state = 'accepted' OR (state = 'running' AND open_batches = 0))"
             ),
         ),
+        # Lists, newest first: a producer's, everybody's, and those in a state that few are in.
         Index("jobs_producer_id_idx", "producer", "created_at", "id"),
+        Index("jobs_created_at_id_idx", "created_at", "id"),
+        Index("jobs_state_created_at_id_idx", "state", "created_at", "id"),
     )
 
 
@@ -166,6 +172,8 @@ class Batch(Leased, Base):
     state: Mapped[BatchState]
     shard: Mapped[int]
     attempt: Mapped[int] = mapped_column(server_default="1")
+    poison: Mapped[int] = mapped_column(server_default="0")
+    """How often in a row its requests were in a batch that FAILED as a whole."""
     account: Mapped[str]
     priority: Mapped[int] = mapped_column(server_default="0")
     model: Mapped[str]

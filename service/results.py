@@ -158,10 +158,17 @@ def assembled(blobs: Blobs, prefix: str, parts: Sequence[FinalLines]) -> tuple[S
     return tuple(segments)
 
 
-def stream(blobs: Blobs, segments: Iterable[Segment]) -> Iterator[bytes]:
-    """The results as JSONL, in blocks."""
+def stream(
+    blobs: Blobs, segments: Iterable[Segment], *, start: int = 0, stop: int | None = None
+) -> Iterator[bytes]:
+    """The results as JSONL, or their bytes from `start` up to `stop`, in blocks."""
+    at = 0
     for segment in segments:
-        yield from blobs.stream(segment.blob)
+        first = max(start - at, 0)
+        last = segment.bytes if stop is None else min(stop - at, segment.bytes)
+        if first < last:
+            yield from blobs.stream(segment.blob, first, last - first)
+        at += segment.bytes
 
 
 def stream_partial(blobs: Blobs, parts: Sequence[FinalLines]) -> Iterator[bytes]:

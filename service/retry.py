@@ -1,5 +1,6 @@
 """Whether and when to try again. Pure: tables and arithmetic."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 from enum import StrEnum
 
@@ -49,10 +50,18 @@ CODES: dict[str, Verdict] = {
 PERMANENT_STATUSES = frozenset({400, 404, 405, 409, 410, 413, 415, 422})
 
 
-def classify(code: str | None, status: int | None, message: str) -> Verdict:
-    """Whether a failed line is worth another attempt. What nobody knows is retryable."""
+def classify(
+    code: str | None,
+    status: int | None,
+    message: str,
+    more: Sequence[tuple[str, Verdict]] = (),
+) -> Verdict:
+    """Whether a failed line is worth another attempt. What nobody knows is retryable.
+
+    `more` are texts (lower case) from the settings; they come before the table's own.
+    """
     words = message.lower()
-    for text, verdict in TEXTS:
+    for text, verdict in (*more, *TEXTS):
         if text in words:
             return verdict
     if code is not None and code.lower() in CODES:
@@ -60,6 +69,46 @@ def classify(code: str | None, status: int | None, message: str) -> Verdict:
     if status in PERMANENT_STATUSES:
         return Verdict.PERMANENT
     return Verdict.RETRYABLE
+
+
+def own_texts(
+    *, permanent: Sequence[str], retryable: Sequence[str]
+) -> tuple[tuple[str, Verdict], ...]:
+    """The settings' additions to the table, in its form."""
+    return (
+        *((text.lower(), Verdict.PERMANENT) for text in permanent),
+        *((text.lower(), Verdict.RETRYABLE) for text in retryable),
+    )
+
+
+class BatchFault(StrEnum):
+    """Why a whole batch FAILED."""
+
+    LINES = "lines"  # one of its lines is not fit
+    FILE = "file"  # its input file could not be read
+    HOPELESS = "hopeless"  # no batch like it will ever run
+    UNKNOWN = "unknown"
+
+
+BATCH_TEXTS: tuple[tuple[str, BatchFault], ...] = (
+    ("failed to download input file", BatchFault.FILE),
+    ("invalid model", BatchFault.HOPELESS),
+    ("non-serverless model", BatchFault.HOPELESS),
+    ("cannot be batched", BatchFault.HOPELESS),
+    ("input format error", BatchFault.LINES),
+    ("invalid json", BatchFault.LINES),
+    ("custom_id", BatchFault.LINES),
+    ("(within chunk)", BatchFault.LINES),
+)
+
+
+def batch_fault(message: str) -> BatchFault:
+    """What the `error` of a FAILED batch is about."""
+    words = message.lower()
+    for text, fault in BATCH_TEXTS:
+        if text in words:
+            return fault
+    return BatchFault.UNKNOWN
 
 
 def backoff(failures: int, base: timedelta, luck: float) -> timedelta:
@@ -75,9 +124,9 @@ def after(error: HaulierError) -> Outcome:
     """What happens to a row whose stage raised an error."""
     match error:
         case RateLimited(wait=wait):
-            return Pause(str(error), wait if wait is not None else timedelta(seconds=30))
-        case AccountBlocked():
-            return Pause(str(error))
+            return Pause(str(error), wait)
+        case AccountBlocked(spending=spending):
+            return Pause(str(error), blocked=True, spending=spending)
         case Unreachable(sent=sent):
             return Retry(str(error), not_sent=not sent)
         case _:

@@ -1,6 +1,7 @@
 """The batch spec: what a producer may ask for, checked to the last field."""
 
 import hashlib
+import re
 from posixpath import normpath
 from typing import Annotated, Any
 from urllib.parse import unquote, urlsplit
@@ -52,6 +53,8 @@ class Rules(msgspec.Struct, frozen=True):
 
 
 _spec = msgspec.json.Decoder(Spec)
+
+_LINE_BREAK = re.compile(rb"[\r\n]")
 
 
 def read_spec(data: bytes, rules: Rules) -> Spec:
@@ -113,27 +116,31 @@ def _has_nul(spec: Spec) -> bool:
 
 def may_read(url: str, roots: tuple[str, ...]) -> bool:
     """Whether `input` lies under a root, whole path segments, after normalising. Never http(s)."""
-    target = _place(url)
+    target = place(url)
     if target is None:
         return False
     for root in roots:
-        place = _place(root)
-        if place is not None and (
-            target[:2] == place[:2]
-            and (target[2] == place[2] or target[2].startswith(place[2].rstrip("/") + "/"))
+        allowed = place(root)
+        if allowed is not None and (
+            target[:2] == allowed[:2]
+            and (target[2] == allowed[2] or target[2].startswith(allowed[2].rstrip("/") + "/"))
         ):
             return True
     return False
 
 
-def _place(url: str) -> tuple[str, str, str] | None:
+def place(url: str) -> tuple[str, str, str] | None:
+    """(scheme, host or bucket, normalised path) of a file or S3 URL; None for anything else.
+
+    What is opened must be this, never the URL again: read anew, `%252e%252e` becomes `..`.
+    """
     try:
         parts = urlsplit(url)
     except ValueError:
         return None
     if parts.scheme not in {"file", "s3"} or parts.query or parts.fragment:
         return None
-    path = unquote(parts.path)
+    path = unquote(parts.path) or "/"
     if "\x00" in path or "\\" in path or not path.startswith("/"):
         return None
     return parts.scheme, parts.netloc, normpath("/" + path.lstrip("/"))
@@ -144,7 +151,7 @@ def request_lines(spec: Spec) -> list[bytes]:
     lines = []
     for raw in spec.requests or []:
         data = bytes(raw)
-        lines.append(msgspec.json.format(data, indent=-1) if b"\n" in data else data)
+        lines.append(msgspec.json.format(data, indent=-1) if _LINE_BREAK.search(data) else data)
     return lines
 
 
@@ -155,4 +162,8 @@ def fingerprint(spec: Spec, lines_sha256: str) -> str:
 
 def canonical(line: bytes) -> bytes:
     """A request of a JSON spec with its keys in a fixed order."""
-    return msgspec.json.encode(msgspec.json.decode(line), order="deterministic")
+    try:
+        return msgspec.json.encode(msgspec.json.decode(line), order="deterministic")
+    except (msgspec.DecodeError, RecursionError):
+        # JSON that no number or stack of ours can hold (1e999): as it was written.
+        return line

@@ -24,6 +24,8 @@ RESUMES = 8
 """How many cuts in a row without a new byte a download survives."""
 
 _ENDED = frozenset({"COMPLETED", "FAILED", "EXPIRED", "CANCELLED"})
+# A full queue over there is backpressure, whatever status it comes with.
+_FULL = ("queue is full", "enqueued tokens", "enqueued token limit", "too many batches")
 _SPELLINGS = {"CANCELED": "CANCELLED", "CANCELING": "CANCELLING"}
 
 
@@ -135,7 +137,9 @@ class Together:
         for _ in range(5):
             with _translated():
                 response = self._pool.put(
-                    url, content=content(), headers={"Content-Length": str(size)}
+                    url,
+                    content=_exactly(size, content()),
+                    headers={"Content-Length": str(size)},
                 )
             if response.status_code not in {301, 302, 303, 307, 308}:
                 break
@@ -161,16 +165,17 @@ class Together:
         anew, and compares the size with what Together says. `progress` is called at each block.
         """
         expected = self.file(file_id).bytes
-        stalled = 0
+        stalled = furthest = 0
         while True:
-            before = to.tell()
             try:
                 self._download_from(file_id, to, progress)
                 break
             except Unreachable as error:
                 if isinstance(error, RateLimited | AccountBlocked):
                     raise
-                stalled = 0 if to.tell() > before else stalled + 1
+                # Held against the furthest point, since where Range is ignored each goes from 0.
+                stalled = 0 if to.tell() > furthest else stalled + 1
+                furthest = max(furthest, to.tell())
                 if stalled >= RESUMES:
                     raise
         size = to.tell()
@@ -250,6 +255,19 @@ class Together:
             return _checked(self._pool.get(f"{self._base}{path}", headers=self._auth))
 
 
+def _exactly(size: int, blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """The blocks. Raises Transient where they do not keep the length that was announced."""
+    sent = 0
+    for block in blocks:
+        sent += len(block)
+        if sent > size:
+            break
+        yield block
+    if sent != size:
+        more = " or more" if sent > size else ""
+        raise Transient(f"the input to upload has {sent}{more} bytes instead of {size}")
+
+
 # --- from the wire to words ----------------------------------------------------------------------
 
 
@@ -276,10 +294,11 @@ def _checked(response: httpx.Response) -> httpx.Response:
         return response
     status = response.status_code
     message = f"{status} {_message(response)}"
-    if status == 429:
+    full = status < 500 and any(words in message.lower() for words in _FULL)
+    if status == 429 or full:
         raise RateLimited(message, wait=_wait(response))
     if status in {401, 402, 403}:
-        raise AccountBlocked(message)
+        raise AccountBlocked(message, spending=status == 402)
     if status == 404:
         raise Missing(message, status=status)
     if 400 <= status < 500 and status != 408:
@@ -297,7 +316,12 @@ def _message(response: httpx.Response) -> str:
     error = body.get("error") if isinstance(body, dict) else None
     if isinstance(error, dict):
         error = error.get("message")
-    return str(error)[:1000] if error else response.reason_phrase
+    return _text(error, 1000) if error else response.reason_phrase
+
+
+def _text(words: object, most: int) -> str:
+    """Together's words, as far as a text column takes them."""
+    return str(words).replace("\x00", "\ufffd")[:most]
 
 
 def _wait(response: httpx.Response) -> timedelta | None:
@@ -320,7 +344,7 @@ def _decode(response: httpx.Response, kind: type[T]) -> T:
 
 
 def _batch(job: _Job) -> ProviderBatch:
-    status = job.status.upper()
+    status = _text(job.status, 100).upper()
     return ProviderBatch(
         id=job.id,
         status=_SPELLINGS.get(status, status),
@@ -328,6 +352,6 @@ def _batch(job: _Job) -> ProviderBatch:
         progress=job.progress,
         output_file_id=job.output_file_id or None,
         error_file_id=job.error_file_id or None,
-        error=None if job.error is None else str(job.error)[:2000],
+        error=None if job.error is None else _text(job.error, 2000),
         created_at=job.created_at,
     )

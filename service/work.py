@@ -52,6 +52,11 @@ class BatchClaim:
     attempt: int
     tries: int
     failures: int
+    poison: int
+    twin_error: str | None
+    """Why the other half failed, where this batch is a half and the other one FAILED too."""
+    suspects: int
+    """How many batches the search for bad lines has cost the shard so far."""
     endpoint: str
     account: str
     account_blocked: bool
@@ -138,6 +143,8 @@ class RetryBatch:
     requests: int
     bytes: int
     delay: timedelta
+    poison: int = 0
+    """How often in a row its requests were in a batch that FAILED as a whole."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,10 +251,15 @@ class Retry:
 
 @dataclass(frozen=True)
 class Pause:
-    """The account cannot be used (`until` None: until a probe succeeds) or must slow down."""
+    """The account must slow down, for `delay` where Together named one.
+
+    Or it is `blocked`: nothing goes until a probe succeeds; of `spending`, nothing that costs.
+    """
 
     reason: str
     delay: timedelta | None = None
+    blocked: bool = False
+    spending: bool = False
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,9 @@ PYTEST_DONT_REWRITE, so that test modules may import this before it is registere
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import msgspec
@@ -13,7 +15,7 @@ import pytest
 from config.settings import Settings
 from service.blobs import Blobs
 from service.intake import take_in
-from service.models import Job
+from service.models import Batch, Job
 from service.spec import Rules, read_spec
 from service.states import JobState
 from service.store import engine, jobs
@@ -22,7 +24,7 @@ from tests.eventually import eventually
 from tests.processes import Processes, Running
 from tests.simulator import Simulator
 
-CELERY = [sys.executable, "-m", "celery", "-A", "workers.app", "worker", "-c", "2"]
+CELERY = [sys.executable, "-m", "celery", "-q", "-A", "workers.app", "worker", "-c", "2"]
 QUIET = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
 
 ENDED = {JobState.COMPLETED, JobState.CANCELLED, JobState.REJECTED, JobState.FAILED}
@@ -33,29 +35,52 @@ class Pipeline:
 
     def __init__(self, processes: Processes, environment: dict[str, str], together: str) -> None:
         self.processes = processes
+        self._started: list[Running] = []
         self._together = {"TOGETHER_BASE_URL": together, "TOGETHER_API_KEY": "test-key"}
         self.url = environment["DATABASE_URL"]
         self._engine = engine.create(self.url, pool_size=4)
         self.db = engine.database(self._engine)
         self.blobs = Blobs(environment["HAULIER_BLOB_URL"])
 
+    def use_key(self, key: str) -> None:
+        """The Together key of processes that are started from here on."""
+        self._together["TOGETHER_API_KEY"] = key
+
+    def logs(self) -> list[Path]:
+        return [process.log for process in self._started]
+
+    def batches(self, job_id: UUID) -> list[Batch]:
+        return jobs.batches(self.db, job_id, after=None, limit=1000)
+
+    def batch_count(self, job_id: UUID) -> int:
+        return len(self.batches(job_id))
+
     def close(self) -> None:
         self._engine.dispose()
 
     def worker(self, **more: str) -> Running:
-        return self.processes.start([*CELERY, *QUIET], **self._together, **more)
+        return self._start(self.processes.start([*CELERY, *QUIET], **self._together, **more))
 
     def scheduler(self, **more: str) -> Running:
-        return self.processes.haulier("scheduler", **self._together, **more)
+        return self._start(self.processes.haulier("scheduler", **self._together, **more))
 
     def inbox(self, **more: str) -> Running:
-        return self.processes.haulier("inbox", **self._together, **more)
+        return self._start(self.processes.haulier("inbox", **self._together, **more))
 
-    def submit(self, spec: dict[str, object], settings: Settings | None = None) -> UUID:
+    def _start(self, process: Running) -> Running:
+        self._started.append(process)
+        return process
+
+    def submit(
+        self, spec: dict[str, Any], *, shard_requests: int = 50_000, roots: Sequence[Path] = ()
+    ) -> UUID:
         """Accept a spec as the API does."""
         job_id = uuid4()
-        read = read_spec(msgspec.json.encode(spec), Rules())
-        taken = take_in(read, self.blobs, f"jobs/{job_id}/{uuid4()}", settings or Settings())
+        read = read_spec(
+            msgspec.json.encode(spec), Rules(input_roots=tuple(root.as_uri() for root in roots))
+        )
+        settings = Settings(shard_requests=shard_requests)
+        taken = take_in(read, self.blobs, f"jobs/{job_id}/{uuid4()}", settings)
         submit(self.db, [Submission(id=job_id, producer="default", spec=read, taken=taken)])
         return job_id
 
@@ -88,7 +113,7 @@ def pipeline(
     made.close()
 
 
-def chat(*custom_ids: str, **more: object) -> dict[str, object]:
+def chat(*custom_ids: str, **more: Any) -> dict[str, Any]:
     """A spec of chat requests."""
     return {
         "endpoint": "/v1/chat/completions",

@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 from celery import Celery
-from celery.signals import setup_logging, worker_ready, worker_shutdown
+from celery.signals import celeryd_init, setup_logging, worker_ready, worker_shutdown
 from kombu import Queue
 
 from config.logging import configure
@@ -19,9 +19,10 @@ TIME_LIMIT = timedelta(hours=6)
 """A task's end of all ends; stages have their own deadlines and leases."""
 
 
+@celeryd_init.connect
 @setup_logging.connect
 def _configure_logging(**_: object) -> None:
-    """Connected, so that Celery configures nothing itself."""
+    """Early, for Celery's own warnings; and to `setup_logging`, so that it configures nothing."""
     configure(settings())
 
 
@@ -30,7 +31,7 @@ def _say_alive(sender: Any, **_: object) -> None:
     config = settings()
     _alive.append(
         Heartbeat(
-            config.database_url or "",
+            config,
             "worker",
             queues=sorted(sender.app.amqp.queues.consume_from),
             slots=sender.controller.concurrency,

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import structlog
 
+from config.settings import Settings
 from service.store import engine, heartbeats
 
 log = structlog.get_logger()
@@ -17,10 +18,17 @@ EVERY = timedelta(seconds=5)
 
 
 class Heartbeat:
-    """A thread that writes a row every few seconds and removes it at a clean end."""
+    """A thread that writes a row every few seconds and removes it at a clean end.
 
-    def __init__(self, url: str, kind: str, *, queues: Sequence[str] = (), slots: int = 0) -> None:
-        self._url = url
+    The file for health checks is touched by `touch`, from a loop that would notice if it hung; a
+    worker has no such loop, its thread touches it (`slots` above 0).
+    """
+
+    def __init__(
+        self, settings: Settings, kind: str, *, queues: Sequence[str] = (), slots: int = 0
+    ) -> None:
+        self._url = settings.database_url or ""
+        self._file = settings.heartbeat_file
         self._kind = kind
         self._queues = list(queues)
         self._slots = slots
@@ -33,6 +41,11 @@ class Heartbeat:
     def start(self) -> None:
         self._thread.start()
 
+    def touch(self) -> None:
+        """Say to a health check that the loop goes round."""
+        if self._file is not None:
+            self._file.touch()
+
     def stop(self) -> None:
         self._stopped.set()
         self._thread.join(timeout=5)
@@ -42,6 +55,8 @@ class Heartbeat:
         db = engine.database(db_engine)
         try:
             while not self._stopped.is_set():
+                if self._slots:
+                    self.touch()
                 self._guarded(
                     lambda: heartbeats.beat(
                         db,

@@ -15,6 +15,7 @@ from kombu import Connection, Consumer, Queue
 
 from config.settings import Settings
 from service.blobs import Blobs
+from service.crashpoints import CrashPoint, reached
 from service.errors import BadInput, Conflict, Problem
 from service.intake import take_in
 from service.spec import Rules, Spec, read_spec
@@ -24,7 +25,7 @@ from workers.app import SUBMIT, transport_options
 from workers.heartbeat import Heartbeat
 from workers.process import run
 
-log = structlog.get_logger()
+log = structlog.get_logger("workers.inbox")  # the module itself is run as __main__
 
 PAGE = 100
 PAUSE = 1.0
@@ -37,29 +38,29 @@ class Inbox:
     def __init__(self, settings: Settings) -> None:
         settings.required("database_url", "redis_url")
         self._settings = settings
-        self._url = settings.database_url or ""
-        self._db = engine.database(engine.create(self._url))
+        self._db = engine.database(engine.create(settings.database_url or ""))
         self._blobs = Blobs(settings.blobs)
         self._rules = Rules(accounts=settings.account_names, input_roots=settings.input_roots)
         self._page: list[Any] = []
+        self._heartbeat = Heartbeat(settings, "inbox")
         self._stop = threading.Event()
 
     def run(self) -> None:
         """Read until SIGTERM or SIGINT."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop.set())
-        heartbeat = Heartbeat(self._url, "inbox")
-        heartbeat.start()
+        self._heartbeat.start()
         log.info("inbox_started", queue=SUBMIT)
         try:
             while not self._stop.is_set():
                 self._consume()
         finally:
-            heartbeat.stop()
+            self._heartbeat.stop()
             log.info("inbox_stopped")
 
     def _consume(self) -> None:
         """Read pages until something breaks; what was not acknowledged comes again."""
+        self._heartbeat.touch()
         self._page.clear()
         options = {**transport_options(), "visibility_timeout": REDELIVERY}
         try:
@@ -74,6 +75,7 @@ class Inbox:
                 ),
             ):
                 while not self._stop.is_set():
+                    self._heartbeat.touch()
                     self._read_page(connection)
                     if self._page:
                         self.store(self._page)
@@ -107,6 +109,7 @@ class Inbox:
             stored = submit(self._db, unique)
         except Conflict:
             stored = [self._store_one(submission) for submission in unique]
+        reached(CrashPoint.INBOX_STORED)
         for message in page:
             message.ack()
         for submission, done in zip(unique, stored, strict=True):

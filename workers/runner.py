@@ -16,7 +16,8 @@ from tenacity import Retrying, retry_if_exception, wait_random_exponential
 from config.settings import Settings
 from service import stages
 from service.blobs import Blobs
-from service.errors import AccountBlocked, HaulierError, StaleLease
+from service.crashpoints import CrashPoint, reached
+from service.errors import AccountBlocked, HandedBack, HaulierError, StaleLease
 from service.retry import after
 from service.states import BatchState, Stage
 from service.store import engine
@@ -39,10 +40,11 @@ from service.work import (
     Split,
     Wait,
 )
+from workers.stopping import stopping
 
 log = structlog.get_logger()
 
-BATCH_WORK: dict[Stage, Callable[[BatchClaim, stages.Clients], Outcome]] = {
+BATCH_WORK: dict[Stage, Callable[[BatchClaim, stages.AccountClients], Outcome]] = {
     Stage.UPLOAD: stages.upload,
     Stage.CREATE: stages.create,
     Stage.POLL: stages.poll,
@@ -68,6 +70,8 @@ class HeldLease:
         now = time.monotonic()
         if now < self.taken + length / 4:
             return
+        if stopping():
+            raise HandedBack
         try:
             extend(self.runner.db, self.claim, self.runner.settings.lease_seconds)
         except Exception as error:
@@ -129,24 +133,32 @@ class Runner:
         What goes wrong with one is contained in its row.
         """
         taken = time.monotonic()
+        pause: Pause | None = None
         for claim in claim_batches(self.db, list(ids), stage, self.settings.lease_seconds):
             with _bound(claim, stage):
                 lease = HeldLease(self, claim, taken)
-                if self._finish(claim, lease, self._work(claim, stage, lease)):
+                # What stops one batch of an account would stop the rest of its page as well.
+                outcome = pause or self._work(claim, stage, lease)
+                if isinstance(outcome, Pause):
+                    pause = outcome
+                if self._finish(claim, lease, outcome):
                     yield claim.id
 
     def _work(self, claim: Claim, stage: Stage, lease: HeldLease) -> Outcome | None:
         """The outcome; None where the lease was lost and nothing may be said any more."""
         try:
-            clients = self._clients(claim, lease)
+            reached(CrashPoint.WORKER_CLAIMED)
+            lease.keep()  # a page of batches may be long, and this one's turn late
             if claim.tries >= self.settings.stage_tries:
-                return self._give_up(claim, clients)
+                return self._give_up(claim, lease)
             if isinstance(claim, JobClaim):
-                return JOB_WORK[stage](claim, clients)
-            return BATCH_WORK[stage](claim, clients)
+                return JOB_WORK[stage](claim, self._clients(lease))
+            return BATCH_WORK[stage](claim, self._account_clients(claim, lease))
         except StaleLease:
             log.warning("lease_lost")
             return None
+        except HandedBack:
+            return Wait(timedelta(0), reason="handed back by a worker that was stopped")
         except HaulierError as error:
             return after(error)
         except Exception as error:
@@ -154,25 +166,27 @@ class Runner:
             log.exception("stage_broke")
             return Retry(f"{type(error).__name__}: {error}")
 
-    def _give_up(self, claim: Claim, clients: stages.Clients) -> Outcome:
+    def _give_up(self, claim: Claim, lease: HeldLease) -> Outcome:
         """Every try ended with the worker's death. What Together may hold is never given up."""
         reason = f"{claim.tries} workers died or were lost over this stage"
         if isinstance(claim, JobClaim):
             return Fail(reason) if claim.shards is None and not claim.final_lines else Park(reason)
         if claim.provider_batch_id is not None or claim.create_deadline is not None:
             return Park(reason)
-        return stages.bury(claim, clients, BatchState.FAILED, "stage_failed", reason)
+        return stages.bury(claim, self._clients(lease), BatchState.FAILED, "stage_failed", reason)
 
-    def _clients(self, claim: Claim, lease: HeldLease) -> stages.Clients:
+    def _clients(self, lease: HeldLease) -> stages.Clients:
+        return stages.Clients(
+            blobs=self._blobs, lease=lease, scratch=self._scratch, settings=self.settings
+        )
+
+    def _account_clients(self, claim: BatchClaim, lease: HeldLease) -> stages.AccountClients:
         account = self.settings.account(claim.account)
         if account is None:
             raise AccountBlocked(f"account {claim.account!r} has no key in the settings")
-        return stages.Clients(
-            blobs=self._blobs,
-            together=Together(self._pool, account.base_url, account.api_key.get_secret_value()),
-            lease=lease,
-            scratch=self._scratch,
-            settings=self.settings,
+        key = account.api_key.get_secret_value()
+        return stages.AccountClients(
+            **vars(self._clients(lease)), together=Together(self._pool, account.base_url, key)
         )
 
     def _finish(self, claim: Claim, lease: HeldLease, outcome: Outcome | None) -> bool:
@@ -197,7 +211,14 @@ class Runner:
         except StaleLease:
             log.warning("lease_lost", outcome=type(outcome).__name__)
             return False
+        except Exception as error:
+            if is_unavailable(error):
+                raise
+            # What cannot be stored must not stop the page: its lease runs out and spends a try.
+            log.exception("outcome_not_stored", outcome=type(outcome).__name__)
+            return False
         _report(outcome)
+        reached(CrashPoint.WORKER_APPLIED)
         return isinstance(outcome, Advance) and outcome.to is not BatchState.QUEUED
 
 

@@ -9,6 +9,7 @@ import structlog
 from kombu.exceptions import OperationalError
 
 from config.settings import Settings
+from service.crashpoints import CrashPoint, reached
 from service.models import Batch, Job
 from service.states import Stage
 from service.store import engine, heartbeats
@@ -18,7 +19,7 @@ from workers.heartbeat import EVERY, Heartbeat
 from workers.pipeline import PAGE, messages
 from workers.process import run
 
-log = structlog.get_logger()
+log = structlog.get_logger("workers.scheduler")  # the module itself is run as __main__
 
 AHEAD = 3
 """How many times as many rows as worker slots may be on their way at once."""
@@ -37,21 +38,21 @@ class Scheduler:
     def __init__(self, settings: Settings) -> None:
         settings.required("database_url", "redis_url")
         self._settings = settings
-        self._url = settings.database_url or ""
-        self._db = engine.database(engine.create(self._url))
+        self._db = engine.database(engine.create(settings.database_url or ""))
         self._stop = threading.Event()
 
     def run(self) -> None:
         """Tick until SIGTERM or SIGINT."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop.set())
-        heartbeat = Heartbeat(self._url, "scheduler")
+        heartbeat = Heartbeat(self._settings, "scheduler")
         heartbeat.start()
         log.info("scheduler_started", tick=self._settings.tick_seconds.total_seconds())
         tick = self._settings.tick_seconds.total_seconds()
         try:
             while not self._stop.is_set():
                 started = time.monotonic()
+                heartbeat.touch()
                 try:
                     self.tick()
                 except Exception as error:
@@ -75,6 +76,8 @@ class Scheduler:
             *self._take(Batch, CREATES, control * AHEAD),
             *self._take(Batch, POLLS, control * AHEAD * PAGE),
         ]
+        if due:
+            reached(CrashPoint.SCHEDULER_STAMPED)
         return self._publish(due)
 
     def _take(self, row: type[Job | Batch], stages: frozenset[Stage], window: int) -> list[Due]:

@@ -7,11 +7,22 @@ it into an outcome.
 
 from service.stages.assemble import assemble
 from service.stages.bury import bury
-from service.stages.clients import Clients, Lease
+from service.stages.clients import AccountClients, Clients, Lease
 from service.stages.create import create
 from service.stages.fetch import fetch
 from service.stages.poll import poll
 from service.stages.split import split
 from service.stages.upload import upload
 
-__all__ = ["Clients", "Lease", "assemble", "bury", "create", "fetch", "poll", "split", "upload"]
+__all__ = [
+    "AccountClients",
+    "Clients",
+    "Lease",
+    "assemble",
+    "bury",
+    "create",
+    "fetch",
+    "poll",
+    "split",
+    "upload",
+]

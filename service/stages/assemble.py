@@ -1,12 +1,14 @@
 """Put a job's results together, once no batch of it is open."""
 
 from service import results
+from service.crashpoints import CrashPoint, reached
 from service.stages.clients import Clients
 from service.work import Assembled, JobClaim, Outcome
 
 
 def assemble(job: JobClaim, clients: Clients) -> Outcome:
     """A generation of results under a fresh name; readers of the last one are not disturbed."""
-    return Assembled(
-        results.assembled(clients.blobs, f"jobs/{job.id}/{job.lease}", job.final_lines)
-    )
+    prefix = f"jobs/{job.id}/{job.lease}"
+    segments = results.assembled(clients.blobs, prefix, job.final_lines)
+    reached(CrashPoint.ASSEMBLE_WRITTEN)
+    return Assembled(segments)

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from service.crashpoints import CrashPoint, reached
 from service.results import LinesWriter
 from service.stages.clients import Clients
 from service.states import BatchState
@@ -18,6 +19,7 @@ def bury(batch: BatchClaim, clients: Clients, to: BatchState, code: str, message
             letters.append(letter)
             writer.write(entry.ordinal, result_line(letter))
             clients.lease.keep()
+    reached(CrashPoint.BURY_WRITTEN)
     settlement = Settlement(succeeded=0, dead=tuple(letters), outcome=writer.final_lines)
     return Settle(to, settlement, reason=message)
 

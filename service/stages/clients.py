@@ -22,8 +22,16 @@ class Lease(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Clients:
+    """For every stage."""
+
     blobs: Blobs
-    together: Together
     lease: Lease
     scratch: Path
     settings: Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccountClients(Clients):
+    """For the stages that speak to Together, as the account of their batch."""
+
+    together: Together

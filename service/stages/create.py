@@ -8,9 +8,10 @@ from datetime import timedelta
 
 import structlog
 
+from service.crashpoints import CrashPoint, reached
 from service.errors import Refused, Transient
 from service.stages.bury import bury
-from service.stages.clients import Clients
+from service.stages.clients import AccountClients
 from service.states import BatchState
 from service.together import ProviderBatch
 from service.work import Advance, BatchClaim, Changes, Outcome, Retry, Wait
@@ -18,7 +19,7 @@ from service.work import Advance, BatchClaim, Changes, Outcome, Retry, Wait
 log = structlog.get_logger()
 
 
-def create(batch: BatchClaim, clients: Clients) -> Outcome:
+def create(batch: BatchClaim, clients: AccountClients) -> Outcome:
     if batch.create_deadline is not None:
         return _find(batch, clients)
     if batch.cancel_requested:
@@ -30,6 +31,7 @@ def create(batch: BatchClaim, clients: Clients) -> Outcome:
         return Retry("the lease was too short to send the create", timedelta(0), not_sent=True)
     try:
         job = clients.together.create(batch.endpoint, batch.input_file_id)
+        reached(CrashPoint.CREATE_SENT)
     except Refused as error:
         return bury(batch, clients, BatchState.FAILED, "create_refused", str(error))
     except Transient as error:
@@ -40,7 +42,7 @@ def create(batch: BatchClaim, clients: Clients) -> Outcome:
     return _adopted(job, clients)
 
 
-def _find(batch: BatchClaim, clients: Clients) -> Outcome:
+def _find(batch: BatchClaim, clients: AccountClients) -> Outcome:
     """Look for the batch that an earlier create may have made."""
     if batch.create_deadline is None or batch.input_file_id is None:
         raise AssertionError("only an intent is searched for")
@@ -50,6 +52,7 @@ def _find(batch: BatchClaim, clients: Clients) -> Outcome:
         for twin in others:
             log.error("twin_batch_cancelled", provider_batch_id=twin.id)
             clients.together.cancel(twin.id)
+        reached(CrashPoint.CREATE_FOUND)
         log.warning("batch_adopted", provider_batch_id=oldest.id)
         return _adopted(oldest, clients)
     certain_at = batch.create_deadline + clients.settings.create_grace_seconds
@@ -61,7 +64,7 @@ def _find(batch: BatchClaim, clients: Clients) -> Outcome:
     return Advance(BatchState.QUEUED)
 
 
-def _adopted(job: ProviderBatch, clients: Clients) -> Advance:
+def _adopted(job: ProviderBatch, clients: AccountClients) -> Advance:
     return Advance(
         BatchState.CREATED,
         Changes(provider_batch_id=job.id),

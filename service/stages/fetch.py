@@ -3,29 +3,37 @@
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import IO
 
+from service.crashpoints import CrashPoint, reached
 from service.results import LinesWriter
-from service.retry import backoff
+from service.retry import backoff, own_texts
 from service.stages.bury import result_line
-from service.stages.clients import Clients
+from service.stages.clients import AccountClients
+from service.stages.poison import divide
 from service.stages.reconcile import Answers, Rules, Verdicts, judge, read_answers
 from service.states import BatchState
 from service.work import BatchClaim, FinalLines, Outcome, RetryBatch, Settle, Settlement
 
 
-def fetch(batch: BatchClaim, clients: Clients) -> Outcome:
+def fetch(batch: BatchClaim, clients: AccountClients) -> Outcome:
     """Both files are fetched whatever the status says: what was paid for is kept."""
     entries = clients.blobs.get_manifest(batch.manifest_blob)
     wanted = {entry.custom_id for entry in entries}
     with _downloads(batch, clients) as files:
+        reached(CrashPoint.FETCH_DOWNLOADED)
         answers = read_answers(files, wanted, clients.lease.keep)
-        verdicts = judge(entries, answers, _rules(batch))
+        verdicts = judge(entries, answers, _rules(batch, clients))
         final = _write(batch, clients, files, answers, verdicts)
+        reached(CrashPoint.FETCH_WRITTEN)
+        retries = tuple(_retries(batch, clients, verdicts))
+        if retries:
+            reached(CrashPoint.FETCH_CARRIED)
         settlement = Settlement(
             succeeded=len(verdicts.successes),
             dead=tuple(verdicts.dead.values()),
-            retries=_retries(batch, clients, verdicts),
+            retries=retries,
             outcome=final,
             usage=answers.usage,
             oddities=answers.oddities(missing=verdicts.missing),
@@ -33,17 +41,22 @@ def fetch(batch: BatchClaim, clients: Clients) -> Outcome:
     return Settle(BatchState.SETTLED, settlement)
 
 
-def _rules(batch: BatchClaim) -> Rules:
+def _rules(batch: BatchClaim, clients: AccountClients) -> Rules:
     return Rules(
         max_attempts=batch.max_attempts,
         cancelled=batch.cancel_requested,
         provider_status=batch.provider_status or "",
         provider_error=batch.provider_error,
+        more=own_texts(
+            permanent=clients.settings.permanent_errors,
+            retryable=clients.settings.retryable_errors,
+        ),
+        divide=partial(divide, batch),
     )
 
 
 @contextmanager
-def _downloads(batch: BatchClaim, clients: Clients) -> Iterator[list[IO[bytes]]]:
+def _downloads(batch: BatchClaim, clients: AccountClients) -> Iterator[list[IO[bytes]]]:
     """The output and error files on local scratch space, as far as there are any."""
     with ExitStack() as stack:
         files: list[IO[bytes]] = []
@@ -57,7 +70,7 @@ def _downloads(batch: BatchClaim, clients: Clients) -> Iterator[list[IO[bytes]]]
 
 def _write(
     batch: BatchClaim,
-    clients: Clients,
+    clients: AccountClients,
     files: list[IO[bytes]],
     answers: Answers,
     verdicts: Verdicts,
@@ -78,17 +91,17 @@ def _write(
     return writer.final_lines
 
 
-def _retries(batch: BatchClaim, clients: Clients, verdicts: Verdicts) -> tuple[RetryBatch, ...]:
-    carried = verdicts.carried
-    if not carried:
-        return ()
-    name = f"jobs/{batch.job_id}/{batch.id}/{batch.lease}-retry.manifest"
-    clients.blobs.put_manifest(name, carried)
-    return (
-        RetryBatch(
+def _retries(
+    batch: BatchClaim, clients: AccountClients, verdicts: Verdicts
+) -> Iterator[RetryBatch]:
+    """A manifest for each batch that the requests left over go into."""
+    for number, group in enumerate(verdicts.groups):
+        name = f"jobs/{batch.job_id}/{batch.id}/{batch.lease}-retry-{number}.manifest"
+        clients.blobs.put_manifest(name, list(group.entries))
+        yield RetryBatch(
             manifest_blob=name,
-            requests=len(carried),
-            bytes=sum(entry.length for entry in carried),
+            requests=len(group.entries),
+            bytes=sum(entry.length for entry in group.entries),
             delay=backoff(batch.attempt, clients.settings.retry_base_seconds, 1.0),
-        ),
-    )
+            poison=group.poison,
+        )

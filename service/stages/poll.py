@@ -2,20 +2,22 @@
 
 import structlog
 
-from service.stages.clients import Clients
+from service.crashpoints import CrashPoint, reached
+from service.stages.clients import AccountClients
 from service.states import BatchState
 from service.work import Advance, BatchClaim, Changes, Outcome, Wait
 
 log = structlog.get_logger()
 
 
-def poll(batch: BatchClaim, clients: Clients) -> Outcome:
+def poll(batch: BatchClaim, clients: AccountClients) -> Outcome:
     if batch.provider_batch_id is None:
         raise AssertionError("a created batch has a provider batch")
     together = clients.together
     cancel_sent = batch.cancel_sent
     if batch.cancel_requested and not cancel_sent:
         together.cancel(batch.provider_batch_id)
+        reached(CrashPoint.POLL_CANCELLED)
         cancel_sent = True
     if batch.spent_file_ids:
         _cancel_twins(batch, clients)
@@ -34,10 +36,11 @@ def poll(batch: BatchClaim, clients: Clients) -> Outcome:
     if without_files and batch.provider_status != job.status:
         # The files may only appear a moment after the status.
         return Wait(clients.settings.poll_seconds, changes)
+    reached(CrashPoint.POLL_ENDED)
     return Advance(BatchState.ENDED, changes)
 
 
-def _cancel_twins(batch: BatchClaim, clients: Clients) -> None:
+def _cancel_twins(batch: BatchClaim, clients: AccountClients) -> None:
     """Cancel what an unanswered create made after all, under a file that was given up."""
     for job in clients.together.batches():
         if job.input_file_id in batch.spent_file_ids and not job.ended:

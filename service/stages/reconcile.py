@@ -5,7 +5,7 @@ successes wins, and what is in neither file is missing.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
@@ -14,6 +14,7 @@ import msgspec
 from service.lines import Frame, read_answer
 from service.retry import MOST_LOST, Verdict, classify
 from service.stages.bury import dead_letter
+from service.stages.poison import Division
 from service.work import DeadLetter, Entry, Oddities, Usage
 
 
@@ -110,7 +111,7 @@ def _failure(frame: Frame) -> Failure | None:
     if error:
         if isinstance(error, dict):
             code, message = error.get("code"), error.get("message")
-            return Failure(str(code) if code else None, status, _text(message or error))
+            return Failure(_text(code)[:200] if code else None, status, _text(message or error))
         return Failure(None, status, _text(error))
     if response is None:
         return Failure("empty_line", None, "Together returned neither a response nor an error")
@@ -132,64 +133,101 @@ class Rules:
     cancelled: bool
     provider_status: str
     provider_error: str | None
+    more: Sequence[tuple[str, Verdict]] = ()
+    divide: Callable[[list[Entry]], Division] | None = None
+    """What to do with what nothing came back of, where the batch FAILED as a whole."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Requests that go on in one retry batch."""
+
+    entries: tuple[Entry, ...]
+    poison: int = 0
 
 
 @dataclass
 class Verdicts:
-    """Every entry of the manifest is in `final` or in `carried`, each in input order."""
+    """Every entry of the manifest is in `final` or in one of `groups`, each in input order."""
 
     final: list[Entry] = field(default_factory=list)
     successes: set[int] = field(default_factory=set)
     dead: dict[int, DeadLetter] = field(default_factory=dict)
-    carried: list[Entry] = field(default_factory=list)
+    groups: list[Group] = field(default_factory=list)
     missing: int = 0
+
+    @property
+    def carried(self) -> list[Entry]:
+        """All that goes on, in whatever batch."""
+        return [entry for group in self.groups for entry in group.entries]
 
 
 def judge(entries: list[Entry], answers: Answers, rules: Rules) -> Verdicts:
     """Decide over each request: served, dead, or carried into a retry batch."""
     verdicts = Verdicts()
+    carried: list[Entry] = []
+    refused: list[Entry] = []
     for entry in entries:
+        failure = answers.failures.get(entry.custom_id)
         if entry.custom_id in answers.found:
             verdicts.successes.add(entry.ordinal)
-            verdicts.final.append(entry)
-            continue
-        failure = answers.failures.get(entry.custom_id)
-        if failure is None:
-            verdicts.missing += 1
-        fate = _fate(entry, failure, rules)
-        if isinstance(fate, DeadLetter):
-            verdicts.dead[entry.ordinal] = fate
-            verdicts.final.append(entry)
+        elif failure is not None:
+            _take_failure(verdicts, carried, _fate(entry, failure, rules))
         else:
-            verdicts.carried.append(fate)
+            verdicts.missing += 1
+            if rules.provider_status == "FAILED" and not rules.cancelled:
+                refused.append(entry)
+            else:
+                _take_failure(verdicts, carried, _missing_fate(entry, rules))
+    _take_refused(verdicts, refused, rules)
+    if carried:
+        verdicts.groups.append(Group(tuple(carried)))
+    verdicts.final = [
+        entry
+        for entry in entries
+        if entry.ordinal in verdicts.successes or entry.ordinal in verdicts.dead
+    ]
     return verdicts
 
 
-def _fate(entry: Entry, failure: Failure | None, rules: Rules) -> DeadLetter | Entry:
-    """A dead letter, or the entry as the retry batch carries it."""
-    given_back = failure is None and rules.provider_status in {"EXPIRED", "CANCELLED"}
-    if rules.cancelled and (
-        failure is None
-        or classify(failure.code, failure.status, failure.message) is Verdict.RETRYABLE
-    ):
-        return dead_letter(entry, "cancelled", "the job was cancelled", entry.attempts)
-    if given_back and entry.lost < MOST_LOST:
-        return msgspec.structs.replace(entry, lost=entry.lost + 1)
-    if failure is None:
-        failure = _missing(rules)
-        permanent = False
+def _take_failure(verdicts: Verdicts, carried: list[Entry], fate: DeadLetter | Entry) -> None:
+    if isinstance(fate, DeadLetter):
+        verdicts.dead[fate.ordinal] = fate
     else:
-        verdict = classify(failure.code, failure.status, failure.message)
-        permanent = verdict is Verdict.PERMANENT
+        carried.append(fate)
+
+
+def _take_refused(verdicts: Verdicts, refused: list[Entry], rules: Rules) -> None:
+    """What a batch that FAILED as a whole leaves over."""
+    if not refused:
+        return
+    division = rules.divide(refused) if rules.divide is not None else Division()
+    verdicts.groups.extend(Group(group, division.poison) for group in division.groups)
+    if not division.groups:
+        words = rules.provider_error or "the batch failed"
+        for entry in refused:
+            letter = dead_letter(entry, "batch_failed", words, entry.attempts + 1)
+            verdicts.dead[entry.ordinal] = letter
+
+
+def _fate(entry: Entry, failure: Failure, rules: Rules) -> DeadLetter | Entry:
+    """A dead letter, or the entry as the retry batch carries it."""
+    verdict = classify(failure.code, failure.status, failure.message, rules.more)
     attempts = entry.attempts + 1
-    if permanent or attempts >= rules.max_attempts:
+    if verdict is Verdict.RETRYABLE and rules.cancelled:
+        return dead_letter(entry, "cancelled", "the job was cancelled", attempts)
+    if verdict is Verdict.PERMANENT or attempts >= rules.max_attempts:
         code = failure.code or (f"status_{failure.status}" if failure.status else "error")
         return dead_letter(entry, code, failure.message, attempts)
     return msgspec.structs.replace(entry, attempts=attempts)
 
 
-def _missing(rules: Rules) -> Failure:
-    """The words for a request that came back in neither file."""
-    if rules.provider_status == "FAILED":
-        return Failure("batch_failed", None, rules.provider_error or "the batch failed")
-    return Failure("missing", None, f"not in the files of a batch that is {rules.provider_status}")
+def _missing_fate(entry: Entry, rules: Rules) -> DeadLetter | Entry:
+    """The same for a request that came back in neither file."""
+    if rules.cancelled:
+        return dead_letter(entry, "cancelled", "the job was cancelled", entry.attempts)
+    given_back = rules.provider_status in {"EXPIRED", "CANCELLED"}
+    if given_back and entry.lost < MOST_LOST:
+        return msgspec.structs.replace(entry, lost=entry.lost + 1)
+    words = f"not in the files of a batch that is {rules.provider_status}"
+    return _fate(entry, Failure("missing", None, words), rules)

@@ -1,5 +1,6 @@
 """Cut a job into shards."""
 
+from service.crashpoints import CrashPoint, reached
 from service.errors import BadInput
 from service.intake import InputUnreadable, Intake, open_input
 from service.lines import split_lines
@@ -25,7 +26,9 @@ def split(job: JobClaim, clients: Clients) -> Outcome:
             for line in split_lines(open_input(job.input, settings.input_roots)):
                 intake.add(line)
                 clients.lease.keep()
-            return Split(intake.finish().shards)
+            taken = intake.finish()
+        reached(CrashPoint.SPLIT_COPIED)
+        return Split(taken.shards)
     except InputUnreadable as error:
         return Fail(str(error), rejected=True)
     except BadInput as error:

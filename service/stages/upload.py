@@ -2,20 +2,22 @@
 
 from collections.abc import Iterator
 
+from service.crashpoints import CrashPoint, reached
 from service.errors import Missing, Refused
 from service.stages.bury import bury
-from service.stages.clients import Clients
+from service.stages.clients import AccountClients
 from service.states import BatchState
 from service.work import Advance, BatchClaim, Changes, Entry, Outcome, Retry
 
 
-def upload(batch: BatchClaim, clients: Clients) -> Outcome:
+def upload(batch: BatchClaim, clients: AccountClients) -> Outcome:
     """Upload the input file as `<batch id>.jsonl`. Every upload makes a file of its own."""
     if batch.cancel_requested:
         return bury(batch, clients, BatchState.CANCELLED, "cancelled", "the job was cancelled")
     for file_id in batch.spent_file_ids:
         # What an unanswered create may still refer to must not be there to be run.
         clients.together.delete_file(file_id)
+        reached(CrashPoint.UPLOAD_FORGOTTEN)
     ranges = list(joined(clients.blobs.get_manifest(batch.manifest_blob)))
 
     def content() -> Iterator[bytes]:
@@ -30,6 +32,7 @@ def upload(batch: BatchClaim, clients: Clients) -> Outcome:
         return Retry(str(error))  # the file went away between two calls of its upload
     except Refused as error:
         return bury(batch, clients, BatchState.FAILED, "upload_refused", str(error))
+    reached(CrashPoint.UPLOAD_SENT)
     return Advance(BatchState.UPLOADED, Changes(input_file_id=file.id))
 
 

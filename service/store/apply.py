@@ -4,12 +4,12 @@ Every write is fenced on the lease; a worker that lost it changes nothing.
 """
 
 import random
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
 from msgspec import to_builtins
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import ARRAY, BigInteger, any_, cast, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -61,8 +61,12 @@ def apply(
             case Wait() | Retry():
                 _postpone(row, outcome, retry_base)
             case Pause():
-                _pause(session, claim.account, outcome, probe)
+                probing = isinstance(claim, BatchClaim) and claim.account_blocked
+                paused_until = _pause(session, claim.account, outcome, probe, probing=probing)
                 row.last_error = outcome.reason[:MOST_ERROR_TEXT]
+                if isinstance(row, Job):
+                    # Batches wait for their account by themselves, jobs would be due at once.
+                    row.not_before = paused_until
             case Park(reason=reason):
                 row.last_error = reason[:MOST_ERROR_TEXT]
                 row.parked_at = func.now()
@@ -79,7 +83,8 @@ def apply(
 
 def _lock_job(session: Session, claim: Claim) -> Job | None:
     job_id = claim.id if isinstance(claim, JobClaim) else claim.job_id
-    return session.scalar(select(Job).where(Job.id == job_id).with_for_update())
+    # FOR NO KEY UPDATE: events of other batches, which point to the job, need not wait for it.
+    return session.scalar(select(Job).where(Job.id == job_id).with_for_update(key_share=True))
 
 
 def _lock_batch(session: Session, claim: BatchClaim) -> Batch | None:
@@ -101,8 +106,13 @@ def _postpone(row: Job | Batch, outcome: Wait | Retry, retry_base: timedelta) ->
     row.not_before = func.now() + delay
 
 
-def _pause(session: Session, name: str, outcome: Pause, probe: timedelta) -> None:
-    """Pause the account: for a time that Together named, or longer each time it refuses."""
+def _pause(
+    session: Session, name: str, outcome: Pause, probe: timedelta, *, probing: bool
+) -> datetime:
+    """Pause the account: for a time that Together named, or longer each time it refuses.
+
+    Returns until when.
+    """
     account = session.scalar(select(Account).where(Account.name == name).with_for_update())
     if account is None:
         session.execute(insert(Account).values(name=name).on_conflict_do_nothing())
@@ -110,23 +120,38 @@ def _pause(session: Session, name: str, outcome: Pause, probe: timedelta) -> Non
             select(Account).where(Account.name == name).with_for_update()
         ).one()
     now = session.scalars(select(func.now())).one()
-    delay = outcome.delay
-    if delay is None:
-        if account.paused_until is None or account.paused_until <= now:
+    account.reason = outcome.reason[:MOST_ERROR_TEXT]
+    if outcome.blocked:
+        if probing or account.blocked_since is None:
             account.refusals += 1
         account.blocked_since = account.blocked_since or now
-        delay = min(backoff(account.refusals, probe, 1.0), LONGEST_PAUSE)
-    account.reason = outcome.reason[:MOST_ERROR_TEXT]
-    account.paused_until = max(account.paused_until or now, now + delay)
+        account.spending = outcome.spending
+        account.paused_until = now + min(backoff(account.refusals, probe, 1.0), LONGEST_PAUSE)
+    else:
+        until = now + (outcome.delay if outcome.delay is not None else probe)
+        account.paused_until = max(account.paused_until or now, until)
+    return account.paused_until
 
 
-def _reopen(session: Session, name: str) -> None:
-    """Together answered a batch of the account: whatever was wrong with its key is over."""
-    session.execute(
-        update(Account)
-        .where(Account.name == name, Account.blocked_since.is_not(None))
-        .values(paused_until=None, blocked_since=None, reason=None, refusals=0)
+def _probed(session: Session, claim: BatchClaim, outcome: Outcome) -> None:
+    """A batch of a blocked account came through: reopen it, or let the next one try."""
+    account = session.scalar(
+        select(Account)
+        .where(Account.name == claim.account, Account.blocked_since.is_not(None))
+        .with_for_update()
     )
+    if account is None:
+        return
+    account.paused_until = func.now()
+    if account.spending:
+        # Only spending proves that spending is allowed again.
+        proven = isinstance(outcome, Advance) and outcome.to is BatchState.CREATED
+    else:
+        proven = isinstance(outcome, Wait | Advance | Settle)
+    if proven:
+        account.paused_until = account.blocked_since = account.reason = None
+        account.spending = False
+        account.refusals = 0
 
 
 # --- batches -----------------------------------------------------------------------------------
@@ -135,8 +160,8 @@ def _reopen(session: Session, name: str) -> None:
 def _apply_batch(
     session: Session, job: Job | None, batch: Batch, claim: BatchClaim, outcome: Outcome
 ) -> None:
-    if claim.account_blocked and isinstance(outcome, Wait | Advance | Settle):
-        _reopen(session, claim.account)
+    if claim.account_blocked and not isinstance(outcome, Pause):
+        _probed(session, claim, outcome)
     match outcome:
         case Park():
             pass
@@ -221,6 +246,7 @@ def _add_retry(session: Session, job: Job, parent: Batch, retry: RetryBatch) -> 
         state=BatchState.QUEUED,
         shard=parent.shard,
         attempt=parent.attempt + 1,
+        poison=retry.poison,
         account=parent.account,
         priority=parent.priority,
         model=parent.model,
@@ -251,7 +277,8 @@ def _bury(session: Session, batch: Batch, outcome: Settle) -> None:
         # One that was dead before and was retried: its newest end counts.
         delete(DeadLetter).where(
             DeadLetter.job_id == batch.job_id,
-            DeadLetter.ordinal.in_([letter.ordinal for letter in letters]),
+            # As one array: a parameter for each would be slow, and 65,535 are the most.
+            DeadLetter.ordinal == any_(cast([dl.ordinal for dl in letters], ARRAY(BigInteger))),
         )
     )
     copy_rows(

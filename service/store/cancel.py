@@ -16,7 +16,11 @@ def cancel(db: Database, job_id: UUID) -> None:
     Raises Conflict if the job has ended otherwise.
     """
     with db.begin() as session:
-        job = session.scalars(select(Job).where(Job.id == job_id).with_for_update()).one()
+        # Not FOR UPDATE: that would also hold up the events of its batches, which point to it, and
+        # whoever holds a batch and waits to write its event would wait for us, and we for him.
+        job = session.scalars(
+            select(Job).where(Job.id == job_id).with_for_update(key_share=True)
+        ).one()
         if job.state is JobState.CANCELLED or job.cancel_requested_at is not None:
             return
         if job.state not in {JobState.ACCEPTED, JobState.RUNNING}:

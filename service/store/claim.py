@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 
 import msgspec
 from sqlalchemy import ColumnElement, and_, exists, func, or_, select, update
+from sqlalchemy.orm import Session
 
 from service.errors import StaleLease
 from service.models import Account, Batch, Job
@@ -28,8 +29,18 @@ def is_free(row: type[Job | Batch]) -> ColumnElement[bool]:
 
 
 def account_is_open(row: type[Batch]) -> ColumnElement[bool]:
-    paused = exists().where(Account.name == row.account, Account.paused_until > func.now())
-    return ~paused
+    return ~exists().where(Account.paused_until > func.now(), _holds(row))
+
+
+def _holds(row: type[Batch]) -> ColumnElement[bool]:
+    """Whether a pause of the account holds for the row."""
+    return and_(
+        Account.name == row.account,
+        or_(
+            ~Account.spending,
+            row.state.in_([BatchState.QUEUED, BatchState.UPLOADED]),
+        ),
+    )
 
 
 def claim_job(db: Database, job_id: UUID, stage: Stage, lease_for: timedelta) -> JobClaim | None:
@@ -39,7 +50,7 @@ def claim_job(db: Database, job_id: UUID, stage: Stage, lease_for: timedelta) ->
             select(Job, func.now())
             .where(Job.id == job_id, Job.state == _JOB_STATES[stage], is_free(Job))
             .where(Job.open_batches == 0)
-            .with_for_update(skip_locked=True)
+            .with_for_update(skip_locked=True, key_share=True)
         ).one_or_none()
         if found is None:
             return None
@@ -78,14 +89,16 @@ def claim_batches(
                 Job.max_attempts,
                 Job.cancel_requested_at,
                 func.now(),
-                exists().where(Account.name == Batch.account, Account.blocked_since.is_not(None)),
+                exists().where(Account.blocked_since.is_not(None), _holds(Batch)),
             )
             .join(Job, Job.id == Batch.job_id)
             .where(Batch.id.in_(ids), Batch.state == _BATCH_STATES[stage])
             .where(is_free(Batch), account_is_open(Batch))
             .with_for_update(of=Batch, skip_locked=True)
         ).all()
-        claims = []
+        claims: list[BatchClaim] = []
+        if any(blocked for *_, blocked in rows):
+            rows = rows[:1] if _may_probe(session, rows[0][0].account, lease_for) else []
         for batch, endpoint, max_attempts, cancel_requested_at, now, blocked in rows:
             earlier = batch.create_deadline
             lease, until = _take(batch, now + lease_for)
@@ -104,6 +117,9 @@ def claim_batches(
                     attempt=batch.attempt,
                     tries=batch.tries,
                     failures=batch.failures,
+                    poison=batch.poison,
+                    twin_error=_twin_error(session, batch),
+                    suspects=_suspects(session, batch),
                     endpoint=endpoint,
                     account=batch.account,
                     account_blocked=blocked,
@@ -126,6 +142,50 @@ def claim_batches(
                 )
             )
         return claims
+
+
+def _may_probe(session: Session, account: str, lease_for: timedelta) -> bool:
+    """Of a blocked account one batch goes through at a time, and the others wait for how it fares.
+
+    A page of batches is one account's.
+    """
+    return (
+        session.scalar(
+            update(Account)
+            .where(
+                Account.name == account,
+                Account.blocked_since.is_not(None),
+                Account.paused_until <= func.now(),
+            )
+            .values(paused_until=func.now() + lease_for)
+            .returning(Account.name)
+        )
+        is not None
+    )
+
+
+def _twin_error(session: Session, batch: Batch) -> str | None:
+    if batch.poison < 2:
+        return None
+    return session.scalar(
+        select(Batch.provider_error).where(
+            Batch.job_id == batch.job_id,
+            Batch.shard == batch.shard,
+            Batch.parent_id == batch.parent_id,
+            Batch.id != batch.id,
+            Batch.provider_status == "FAILED",
+        )
+    )
+
+
+def _suspects(session: Session, batch: Batch) -> int:
+    if batch.poison == 0:
+        return 0
+    return session.scalars(
+        select(func.count())
+        .select_from(Batch)
+        .where(Batch.job_id == batch.job_id, Batch.shard == batch.shard, Batch.poison > 0)
+    ).one()
 
 
 def _take(row: Job | Batch, until: datetime) -> tuple[UUID, datetime]:

@@ -61,10 +61,12 @@ def dispatch(
     )
     if row is Batch:
         due = due.where(account_is_open(Batch))
+    # As a CTE it runs once: a plan that ran a subquery for each row would lock beyond the limit.
+    picked = due.cte("picked")
     with db.begin() as session:
         stamped = session.execute(
             update(row)
-            .where(row.id.in_(due.scalar_subquery()))
+            .where(row.id.in_(select(picked.c.id)))
             .values(dispatched_at=func.now())
             .returning(row.id, row.state, row.account)
         ).all()

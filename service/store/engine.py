@@ -2,16 +2,18 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, create_engine, make_url, text
+from psycopg.errors import InvalidSchemaName, UndefinedColumn, UndefinedTable
+from sqlalchemy import Engine, create_engine, func, make_url, select, text
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
 from service.models import SCHEMA
@@ -19,7 +21,7 @@ from service.models import SCHEMA
 Database = sessionmaker[Session]
 
 # Anything that means "Postgres is not there or was not able to", as opposed to a bug in a query.
-UNAVAILABLE = (OperationalError, InterfaceError)
+UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeout)
 
 _MIGRATION_LOCK = 0x6861756C696572  # "haulier"
 
@@ -28,6 +30,13 @@ def is_unavailable(error: BaseException) -> bool:
     """Whether the database is down, restarting or cut off, so that waiting helps."""
     return isinstance(error, UNAVAILABLE) or (
         isinstance(error, DBAPIError) and error.connection_invalidated
+    )
+
+
+def lacks_schema(error: BaseException) -> bool:
+    """Whether a statement failed because the database was not migrated to this code's schema."""
+    return isinstance(error, ProgrammingError) and isinstance(
+        error.orig, (UndefinedTable, UndefinedColumn, InvalidSchemaName)
     )
 
 
@@ -89,6 +98,12 @@ def migrate(url: str) -> None:
             connection.rollback()
             connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _MIGRATION_LOCK})
             connection.commit()
+
+
+def clock(db: Database) -> datetime:
+    """What time it is for the database."""
+    with db.begin() as session:
+        return session.scalars(select(func.now())).one()
 
 
 def is_migrated(db: Database) -> bool:

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import select, tuple_
+from sqlalchemy import func, select, tuple_
 
 from service.models import Batch, DeadLetter, Event, Job, Segment
-from service.states import JobState
+from service.states import OPEN_BATCH_STATES, BatchState, JobState
 from service.store.engine import Database
 from service.work import Segment as SegmentPlace
 
@@ -79,3 +79,14 @@ def segments(db: Database, job_id: UUID, generation: int) -> tuple[SegmentPlace,
             )
             for row in rows
         )
+
+
+def open_batches(db: Database) -> dict[BatchState, int]:
+    """How many batches stand where, of those under way (parked ones left out)."""
+    with db.begin() as session:
+        rows = session.execute(
+            select(Batch.state, func.count())
+            .where(Batch.parked_at.is_(None), Batch.state.in_(OPEN_BATCH_STATES))
+            .group_by(Batch.state)
+        )
+        return dict(rows.all())

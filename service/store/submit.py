@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -10,6 +11,7 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from service.crashpoints import CrashPoint, reached
 from service.errors import BadInput, Conflict
 from service.intake import Taken
 from service.models import Event, Job, Producer
@@ -49,9 +51,11 @@ def submit(db: Database, submissions: Sequence[Submission]) -> list[Submitted]:
     A submission whose id or idempotency key is there already finds that job. Raises Conflict if
     the key was used for other content.
     """
+    reached(CrashPoint.ACCEPT_COPIED)
     with db.begin() as session:
         _add_producers(session, {submission.producer for submission in submissions})
-        rows = {s.id: _row(s) for s in sorted(submissions, key=lambda s: s.id)}
+        now = session.scalars(select(func.now())).one()
+        rows = {s.id: _row(s, now) for s in sorted(submissions, key=lambda s: s.id)}
         new = set(
             session.scalars(
                 insert(Job).on_conflict_do_nothing().returning(Job.id), list(rows.values())
@@ -76,7 +80,7 @@ def _add_producers(session: Session, names: set[str]) -> None:
     )
 
 
-def _row(submission: Submission) -> dict[str, Any]:
+def _row(submission: Submission, now: datetime) -> dict[str, Any]:
     spec, taken, bad = submission.spec, submission.taken, submission.bad
     return {
         "id": submission.id,
@@ -97,7 +101,7 @@ def _row(submission: Submission) -> dict[str, Any]:
         "pending": 0 if taken is None else taken.total,
         "error": None if bad is None else str(bad)[:4000].replace("\x00", "\ufffd"),
         "problems": None if bad is None else [_problem(problem) for problem in bad.problems],
-        "finished_at": None if bad is None else func.now(),
+        "finished_at": None if bad is None else now,
     }
 
 

@@ -17,6 +17,7 @@ def upgrade() -> None:
         sa.Column("paused_until", sa.DateTime(timezone=True), nullable=True),
         sa.Column("reason", sa.Text(), nullable=True),
         sa.Column("blocked_since", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("spending", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("refusals", sa.BigInteger(), server_default="0", nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("accounts_pkey")),
         schema="haulier",
@@ -29,7 +30,7 @@ def upgrade() -> None:
         sa.Column("pid", sa.BigInteger(), nullable=False),
         sa.Column(
             "queues",
-            postgresql.JSONB(astext_type=sa.Text()),
+            postgresql.JSONB(none_as_null=True, astext_type=sa.Text()),
             server_default=sa.text("'[]'"),
             nullable=False,
         ),
@@ -84,20 +85,22 @@ def upgrade() -> None:
         sa.Column("max_attempts", sa.BigInteger(), nullable=False),
         sa.Column(
             "metadata",
-            postgresql.JSONB(astext_type=sa.Text()),
+            postgresql.JSONB(none_as_null=True, astext_type=sa.Text()),
             server_default=sa.text("'{}'"),
             nullable=False,
         ),
         sa.Column(
             "notify",
-            postgresql.JSONB(astext_type=sa.Text()),
+            postgresql.JSONB(none_as_null=True, astext_type=sa.Text()),
             server_default=sa.text("'[]'"),
             nullable=False,
         ),
         sa.Column("idempotency_key", sa.Text(), nullable=True),
         sa.Column("fingerprint", sa.Text(), nullable=True),
         sa.Column("input", sa.Text(), nullable=True),
-        sa.Column("plan", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
+        sa.Column(
+            "plan", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True
+        ),
         sa.Column("total", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("succeeded", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("failed", sa.BigInteger(), server_default="0", nullable=False),
@@ -109,7 +112,9 @@ def upgrade() -> None:
         sa.Column("completion_tokens", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("total_tokens", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("error", sa.Text(), nullable=True),
-        sa.Column("problems", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
+        sa.Column(
+            "problems", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True
+        ),
         sa.Column("generation", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column(
             "created_at",
@@ -166,6 +171,9 @@ def upgrade() -> None:
         schema="haulier",
     )
     op.create_index(
+        "jobs_created_at_id_idx", "jobs", ["created_at", "id"], unique=False, schema="haulier"
+    )
+    op.create_index(
         "jobs_due_idx",
         "jobs",
         ["not_before"],
@@ -179,6 +187,13 @@ def upgrade() -> None:
         "jobs_producer_id_idx",
         "jobs",
         ["producer", "created_at", "id"],
+        unique=False,
+        schema="haulier",
+    )
+    op.create_index(
+        "jobs_state_created_at_id_idx",
+        "jobs",
+        ["state", "created_at", "id"],
         unique=False,
         schema="haulier",
     )
@@ -205,6 +220,7 @@ def upgrade() -> None:
         ),
         sa.Column("shard", sa.BigInteger(), nullable=False),
         sa.Column("attempt", sa.BigInteger(), server_default="1", nullable=False),
+        sa.Column("poison", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("account", sa.Text(), nullable=False),
         sa.Column("priority", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("model", sa.Text(), nullable=False),
@@ -226,13 +242,17 @@ def upgrade() -> None:
         sa.Column("create_deadline", sa.DateTime(timezone=True), nullable=True),
         sa.Column(
             "spent_file_ids",
-            postgresql.JSONB(astext_type=sa.Text()),
+            postgresql.JSONB(none_as_null=True, astext_type=sa.Text()),
             server_default=sa.text("'[]'"),
             nullable=False,
         ),
-        sa.Column("outcome", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
+        sa.Column(
+            "outcome", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True
+        ),
         sa.Column("settle_order", sa.BigInteger(), nullable=True),
-        sa.Column("oddities", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
+        sa.Column(
+            "oddities", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True
+        ),
         sa.Column(
             "created_at",
             sa.DateTime(timezone=True),
@@ -329,7 +349,9 @@ def upgrade() -> None:
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("job_id", sa.Uuid(), nullable=False),
         sa.Column("event", sa.Text(), nullable=False),
-        sa.Column("target", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column(
+            "target", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False
+        ),
         sa.Column(
             "not_before",
             sa.DateTime(timezone=True),
@@ -378,7 +400,7 @@ def upgrade() -> None:
         sa.Column("target", sa.Text(), nullable=False),
         sa.Column(
             "detail",
-            postgresql.JSONB(astext_type=sa.Text()),
+            postgresql.JSONB(none_as_null=True, astext_type=sa.Text()),
             server_default=sa.text("'{}'"),
             nullable=False,
         ),
@@ -435,6 +457,7 @@ def downgrade() -> None:
         ),
     )
     op.drop_table("batches", schema="haulier")
+    op.drop_index("jobs_state_created_at_id_idx", table_name="jobs", schema="haulier")
     op.drop_index("jobs_producer_id_idx", table_name="jobs", schema="haulier")
     op.drop_index(
         "jobs_due_idx",
@@ -444,6 +467,7 @@ def downgrade() -> None:
             "parked_at IS NULL AND (state = 'accepted' OR (state = 'running' AND open_batches = 0))"
         ),
     )
+    op.drop_index("jobs_created_at_id_idx", table_name="jobs", schema="haulier")
     op.drop_table("jobs", schema="haulier")
     op.drop_table("producers", schema="haulier")
     op.drop_table("heartbeats", schema="haulier")

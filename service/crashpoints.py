@@ -1,0 +1,42 @@
+"""The places where the world has changed and Postgres does not know it yet.
+
+Each has a name, so that tests can kill a real process right there (HAULIER_CRASH_AT) and show
+that nothing is lost or bought twice. docs/reliability.md lists them.
+"""
+
+import os
+import signal
+from enum import StrEnum
+
+
+class CrashPoint(StrEnum):
+    """`<who>.<what has just happened>`"""
+
+    ACCEPT_COPIED = "accept.copied"  # the requests are in blob storage, the job is not stored
+    ACCEPT_STORED = "accept.stored"  # the job is stored, the producer has no answer
+    INBOX_STORED = "inbox.stored"  # a page is stored, its messages are not acknowledged
+    SCHEDULER_STAMPED = "scheduler.stamped"  # rows are stamped, their messages are not sent
+    WORKER_CLAIMED = "worker.claimed"  # a row is leased, nothing was done
+    WORKER_APPLIED = "worker.applied"  # an outcome is stored, the chain does not go on
+    SPLIT_COPIED = "split.copied"  # `input` is in blob storage, no batch is stored
+    UPLOAD_FORGOTTEN = "upload.forgotten"  # the file of a lost create is deleted
+    UPLOAD_SENT = "upload.sent"  # Together holds the file
+    CREATE_SENT = "create.sent"  # Together holds the batch
+    CREATE_FOUND = "create.found"  # the batch of a lost create was found, its twins cancelled
+    POLL_CANCELLED = "poll.cancelled"  # Together was asked to cancel the batch
+    POLL_ENDED = "poll.ended"  # the batch is known to have ended
+    FETCH_DOWNLOADED = "fetch.downloaded"  # both files are on scratch space
+    FETCH_WRITTEN = "fetch.written"  # the final lines are in blob storage
+    FETCH_CARRIED = "fetch.carried"  # so is the manifest of the retry batch
+    BURY_WRITTEN = "bury.written"  # the lines of dead letters are in blob storage
+    ASSEMBLE_WRITTEN = "assemble.written"  # the merged results are in blob storage
+    RETRY_WRITTEN = "retry.written"  # the manifests of revived dead letters are
+
+
+_CHOSEN = os.environ.get("HAULIER_CRASH_AT")
+
+
+def reached(point: CrashPoint) -> None:
+    """Die here and now if a test chose this point. Does nothing otherwise."""
+    if point == _CHOSEN:
+        os.kill(os.getpid(), signal.SIGKILL)

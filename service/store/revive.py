@@ -1,0 +1,121 @@
+"""Running dead letters again, as new batches of their job."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID, uuid4
+
+from sqlalchemy import delete, func, select
+
+from service.errors import Conflict
+from service.models import Batch, DeadLetter, Event, Job
+from service.states import BatchState, JobState, check_move
+from service.store.engine import Database
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graveyard:
+    """The dead letters that one batch left."""
+
+    batch_id: UUID
+    manifest_blob: str
+    ordinals: frozenset[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Revival:
+    """Dead letters of one batch with a new manifest, in which they have all attempts again."""
+
+    batch_id: UUID
+    manifest_blob: str
+    ordinals: frozenset[int]
+    bytes: int
+
+
+def graveyards(
+    db: Database, job_id: UUID, custom_ids: Sequence[str] | None
+) -> tuple[list[Graveyard], set[str]]:
+    """A job's dead letters by batch (None: all of them), and the custom_ids among them."""
+    query = (
+        select(
+            DeadLetter.batch_id,
+            Batch.manifest_blob,
+            func.array_agg(DeadLetter.ordinal),
+            func.array_agg(DeadLetter.custom_id),
+        )
+        .join(Batch, Batch.id == DeadLetter.batch_id)
+        .where(DeadLetter.job_id == job_id)
+        .group_by(DeadLetter.batch_id, Batch.manifest_blob, Batch.shard)
+        .order_by(Batch.shard)
+    )
+    if custom_ids is not None:
+        query = query.where(DeadLetter.custom_id.in_(custom_ids))
+    with db.begin() as session:
+        rows = session.execute(query).all()
+    found = [
+        Graveyard(batch_id=batch_id, manifest_blob=manifest, ordinals=frozenset(ordinals))
+        for batch_id, manifest, ordinals, _ in rows
+    ]
+    return found, {custom_id for *_, names in rows for custom_id in names}
+
+
+def revive(db: Database, job_id: UUID, revivals: Sequence[Revival]) -> None:
+    """Take a finished job back to running, with a new batch for each revival.
+
+    The results stay readable until new ones take their place. Raises Conflict if the job is not
+    finished, or if its dead letters have changed.
+    """
+    with db.begin() as session:
+        job = session.scalars(
+            select(Job).where(Job.id == job_id).with_for_update(key_share=True)
+        ).one()
+        if job.state not in {JobState.COMPLETED, JobState.CANCELLED}:
+            raise Conflict(f"the job is {job.state}; only a finished one can be retried")
+        requests = 0
+        for revival in revivals:
+            parent = session.get_one(Batch, revival.batch_id)
+            buried = session.scalars(
+                delete(DeadLetter)
+                .where(
+                    DeadLetter.job_id == job_id,
+                    DeadLetter.batch_id == revival.batch_id,
+                    DeadLetter.ordinal.in_(revival.ordinals),
+                )
+                .returning(DeadLetter.ordinal)
+            ).all()
+            if len(buried) != len(revival.ordinals):
+                raise Conflict("the job's dead letters have changed; ask again")
+            session.add(_batch(job, parent, revival))
+            job.attempts = max(job.attempts, parent.attempt + 1)
+            requests += len(buried)
+        check_move(job.state, JobState.RUNNING)
+        session.add(
+            Event(
+                job_id=job_id,
+                source=job.state,
+                target=JobState.RUNNING,
+                detail={"retried": requests, "batches": len(revivals)},
+            )
+        )
+        job.state = JobState.RUNNING
+        job.failed -= requests
+        job.pending += requests
+        job.open_batches += len(revivals)
+        job.finished_at = job.cancel_requested_at = None
+
+
+def _batch(job: Job, parent: Batch, revival: Revival) -> Batch:
+    return Batch(
+        id=uuid4(),
+        job_id=job.id,
+        parent_id=parent.id,
+        state=BatchState.QUEUED,
+        shard=parent.shard,
+        attempt=parent.attempt + 1,
+        account=parent.account,
+        priority=parent.priority,
+        model=parent.model,
+        input_blob=parent.input_blob,
+        manifest_blob=revival.manifest_blob,
+        bytes=revival.bytes,
+        requests=len(revival.ordinals),
+    )

@@ -1,0 +1,348 @@
+"""Makes the things that tests are about, with everything in them that a test does not care for."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import msgspec
+from sqlalchemy import text
+
+from config.settings import Settings
+from service.blobs import Blobs
+from service.intake import Intake, Taken
+from service.models import Account, Batch, Job
+from service.results import LinesWriter
+from service.spec import Rules, Spec, read_spec
+from service.stages import AccountClients
+from service.states import BatchState, JobState, Stage
+from service.store.apply import apply
+from service.store.claim import claim_batches, claim_job
+from service.store.engine import Database
+from service.store.submit import Submission, submit
+from service.together import Together
+from service.work import (
+    Advance,
+    BatchClaim,
+    Changes,
+    DeadLetter,
+    Entry,
+    FinalLines,
+    JobClaim,
+    Outcome,
+    RetryBatch,
+    Settle,
+    Settlement,
+    Shard,
+    Split,
+)
+
+CHAT = "/v1/chat/completions"
+MODEL = "meta-llama/Llama-3.3-70B-Instruct-Turbo"
+LEASE = timedelta(seconds=60)
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+
+
+# --- requests ----------------------------------------------------------------------------------
+
+
+def chat_request(custom_id: str, *, model: str = MODEL, **body: Any) -> dict[str, Any]:
+    messages = [{"role": "user", "content": f"Say {custom_id}"}]
+    return {"custom_id": custom_id, "body": {"model": model, "messages": messages, **body}}
+
+
+def chat_line(custom_id: str, *, model: str = MODEL, **body: Any) -> bytes:
+    """A request line without its line feed."""
+    return msgspec.json.encode(chat_request(custom_id, model=model, **body))
+
+
+def spec(*custom_ids: str, **fields: Any) -> Spec:
+    """A spec as it was read from JSON."""
+    requests = [chat_request(custom_id) for custom_id in custom_ids or ("a", "b", "c")]
+    content = {"endpoint": CHAT, "requests": requests, **fields}
+    return read_spec(msgspec.json.encode(content), Rules())
+
+
+def entry(ordinal: int, custom_id: str | None = None, **fields: Any) -> Entry:
+    return Entry(custom_id or f"r{ordinal}", ordinal, ordinal * 100, 100, **fields)
+
+
+def take(
+    blobs: Blobs,
+    lines: Iterable[bytes],
+    *,
+    endpoint: str = CHAT,
+    shard_requests: int = 50_000,
+    shard_bytes: int = 100_000_000,
+    hashed: bool = False,
+) -> Taken:
+    """Take lines in as the API does. Raises BadInput."""
+    with Intake(
+        blobs,
+        f"jobs/{uuid4()}",
+        endpoint,
+        shard_requests=shard_requests,
+        shard_bytes=shard_bytes,
+        hashed=hashed,
+    ) as intake:
+        for line in lines:
+            intake.add(line)
+        return intake.finish()
+
+
+def final_lines(blobs: Blobs, name: str, lines: Sequence[tuple[int, bytes]]) -> FinalLines:
+    """Result lines of a batch, stored with their index."""
+    writer = LinesWriter(blobs, name)
+    with writer.open():
+        for ordinal, line in lines:
+            writer.write(ordinal, line)
+    stored = writer.final_lines
+    assert stored is not None
+    return stored
+
+
+# --- claims and stages -------------------------------------------------------------------------
+
+
+def batch_claim(**fields: Any) -> BatchClaim:
+    """A claim of a queued batch of three requests."""
+    known: dict[str, Any] = {
+        "id": uuid4(),
+        "job_id": uuid4(),
+        "lease": uuid4(),
+        "leased_until": NOW + LEASE,
+        "now": NOW,
+        "state": BatchState.QUEUED,
+        "shard": 0,
+        "attempt": 1,
+        "poison": 0,
+        "twin_error": None,
+        "suspects": 0,
+        "tries": 0,
+        "failures": 0,
+        "endpoint": CHAT,
+        "account": "default",
+        "account_blocked": False,
+        "model": MODEL,
+        "max_attempts": 3,
+        "requests": 3,
+        "input_blob": "input",
+        "manifest_blob": "manifest",
+        "upload_bytes": 300,
+        "cancel_requested": False,
+    }
+    return BatchClaim(**{**known, **fields})
+
+
+def job_claim(**fields: Any) -> JobClaim:
+    known: dict[str, Any] = {
+        "id": uuid4(),
+        "lease": uuid4(),
+        "leased_until": NOW + LEASE,
+        "state": JobState.ACCEPTED,
+        "tries": 0,
+        "endpoint": CHAT,
+        "account": "default",
+        "max_attempts": 3,
+        "input": None,
+        "shards": None,
+        "cancel_requested": False,
+    }
+    return JobClaim(**{**known, **fields})
+
+
+@dataclass
+class FakeLease:
+    """A lease that lasts as long as the test says."""
+
+    left: timedelta = LEASE
+    kept: int = 0
+
+    def keep(self) -> None:
+        self.kept += 1
+
+    def remaining(self) -> timedelta:
+        return self.left
+
+
+def clients(
+    blobs: Blobs, together: Together, scratch: Path, *, left: timedelta = LEASE, **settings: Any
+) -> AccountClients:
+    """What a stage works with. `left` is what remains of its lease, of 60 seconds."""
+    return AccountClients(
+        blobs=blobs,
+        together=together,
+        lease=FakeLease(left),
+        scratch=scratch,
+        settings=Settings(**{"lease_seconds": LEASE, **settings}),
+    )
+
+
+# --- rows --------------------------------------------------------------------------------------
+
+
+def shard(requests: int = 3, *, model: str = MODEL, name: str | None = None) -> Shard:
+    """A shard whose blobs are mere names."""
+    name = name or str(uuid4())
+    return Shard(
+        model=model,
+        input_blob=f"{name}.jsonl",
+        manifest_blob=f"{name}.manifest",
+        requests=requests,
+        bytes=requests * 100,
+    )
+
+
+def settlement(
+    succeeded: int, *, dead: Sequence[int] = (), carried: int = 0, **fields: Any
+) -> Settlement:
+    """A settlement whose blobs are mere names. `dead` are ordinals, `carried` one retry batch."""
+    letters = tuple(
+        DeadLetter(ordinal=o, custom_id=f"r{o}", code="error", message="no", attempts=1)
+        for o in dead
+    )
+    retry = RetryBatch(
+        manifest_blob="retry.manifest", requests=carried, bytes=1, delay=timedelta(0)
+    )
+    return Settlement(
+        succeeded=succeeded, dead=letters, retries=(retry,) if carried else (), **fields
+    )
+
+
+@dataclass
+class House:
+    """Rows in a real database, moved as workers move them."""
+
+    db: Database
+
+    def submitted(self, *shards: int, **fields: Any) -> UUID:
+        """An accepted job whose shards have so many requests each."""
+        job_id = uuid4()
+        cut = tuple(shard(requests) for requests in shards or (3,))
+        taken = Taken(sum(piece.requests for piece in cut), cut, "0" * 64)
+        submission = Submission(id=job_id, producer="default", spec=spec(**fields), taken=taken)
+        submit(self.db, [submission])
+        return job_id
+
+    def split(self, *shards: int, **fields: Any) -> list[UUID]:
+        """The queued batches of a running job, by shard."""
+        job_id = self.submitted(*shards, **fields)
+        claim = self.claim_job(job_id, Stage.SPLIT)
+        assert claim.shards is not None
+        self.apply(claim, Split(claim.shards))
+        return self.open_batches(job_id)
+
+    def queued(self, requests: int = 3, **fields: Any) -> UUID:
+        return self.split(requests, **fields)[0]
+
+    def uploaded(self, requests: int = 3, **fields: Any) -> UUID:
+        batch_id = self.queued(requests, **fields)
+        self.advance(batch_id, BatchState.UPLOADED)
+        return batch_id
+
+    def created(self, requests: int = 3, **fields: Any) -> UUID:
+        batch_id = self.uploaded(requests, **fields)
+        self.advance(batch_id, BatchState.CREATED)
+        return batch_id
+
+    def ended(self, requests: int = 3, **fields: Any) -> UUID:
+        batch_id = self.created(requests, **fields)
+        self.advance(batch_id, BatchState.ENDED)
+        return batch_id
+
+    def advance(self, batch_id: UUID, to: BatchState) -> None:
+        """Bring a batch to a later state, step by step."""
+        for source, target, stage in _WAY:
+            if self.batch(batch_id).state is source:
+                self.due_now(batch_id)
+                claim = self.claim(batch_id, stage)
+                self.apply(claim, Advance(target, _learned(target, batch_id)))
+            if target is to:
+                return
+
+    def settle(self, batch_id: UUID, done: Settlement) -> None:
+        self.advance(batch_id, BatchState.ENDED)
+        self.due_now(batch_id)
+        self.apply(self.claim(batch_id, Stage.FETCH), Settle(BatchState.SETTLED, done))
+
+    def claim(self, batch_id: UUID, stage: Stage, lease_for: timedelta = LEASE) -> BatchClaim:
+        claims = claim_batches(self.db, [batch_id], stage, lease_for)
+        assert len(claims) == 1, f"batch is {self.batch(batch_id).state}, or not free"
+        return claims[0]
+
+    def claim_job(self, job_id: UUID, stage: Stage, lease_for: timedelta = LEASE) -> JobClaim:
+        claim = claim_job(self.db, job_id, stage, lease_for)
+        assert claim is not None, f"job is {self.job(job_id).state}, or not free"
+        return claim
+
+    def apply(self, claim: BatchClaim | JobClaim, outcome: Outcome) -> None:
+        second = timedelta(seconds=1)
+        apply(self.db, claim, outcome, retry_base=second, probe=second)
+
+    def batch(self, batch_id: UUID) -> Batch:
+        with self.db.begin() as session:
+            return session.get_one(Batch, batch_id)
+
+    def job(self, job_id: UUID) -> Job:
+        with self.db.begin() as session:
+            return session.get_one(Job, job_id)
+
+    def job_of(self, batch_id: UUID) -> Job:
+        return self.job(self.batch(batch_id).job_id)
+
+    def account(self, name: str = "default") -> Account | None:
+        with self.db.begin() as session:
+            return session.get(Account, name)
+
+    def open_batches(self, job_id: UUID) -> list[UUID]:
+        """Ids of the batches that are not settled, by shard and attempt."""
+        statement = (
+            "SELECT id FROM haulier.batches WHERE job_id = :job AND finished_at IS NULL"
+            " ORDER BY shard, attempt"
+        )
+        return list(self.rows(statement, job=job_id))
+
+    def run(self, statement: str, **values: Any) -> None:
+        """Run a statement on the tables, such as one that turns a row's clock on."""
+        with self.db.begin() as session:
+            session.execute(text(statement), values)
+
+    def rows(self, statement: str, **values: Any) -> Sequence[Any]:
+        """The first column of what a query finds."""
+        with self.db.begin() as session:
+            return session.scalars(text(statement), values).all()
+
+    def sweep(self) -> None:
+        """Remove every row."""
+        self.run("TRUNCATE haulier.producers, haulier.accounts, haulier.heartbeats CASCADE")
+
+    def due_now(self, batch_id: UUID) -> None:
+        """As if the pause of a batch were over."""
+        self.run("UPDATE haulier.batches SET not_before = now() WHERE id = :id", id=batch_id)
+
+    def expire_lease(self, batch_id: UUID) -> None:
+        """As if the worker had been gone for longer than its lease."""
+        self.run(
+            "UPDATE haulier.batches SET leased_until = now() - interval '1 ms' WHERE id = :id",
+            id=batch_id,
+        )
+
+
+_WAY = (
+    (BatchState.QUEUED, BatchState.UPLOADED, Stage.UPLOAD),
+    (BatchState.UPLOADED, BatchState.CREATED, Stage.CREATE),
+    (BatchState.CREATED, BatchState.ENDED, Stage.POLL),
+)
+
+
+def _learned(to: BatchState, batch_id: UUID) -> Changes:
+    """What a stage learns on the way to a state."""
+    match to:
+        case BatchState.UPLOADED:
+            return Changes(input_file_id=f"file-{batch_id}")
+        case BatchState.CREATED:
+            return Changes(provider_batch_id=f"provider-{batch_id}")
+        case _:
+            return Changes(provider_status="COMPLETED", output_file_id="file-output")

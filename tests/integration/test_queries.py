@@ -1,0 +1,275 @@
+"""Plans at ten million finished rows: what a worker, a scheduler and a reader wait for stays on an
+index.
+
+The plans are those of the statements as they ran, with the driver's own parameters and prepared
+statements: auto_explain hands them back. HAULIER_TEST_FINISHED_ROWS sets how many there are.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from functools import partial
+from hashlib import md5
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from sqlalchemy import Engine, event, text
+
+from service.models import Batch, Job
+from service.states import BatchState, JobState, Stage
+from service.store import engine, heartbeats, jobs
+from service.store.cancel import cancel
+from service.store.claim import claim_batches, claim_job, extend, final_lines
+from service.store.due import dispatch, outstanding
+from service.store.submit import Submission, submit
+from service.work import Assembled, Settle, Wait
+from tests.factories import LEASE, House, settlement, spec
+from tests.servers import Databases
+
+FINISHED = int(os.environ.get("HAULIER_TEST_FINISHED_ROWS", "100000"))
+OPEN = 300
+MINUTE = timedelta(minutes=1)
+BIG = ("jobs", "batches", "events", "dead_letters", "segments")
+
+FILL = """
+INSERT INTO haulier.producers SELECT 'producer-' || n FROM generate_series(0, 9) n;
+INSERT INTO haulier.accounts (name) VALUES ('default'), ('other');
+INSERT INTO haulier.jobs (id, producer, state, endpoint, account, max_attempts, total, succeeded,
+    created_at, finished_at, not_before, settled_batches)
+  SELECT md5('job' || n)::uuid, 'producer-' || n % 10,
+    (ARRAY['completed', 'completed', 'completed', 'cancelled'])[1 + n % 4],
+    '/v1/chat/completions', 'default', 3, 10, 10, now() - n * interval '3 s',
+    now() - n * interval '3 s', now() - n * interval '3 s', 1
+  FROM generate_series(1, :finished) n;
+INSERT INTO haulier.batches (id, job_id, state, shard, account, model, input_blob, manifest_blob,
+    bytes, requests, succeeded, provider_batch_id, finished_at, not_before, settle_order, outcome)
+  SELECT md5('batch' || n)::uuid, md5('job' || n)::uuid, 'settled', 0, 'default', 'm', 'i', 'm',
+    1000, 10, 10, 'provider-' || n, now() - n * interval '3 s', now() - n * interval '3 s', 1,
+    '{"blob": "b", "index_blob": "i", "first_ordinal": 0, "last_ordinal": 9, "bytes": 9,
+      "requests": 10}'
+  FROM generate_series(1, :finished) n;
+INSERT INTO haulier.events (job_id, batch_id, source, target)
+  SELECT md5('job' || n)::uuid, md5('batch' || n)::uuid, 'ended', 'settled'
+  FROM generate_series(1, :finished) n;
+INSERT INTO haulier.segments SELECT md5('job' || n)::uuid, 1, 0, 'b', 'i', 9, 10
+  FROM generate_series(1, :finished) n;
+INSERT INTO haulier.dead_letters (job_id, ordinal, custom_id, code, message, attempts, batch_id)
+  SELECT md5('job' || n)::uuid, 0, 'a', 'c', 'm', 1, md5('batch' || n)::uuid
+  FROM generate_series(1, :finished) n;
+INSERT INTO haulier.jobs (id, producer, state, endpoint, account, max_attempts, total, pending,
+    open_batches)
+  SELECT md5('running' || n)::uuid, 'producer-' || n % 10, 'running', '/v1/chat/completions',
+    'default', 3, 10, 10, 1
+  FROM generate_series(1, :open) n;
+INSERT INTO haulier.batches (id, job_id, state, shard, account, model, input_blob, manifest_blob,
+    bytes, requests, input_file_id, provider_batch_id, not_before)
+  SELECT md5('open' || n)::uuid, md5('running' || n)::uuid,
+    (ARRAY['queued', 'uploaded', 'created', 'ended'])[1 + n % 4], 0, 'default', 'm', 'i', 'm',
+    1000, 10, 'file-' || n, 'open-' || n, now() + (n % 3 - 1) * interval '1 min'
+  FROM generate_series(1, :open) n;
+INSERT INTO haulier.jobs (id, producer, state, endpoint, account, max_attempts, total, pending)
+  SELECT md5('accepted' || n)::uuid, 'producer-' || n % 10, 'accepted', '/v1/chat/completions',
+    'default', 3, 10, 10
+  FROM generate_series(1, :open) n;
+"""
+
+
+class Plans:
+    """The plans of what runs on an engine, while it is watched."""
+
+    def __init__(self, made: Engine) -> None:
+        self.found: list[str] = []
+        event.listen(made, "connect", self._watch)
+
+    def _watch(self, connection: psycopg.Connection[object], _record: object) -> None:
+        connection.add_notice_handler(self._take)
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute("LOAD 'auto_explain'")
+                cursor.execute("SET auto_explain.log_min_duration = 0")
+                cursor.execute("SET auto_explain.log_level = notice")
+                cursor.execute("SET auto_explain.log_analyze = on")
+                cursor.execute("SET auto_explain.log_timing = off")
+                cursor.execute("SET auto_explain.log_nested_statements = on")
+            connection.commit()
+        except psycopg.Error as error:
+            pytest.skip(f"auto_explain cannot be loaded here: {error}")
+
+    def _take(self, notice: psycopg.errors.Diagnostic) -> None:
+        message = notice.message_primary or ""
+        if message.startswith("duration:"):
+            self.found.append(message)
+
+    def of(self, work: Callable[[], object]) -> list[str]:
+        """The plans of all statements of `work`."""
+        self.found.clear()
+        work()
+        return self.found[:]
+
+
+@pytest.fixture(scope="module")
+def _filled(databases: Databases) -> Iterator[tuple[House, Plans]]:
+    url = databases.create()
+    filler = engine.create(url, statement_timeout=timedelta(0))
+    with filler.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("SET synchronous_commit = off"))
+        connection.execute(text("SET session_replication_role = replica"))  # no foreign keys
+        for statement in FILL.split(";\n"):
+            if statement.strip():
+                values = {"finished": FINISHED, "open": OPEN}
+                used = {name: n for name, n in values.items() if f":{name}" in statement}
+                connection.execute(text(statement), used)
+        connection.execute(text("VACUUM ANALYZE"))
+    filler.dispose()
+    made = engine.create(url)
+    plans = Plans(made)
+    yield House(engine.database(made)), plans
+    made.dispose()
+    databases.drop(url)
+
+
+@pytest.fixture
+def house(_filled: tuple[House, Plans]) -> House:
+    return _filled[0]
+
+
+@pytest.fixture
+def plans(_filled: tuple[House, Plans]) -> Plans:
+    return _filled[1]
+
+
+def _assert_on_an_index(found: list[str], *, most_removed: int = 4 * OPEN) -> None:
+    """No big table is read from end to end, and no wide part of an index thrown away."""
+    assert found, "nothing was explained"
+    for plan in found:
+        for table in BIG:
+            assert not re.search(rf"Seq Scan on (haulier\.)?{table}\b", plan), plan
+        # An index that is walked from end to end is no better.
+        for removed in re.findall(r"Rows Removed by (?:Filter|Index Recheck): (\d+)", plan):
+            assert int(removed) <= most_removed, plan
+
+
+def _id(word: str, number: int) -> UUID:
+    return UUID(md5(f"{word}{number}".encode()).hexdigest())
+
+
+STAGES = [
+    (Job, frozenset({Stage.SPLIT, Stage.ASSEMBLE})),
+    (Batch, frozenset({Stage.UPLOAD, Stage.FETCH})),
+    (Batch, frozenset({Stage.CREATE})),
+    (Batch, frozenset({Stage.POLL})),
+]
+TIMES = 12
+"""After five runs psycopg prepares a statement, and after five more Postgres may plan it once for
+all parameters."""
+
+
+@pytest.mark.parametrize(("row", "stages"), STAGES, ids=lambda v: str(v)[:60])
+def test_a_tick_stays_on_an_index(
+    house: House, plans: Plans, row: type[Job | Batch], stages: frozenset[Stage]
+) -> None:
+    def tick() -> None:
+        outstanding(house.db, row, stages, again=MINUTE)
+        dispatch(house.db, row, stages, limit=5, again=MINUTE)
+
+    for _ in range(TIMES):
+        found = plans.of(tick)
+        assert len(found) == 2
+        _assert_on_an_index(found)
+
+
+def test_claiming_and_applying_stay_on_an_index(house: House, plans: Plans) -> None:
+    def work(number: int) -> None:
+        batch_id = _id("open", 3 + 4 * number)
+        house.run("UPDATE haulier.batches SET not_before = now() WHERE id = :id", id=batch_id)
+        (claim,) = claim_batches(house.db, [batch_id], Stage.FETCH, LEASE)
+        extend(house.db, claim, LEASE)
+        house.apply(claim, Wait(timedelta(0)))
+        (claim,) = claim_batches(house.db, [batch_id], Stage.FETCH, LEASE)
+        house.apply(claim, Settle(BatchState.SETTLED, settlement(8, dead=[0, 1])))
+        job_claim = claim_job(house.db, claim.job_id, Stage.ASSEMBLE, LEASE)
+        assert job_claim is not None
+        house.apply(job_claim, Assembled(()))
+
+    for number in range(TIMES):
+        _assert_on_an_index(plans.of(partial(work, number)))
+
+
+def test_a_page_of_claims_stays_on_an_index(house: House, plans: Plans) -> None:
+    ids = [_id("open", number) for number in range(1, 101)]
+    for _ in range(TIMES):
+        found = plans.of(lambda: claim_batches(house.db, ids, Stage.POLL, timedelta(0)))
+        _assert_on_an_index(found)
+
+
+def test_cancelling_stays_on_an_index(house: House, plans: Plans) -> None:
+    for number in range(TIMES):
+        job_id = _id("running", OPEN - number)
+        _assert_on_an_index(plans.of(partial(cancel, house.db, job_id)))
+
+
+def test_submitting_stays_on_an_index(house: House, plans: Plans) -> None:
+    for number in range(TIMES):
+        asked = spec("a", idempotency_key=f"k{number % 3}", input=None)
+        submission = Submission(id=uuid4(), producer="producer-1", spec=asked)
+        _assert_on_an_index(plans.of(partial(submit, house.db, [submission])))
+
+
+@pytest.mark.parametrize("producer", [None, "producer-3"])
+@pytest.mark.parametrize(
+    "states",
+    [
+        [],
+        [JobState.COMPLETED],
+        [JobState.RUNNING],
+        [JobState.FAILED],
+        [JobState.RUNNING, JobState.ACCEPTED],
+    ],
+    ids=str,
+)
+def test_listing_jobs_stays_on_an_index(
+    house: House, plans: Plans, producer: str | None, states: list[JobState]
+) -> None:
+    def page(number: int) -> None:
+        first = jobs.jobs(house.db, producer=producer, states=states, limit=50)
+        if first and number % 2:
+            before = (first[-1].created_at, first[-1].id)
+            jobs.jobs(house.db, producer=producer, states=states, before=before, limit=50)
+
+    for number in range(TIMES):
+        # A producer's jobs in a common state may be picked out of everybody's: one in ten here.
+        _assert_on_an_index(plans.of(partial(page, number)), most_removed=20 * OPEN)
+
+
+def test_looking_at_a_job_stays_on_an_index(house: House, plans: Plans) -> None:
+    def look(number: int) -> None:
+        job_id = _id("job", number * 1000 + 1)
+        assert jobs.job(house.db, job_id, None) is not None
+        (batch,) = jobs.batches(house.db, job_id, after=None, limit=50)
+        after = (batch.shard, batch.created_at, batch.id)
+        assert jobs.batches(house.db, job_id, after=after, limit=50) == []
+        assert jobs.events(house.db, job_id, after=0, limit=50)
+        assert jobs.failures(house.db, job_id, after=-1, limit=50)
+        assert jobs.segments(house.db, job_id, 1)
+        assert final_lines(house.db, job_id)
+        heartbeats.heartbeats(house.db)
+
+    for number in range(TIMES):
+        _assert_on_an_index(plans.of(partial(look, number)))
+
+
+def test_deleting_a_job_stays_on_an_index(house: House, plans: Plans) -> None:
+    def delete() -> None:
+        house.run("DELETE FROM haulier.jobs WHERE id = :id", id=_id("job", 7))
+
+    _assert_on_an_index(plans.of(delete))
+
+
+def test_nothing_but_what_is_open_is_in_the_index_of_what_is_due(house: House) -> None:
+    sizes = house.rows(
+        "SELECT pg_relation_size(i) FROM unnest(ARRAY['haulier.jobs_due_idx',"
+        " 'haulier.batches_due_idx']::regclass[]) i"
+    )
+    assert max(sizes) < 200_000

@@ -1,0 +1,127 @@
+"""The settings: what they take, and that a bad value names its variable."""
+
+import os
+from datetime import timedelta
+
+import pytest
+from pydantic import ValidationError
+
+from config.settings import TOGETHER, Settings, SettingsError, read_settings
+
+
+@pytest.fixture(autouse=True)
+def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(("HAULIER_", "TOGETHER_")) or name in {"DATABASE_URL", "REDIS_URL"}:
+            monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_URL", "mysql://x"),
+        ("DATABASE_URL", ""),
+        ("REDIS_URL", "http://x"),
+        ("TOGETHER_BASE_URL", "api.together.ai"),
+        ("HAULIER_ACCOUNTS", "{"),
+        ("HAULIER_ACCOUNTS", '{"a": {}}'),
+        ("HAULIER_ACCOUNTS", '{"a": {"api_key": "k", "base_url": "nowhere"}}'),
+        ("HAULIER_ACCOUNTS", '{"a": {"api_key": "k", "colour": "red"}}'),
+        ("HAULIER_BLOB_URL", "/var/blobs"),
+        ("HAULIER_BLOB_URL", "file://relative"),
+        ("HAULIER_BLOB_URL", "https://x"),
+        ("HAULIER_INPUT_ROOTS", "s3://not-a-list"),
+        ("HAULIER_POLL_SECONDS", "soon"),
+        ("HAULIER_POLL_SECONDS", "0"),
+        ("HAULIER_POLL_SECONDS", "-1"),
+        ("HAULIER_POLL_SECONDS", "nan"),
+        ("HAULIER_POLL_SECONDS", "inf"),
+        ("HAULIER_POLL_SECONDS", "1e300"),
+        ("HAULIER_TICK_SECONDS", ""),
+        ("HAULIER_LEASE_SECONDS", "00:02:00"),
+        ("HAULIER_CREATE_GRACE_SECONDS", "x"),
+        ("HAULIER_RETRY_BASE_SECONDS", "x"),
+        ("HAULIER_PROBE_SECONDS", "x"),
+        ("HAULIER_STAGE_TRIES", "0"),
+        ("HAULIER_STAGE_TRIES", "2.5"),
+        ("HAULIER_SHARD_REQUESTS", "50001"),
+        ("HAULIER_SHARD_REQUESTS", "0"),
+        ("HAULIER_SHARD_BYTES", "100000001"),
+        ("HAULIER_CONCURRENCY", "0"),
+        ("HAULIER_LOG_FORMAT", "xml"),
+        ("HAULIER_LOG_LEVEL", "verbose"),
+    ],
+)
+def test_a_bad_value_names_its_variable(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as refusal:
+        read_settings()
+    (line,) = str(refusal.value).splitlines()
+    assert line.startswith((f"{name}: ", f"{name} at "))
+
+
+def test_every_bad_value_has_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HAULIER_POLL_SECONDS", "soon")
+    monkeypatch.setenv("DATABASE_URL", "mysql://x")
+    with pytest.raises(SettingsError) as refusal:
+        read_settings()
+    assert sorted(line.split(":")[0] for line in str(refusal.value).splitlines()) == [
+        "DATABASE_URL",
+        "HAULIER_POLL_SECONDS",
+    ]
+
+
+@pytest.mark.parametrize("name", ["TOGETHER_API_KEY", "HAULIER_ADMIN_TOKEN"])
+def test_a_secret_is_in_no_message_and_no_repr(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "very-secret")
+    monkeypatch.setenv("HAULIER_ACCOUNTS", '{"a": {"api_key": "very-secret", "base_url": "no"}}')
+    with pytest.raises(SettingsError) as refusal:
+        read_settings()
+    assert "very-secret" not in str(refusal.value)
+    monkeypatch.setenv("HAULIER_ACCOUNTS", '{"a": {"api_key": "very-secret"}}')
+    assert "very-secret" not in repr(read_settings())
+
+
+def test_durations_are_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HAULIER_POLL_SECONDS", "0.1")
+    assert read_settings().poll_seconds == timedelta(milliseconds=100)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://api.example.com",
+        "https://api.example.com/",
+        "https://api.example.com/v1",
+        "https://api.example.com/v1/",
+    ],
+)
+def test_a_base_url_may_end_in_its_version(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("TOGETHER_BASE_URL", url)
+    assert read_settings().together_base_url == "https://api.example.com"
+
+
+def test_an_account_is_found_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HAULIER_ACCOUNTS", '{"research": {"api_key": "k1"}}')
+    settings = read_settings()
+    research = settings.account("research")
+    assert research is not None
+    assert (research.api_key.get_secret_value(), research.base_url) == ("k1", TOGETHER)
+    assert settings.account("default") is None
+    assert settings.account("nobody") is None
+    monkeypatch.setenv("TOGETHER_API_KEY", "k0")
+    default = read_settings().account("default")
+    assert default is not None
+    assert default.api_key.get_secret_value() == "k0"
+
+
+def test_a_missing_setting_is_named() -> None:
+    with pytest.raises(SettingsError, match="DATABASE_URL: is not set\nHAULIER_ADMIN_TOKEN: is"):
+        read_settings().required("database_url", "admin_token")
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError):
+        Settings().stage_tries = 3
