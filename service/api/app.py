@@ -1,0 +1,99 @@
+"""The application: which path is which endpoint, and what holds for all of them."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from anyio import CapacityLimiter
+from fastapi import APIRouter, FastAPI, Security
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from config.settings import Settings, SettingsError
+from service.api import health, jobs, operating, problems, results, retrying, submitting
+from service.api.access_log import AccessLog
+from service.api.auth import Tokens, authenticated
+from service.api.openapi import problem
+from service.api.services import Services
+from service.blobs import STORAGE_ERRORS, Blobs
+from service.errors import BadInput
+from service.store import engine
+from service.store.heartbeats import VERSION
+
+CONNECTIONS = 10
+INTAKES = 8
+"""Bodies that are worked on at the same time."""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The API around a database and a blob storage. Raises SettingsError."""
+    settings.required("database_url", "admin_token")
+    if settings.admin_token is None or not settings.admin_token.get_secret_value().strip():
+        raise SettingsError("HAULIER_ADMIN_TOKEN: is empty")
+    connections = engine.create(settings.database_url or "", pool_size=CONNECTIONS)
+    blobs = _blobs(settings)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.services = Services(
+            settings=settings,
+            db=engine.database(connections),
+            blobs=blobs,
+            tokens=Tokens(settings),
+            intake=CapacityLimiter(INTAKES),
+        )
+        yield
+        connections.dispose()
+
+    app = FastAPI(
+        title="Haulier",
+        summary="A durable job queue for batch inference on Together AI.",
+        version=VERSION,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        # Served below, behind the token; its pages would load scripts from elsewhere.
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        exception_handlers={
+            problems.HttpProblem: problems.on_problem,
+            BadInput: problems.on_bad_input,
+            HTTPException: problems.on_http_exception,
+            RequestValidationError: problems.on_bad_parameters,
+        },
+    )
+    app.include_router(_closed())
+    app.include_router(health.router)
+    app.add_middleware(AccessLog)
+    return app
+
+
+def _closed() -> APIRouter:
+    """Everything below /v1: no endpoint in here can be had without a token."""
+    v1 = APIRouter(
+        prefix="/v1",
+        dependencies=[Security(authenticated)],
+        responses={
+            401: problem("No valid token"),
+            422: problem("What was sent is wrong"),
+            503: problem("Postgres or blob storage is away; try again"),
+        },
+    )
+    for part in (submitting, jobs, results, retrying, operating):
+        v1.include_router(part.router)
+
+    @v1.get("/openapi.json", include_in_schema=False)
+    async def show_openapi(request: Request) -> dict[str, Any]:
+        app = request.app
+        assert isinstance(app, FastAPI)
+        return app.openapi()
+
+    return v1
+
+
+def _blobs(settings: Settings) -> Blobs:
+    try:
+        return Blobs(settings.blobs)
+    except (OSError, ValueError, *STORAGE_ERRORS) as error:
+        raise SettingsError(f"HAULIER_BLOB_URL: {settings.blobs} cannot be used: {error}") from None

@@ -1,0 +1,52 @@
+"""Request bodies: read in blocks, within bounds, from clients that may be slow or vanish."""
+
+from collections.abc import AsyncIterator
+
+from anyio import fail_after
+from starlette.requests import ClientDisconnect, Request
+
+from service.api.problems import BROKEN_BODY, SLOW_BODY, UNSUPPORTED, HttpProblem
+
+BLOCK = 1 << 20
+PATIENCE = 60.0
+"""Seconds that a client may be silent in the middle of a body."""
+
+
+async def blocks(request: Request) -> AsyncIterator[bytes]:
+    """The body in blocks of about a megabyte. Raises HttpProblem if it does not arrive whole."""
+    coding = request.headers.get("content-encoding", "identity")
+    if coding.lower() != "identity":
+        raise HttpProblem(UNSUPPORTED, f"content-encoding {coding!r}: send the body as it is")
+    held = bytearray()
+    arriving = request.stream()
+    while (piece := await _next(arriving)) is not None:
+        held += piece
+        if len(held) >= BLOCK:
+            yield bytes(held)
+            held.clear()
+    if held:
+        yield bytes(held)
+
+
+async def _next(arriving: AsyncIterator[bytes]) -> bytes | None:
+    try:
+        with fail_after(PATIENCE):
+            return await anext(arriving, None)
+    except TimeoutError:
+        raise HttpProblem(
+            SLOW_BODY,
+            f"nothing came for {PATIENCE:.0f} seconds",
+            headers={"Connection": "close"},
+        ) from None
+    except ClientDisconnect:
+        raise HttpProblem(BROKEN_BODY, "the connection ended in the middle of the body") from None
+
+
+async def at_most(request: Request, limit: int) -> bytes:
+    """The whole body; where it is longer than `limit`, at least one byte more than that."""
+    data = bytearray()
+    async for block in blocks(request):
+        data += block
+        if len(data) > limit:
+            break
+    return bytes(data)

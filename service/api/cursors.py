@@ -1,0 +1,55 @@
+"""Where a page of a list ended, as an opaque string."""
+
+import base64
+import binascii
+from datetime import datetime
+from typing import Annotated, Any, TypeVar
+from uuid import UUID
+
+import msgspec
+
+from service.api.problems import invalid
+
+_Instant = Annotated[datetime, msgspec.Meta(tz=True)]
+_Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
+class AfterJob(msgspec.Struct, frozen=True, array_like=True, tag="job", forbid_unknown_fields=True):
+    created_at: _Instant
+    id: UUID
+
+
+class AfterBatch(
+    msgspec.Struct, frozen=True, array_like=True, tag="batch", forbid_unknown_fields=True
+):
+    shard: _Number
+    created_at: _Instant
+    id: UUID
+
+
+class AfterEvent(
+    msgspec.Struct, frozen=True, array_like=True, tag="event", forbid_unknown_fields=True
+):
+    id: _Number
+
+
+class AfterFailure(
+    msgspec.Struct, frozen=True, array_like=True, tag="failure", forbid_unknown_fields=True
+):
+    ordinal: _Number
+
+
+C = TypeVar("C", AfterJob, AfterBatch, AfterEvent, AfterFailure)
+
+
+def written(cursor: Any) -> str:
+    return base64.urlsafe_b64encode(msgspec.json.encode(cursor)).decode().rstrip("=")
+
+
+def read(text: str, kind: type[C]) -> C:
+    """Raises HttpProblem (422) for a cursor that this list never gave."""
+    try:
+        data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        return msgspec.json.decode(data, type=kind)
+    except (ValueError, binascii.Error, msgspec.DecodeError):
+        raise invalid("query cursor: use a `next_cursor` of this same list, unchanged") from None

@@ -1,0 +1,130 @@
+"""Looking at jobs, and cancelling them."""
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, TypeVar
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.api import cursors
+from service.api.auth import CalledBy
+from service.api.problems import ALREADY_ENDED, NOT_FOUND, HttpProblem
+from service.api.schemas import BatchView, EventView, FailureView, JobView, Page, View
+from service.api.services import Uses
+from service.errors import Conflict
+from service.models import Job
+from service.states import JobState
+from service.store import jobs as store
+from service.store.cancel import cancel
+
+router = APIRouter()
+
+Row = TypeVar("Row")
+V = TypeVar("V", bound=View)
+
+
+class PageQuery(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    limit: int = Field(default=50, ge=1, le=1000)
+    cursor: str | None = Field(default=None, description="`next_cursor` of the page before")
+
+
+class JobsQuery(PageQuery):
+    state: list[JobState] = Field(default=[], description="may be given more than once")
+
+
+def visible_job(job_id: str, services: Uses, caller: CalledBy) -> Job:
+    """The job in the path. Another producer's does not exist, like one whose id is no UUID."""
+    try:
+        job = store.job(services.db, UUID(job_id), caller.sees)
+    except ValueError:
+        job = None
+    if job is None:
+        raise HttpProblem(NOT_FOUND, "there is no such job")
+    return job
+
+
+def _page(
+    found: Sequence[Row], limit: int, view: Callable[[Row], V], cursor: Callable[[Row], Any]
+) -> Page[V]:
+    """A page of rows that were asked for with one more than `limit`, to know whether it is last."""
+    rows = found[:limit]
+    more = len(found) > limit
+    return Page(
+        data=[view(row) for row in rows],
+        next_cursor=cursors.written(cursor(rows[-1])) if more else None,
+    )
+
+
+VisibleJob = Annotated[Job, Depends(visible_job)]
+Asked = Annotated[PageQuery, Query()]
+
+
+@router.get("/jobs")
+def list_jobs(
+    services: Uses, caller: CalledBy, asked: Annotated[JobsQuery, Query()]
+) -> Page[JobView]:
+    """Jobs, newest first."""
+    after = cursors.read(asked.cursor, cursors.AfterJob) if asked.cursor else None
+    found = store.jobs(
+        services.db,
+        producer=caller.sees,
+        states=asked.state,
+        before=(after.created_at, after.id) if after else None,
+        limit=asked.limit + 1,
+    )
+    return _page(
+        found, asked.limit, JobView.of, lambda row: cursors.AfterJob(row.created_at, row.id)
+    )
+
+
+@router.get("/jobs/{job_id}")
+def show_job(job: VisibleJob) -> JobView:
+    """One job."""
+    return JobView.of(job)
+
+
+@router.get("/jobs/{job_id}/batches")
+def list_batches(job: VisibleJob, services: Uses, asked: Asked) -> Page[BatchView]:
+    """The provider batches of a job, by shard, oldest first."""
+    after = cursors.read(asked.cursor, cursors.AfterBatch) if asked.cursor else None
+    found = store.batches(
+        services.db,
+        job.id,
+        after=(after.shard, after.created_at, after.id) if after else None,
+        limit=asked.limit + 1,
+    )
+    return _page(
+        found,
+        asked.limit,
+        BatchView.of,
+        lambda row: cursors.AfterBatch(row.shard, row.created_at, row.id),
+    )
+
+
+@router.get("/jobs/{job_id}/events")
+def list_events(job: VisibleJob, services: Uses, asked: Asked) -> Page[EventView]:
+    """What happened to a job and its batches, in order."""
+    after = cursors.read(asked.cursor, cursors.AfterEvent).id if asked.cursor else 0
+    found = store.events(services.db, job.id, after=after, limit=asked.limit + 1)
+    return _page(found, asked.limit, EventView.of, lambda row: cursors.AfterEvent(row.id))
+
+
+@router.get("/jobs/{job_id}/failures")
+def list_failures(job: VisibleJob, services: Uses, asked: Asked) -> Page[FailureView]:
+    """The requests that failed for good, in input order."""
+    after = cursors.read(asked.cursor, cursors.AfterFailure).ordinal if asked.cursor else -1
+    found = store.failures(services.db, job.id, after=after, limit=asked.limit + 1)
+    return _page(found, asked.limit, FailureView.of, lambda row: cursors.AfterFailure(row.ordinal))
+
+
+@router.post("/jobs/{job_id}/cancel", status_code=202)
+def cancel_job(job: VisibleJob, services: Uses, caller: CalledBy) -> JobView:
+    """Ask for a job to be cancelled; asking again changes nothing."""
+    try:
+        cancel(services.db, job.id)
+    except Conflict as error:
+        raise HttpProblem(ALREADY_ENDED, str(error)) from None
+    return JobView.of(visible_job(str(job.id), services, caller))

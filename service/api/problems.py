@@ -1,0 +1,163 @@
+"""What the API says when it does not do what it was asked: problem documents (RFC 9457).
+
+A kind is stable: clients may tell errors apart by `type`. `detail` is for people and may change.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.blobs import STORAGE_ERRORS
+from service.errors import MOST_PROBLEMS, BadInput, Problem
+from service.store.engine import is_unavailable, lacks_schema
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER = {"Retry-After": "5"}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One sort of problem: the end of its `type`, its status, its title."""
+
+    slug: str
+    status: int
+    title: str
+
+    @property
+    def type(self) -> str:
+        return f"urn:haulier:problem:{self.slug}"
+
+
+UNAUTHORIZED = Kind("unauthorized", 401, "A valid bearer token is needed")
+NOT_FOUND = Kind("not-found", 404, "There is nothing here")
+WRONG_METHOD = Kind("method-not-allowed", 405, "The path does not take this method")
+BROKEN_BODY = Kind("broken-body", 400, "The request's body did not arrive whole")
+SLOW_BODY = Kind("slow-body", 408, "The request's body stopped arriving")
+NOT_FINISHED = Kind("not-finished", 409, "The job has not finished")
+NO_RESULTS = Kind("no-results", 409, "The job has no results")
+ALREADY_ENDED = Kind("already-ended", 409, "The job has ended")
+NOT_RETRYABLE = Kind("not-retryable", 409, "The job cannot be retried")
+KEY_REUSED = Kind("idempotency-key-reused", 409, "The idempotency key stands for another job")
+TOO_LARGE = Kind("too-large", 413, "The request is too large")
+UNSUPPORTED = Kind("unsupported-media-type", 415, "The body's type is not taken here")
+BAD_RANGE = Kind("range-not-satisfiable", 416, "The range lies outside the results")
+INVALID = Kind("invalid-input", 422, "What was sent cannot be run")
+INTERNAL = Kind("internal-error", 500, "Something went wrong here")
+NO_DATABASE = Kind("database-unavailable", 503, "Postgres cannot be reached")
+NOT_MIGRATED = Kind("database-not-migrated", 503, "The database has another schema")
+NO_STORAGE = Kind("storage-unavailable", 503, "Blob storage does not work")
+
+
+class HttpProblem(Exception):
+    """Ends a request with a problem document; `extras` are further members of it."""
+
+    def __init__(
+        self, kind: Kind, detail: str, *, headers: Mapping[str, str] | None = None, **extras: Any
+    ) -> None:
+        super().__init__(detail)
+        self.kind = kind
+        self.detail = detail
+        self.headers = headers
+        self.extras = extras
+
+    def response(self) -> Response:
+        return Response(
+            document(self.kind, self.detail, **self.extras),
+            status_code=self.kind.status,
+            media_type=MEDIA_TYPE,
+            headers=self.headers,
+        )
+
+
+def document(kind: Kind, detail: str, **extras: Any) -> bytes:
+    """The problem document itself."""
+    return msgspec.json.encode(
+        {
+            "type": kind.type,
+            "title": kind.title,
+            "status": kind.status,
+            "detail": detail,
+            **extras,
+        }
+    )
+
+
+def invalid(message: str) -> HttpProblem:
+    """One thing is wrong with the request, and it is not in a line."""
+    return bad_input(BadInput([Problem(message)]))
+
+
+def bad_input(error: BadInput) -> HttpProblem:
+    """The problems with their lines, and how many more there are."""
+    return HttpProblem(
+        TOO_LARGE if error.too_large else INVALID,
+        _summary(error),
+        problems=[{"line": found.line, "message": found.message} for found in error.problems],
+        more=error.more,
+    )
+
+
+def _summary(error: BadInput) -> str:
+    count = len(error.problems) + error.more
+    first = str(error.problems[0])
+    return first if count == 1 else f"{first}; and {count - 1:,} more problems"
+
+
+def unforeseen(error: Exception) -> HttpProblem:
+    """What to say about an error that no endpoint expected. Tells nothing of the inside."""
+    if is_unavailable(error):
+        return HttpProblem(NO_DATABASE, "Postgres does not answer; try again", headers=RETRY_AFTER)
+    if lacks_schema(error):
+        return HttpProblem(
+            NOT_MIGRATED, "run `haulier migrate`, then try again", headers=RETRY_AFTER
+        )
+    if isinstance(error, (OSError, *STORAGE_ERRORS)):
+        return HttpProblem(
+            NO_STORAGE, "blob storage could not be read or written; try again", headers=RETRY_AFTER
+        )
+    return HttpProblem(INTERNAL, "the request failed; the service's log says why")
+
+
+async def on_problem(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HttpProblem)
+    return error.response()
+
+
+async def on_bad_input(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, BadInput)
+    return bad_input(error).response()
+
+
+async def on_http_exception(_request: Request, error: Exception) -> Response:
+    """The router's own errors: 404 and 405."""
+    assert isinstance(error, HTTPException)
+    detail = str(error.detail)
+    match error.status_code:
+        case 404:
+            kind, detail = NOT_FOUND, "nothing is served at this path"
+        case 405:
+            kind, detail = WRONG_METHOD, "see the Allow header"
+        case status:
+            phrase = HTTPStatus(status).phrase
+            kind = Kind(phrase.lower().replace(" ", "-"), status, phrase)
+    return HttpProblem(kind, detail, headers=error.headers).response()
+
+
+async def on_bad_parameters(_request: Request, error: Exception) -> Response:
+    """Query parameters that FastAPI refused."""
+    assert isinstance(error, RequestValidationError)
+    found = [
+        Problem(f"{' '.join(map(str, one['loc']))}: {_WORDS.get(one['type'], one['msg'])}")
+        for one in error.errors()[:MOST_PROBLEMS]
+    ]
+    return bad_input(BadInput(found)).response()
+
+
+_WORDS = {"extra_forbidden": "there is no such parameter"}

@@ -1,0 +1,103 @@
+"""GET …/results: JSONL in input order, whole, in part, or a range of it."""
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from service import results
+from service.api import ranges
+from service.api.jobs import VisibleJob
+from service.api.openapi import problem
+from service.api.problems import BAD_RANGE, NO_RESULTS, NOT_FINISHED, HttpProblem
+from service.api.services import Services, Uses
+from service.models import Job
+from service.states import JobState
+from service.store import jobs as store
+from service.store.claim import final_lines
+
+router = APIRouter()
+
+MEDIA_TYPE = "application/x-ndjson"
+_LINES = {MEDIA_TYPE: {"schema": {"type": "string"}}}
+
+
+class ResultsQuery(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    partial: bool = Field(default=False, description="what is final so far, before the end")
+
+
+@router.get(
+    "/jobs/{job_id}/results",
+    response_class=StreamingResponse,
+    responses={
+        200: {"description": "JSONL, one line for each request", "content": _LINES},
+        206: {"description": "A range of it", "content": _LINES},
+        304: {"description": "Not changed since"},
+        409: problem("Not finished, or never to be"),
+        416: problem("The range lies outside the results"),
+    },
+)
+def show_results(
+    job: VisibleJob,
+    services: Uses,
+    request: Request,
+    asked: Annotated[ResultsQuery, Query()],
+) -> Response:
+    """The result lines in input order. Whole results have an ETag and can be had in ranges."""
+    if asked.partial and job.state in {JobState.ACCEPTED, JobState.RUNNING}:
+        lines = final_lines(services.db, job.id)
+        return _streamed(
+            results.stream_partial(services.blobs, lines), headers={"Cache-Control": "no-store"}
+        )
+    if job.generation:
+        return _whole(job, services, request)
+    if job.state in {JobState.REJECTED, JobState.FAILED}:
+        raise HttpProblem(NO_RESULTS, f"the job is {job.state}: {job.error}", state=job.state)
+    raise HttpProblem(
+        NOT_FINISHED,
+        f"{job.pending:,} of {job.total:,} requests are pending; ask again later,"
+        " or for ?partial=true",
+        headers={"Retry-After": "30"},
+        state=job.state,
+    )
+
+
+def _whole(job: Job, services: Services, request: Request) -> Response:
+    etag = f'"{job.id}-{job.generation}"'
+    headers = {"ETag": etag, "Accept-Ranges": "bytes", "Cache-Control": "private, no-cache"}
+    if ranges.names(request.headers.get("if-none-match"), etag):
+        return Response(status_code=304, headers=headers)
+    segments = store.segments(services.db, job.id, job.generation)
+    total = sum(segment.bytes for segment in segments)
+    wanted = request.headers.get("range")
+    if request.headers.get("if-range", etag) != etag:
+        wanted = None
+    try:
+        span = ranges.requested(wanted, total)
+    except ranges.Unsatisfiable:
+        raise HttpProblem(
+            BAD_RANGE,
+            f"the results have {total:,} bytes",
+            headers={**headers, "Content-Range": f"bytes */{total}"},
+        ) from None
+    if span is None:
+        headers["Content-Length"] = str(total)
+        return _streamed(results.stream(services.blobs, segments), headers=headers)
+    headers["Content-Length"] = str(span.stop - span.start)
+    headers["Content-Range"] = f"bytes {span.start}-{span.stop - 1}/{total}"
+    blocks = results.stream(services.blobs, segments, start=span.start, stop=span.stop)
+    return _streamed(blocks, status=206, headers=headers)
+
+
+def _streamed(blocks: Iterator[bytes], *, status: int = 200, headers: dict[str, str]) -> Response:
+    # Storage that does not work should be found while there still is a status to say so with.
+    first = next(blocks, b"")
+    return StreamingResponse(
+        chain([first], blocks), status_code=status, media_type=MEDIA_TYPE, headers=headers
+    )

@@ -1,0 +1,72 @@
+"""Running a job's dead letters again."""
+
+from uuid import uuid4
+
+import msgspec
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.api.auth import CalledBy
+from service.api.jobs import VisibleJob, visible_job
+from service.api.problems import INVALID, NOT_RETRYABLE, HttpProblem
+from service.api.schemas import JobView
+from service.api.services import Uses
+from service.blobs import Blobs
+from service.crashpoints import CrashPoint, reached
+from service.errors import MOST_PROBLEMS, Conflict
+from service.store.revive import Graveyard, Revival, graveyards, revive
+
+router = APIRouter()
+
+
+class Retry(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    custom_ids: list[str] | None = Field(
+        default=None, description="which failed requests to run again; all if left out"
+    )
+
+
+@router.post("/jobs/{job_id}/retry", status_code=202)
+def retry_job(
+    job: VisibleJob, services: Uses, caller: CalledBy, asked: Retry | None = None
+) -> JobView:
+    """Run failed requests of a finished job again, with a new budget of attempts.
+
+    Permanent failures too. The present results stay readable until new ones take their place.
+    """
+    chosen = asked.custom_ids if asked is not None else None
+    found, names = graveyards(services.db, job.id, chosen)
+    unknown = [custom_id for custom_id in chosen or () if custom_id not in names]
+    if unknown:
+        raise HttpProblem(
+            INVALID,
+            f"{len(unknown)} of the custom_ids are no failed requests of this job",
+            custom_ids=unknown[:MOST_PROBLEMS],
+        )
+    if not found:
+        raise HttpProblem(NOT_RETRYABLE, "the job has no failed requests", state=job.state)
+    revivals = [_revival(services.blobs, f"jobs/{job.id}/{uuid4()}", each) for each in found]
+    reached(CrashPoint.RETRY_WRITTEN)
+    try:
+        revive(services.db, job.id, revivals)
+    except Conflict as error:
+        raise HttpProblem(NOT_RETRYABLE, str(error)) from None
+    return JobView.of(visible_job(str(job.id), services, caller))
+
+
+def _revival(blobs: Blobs, prefix: str, graveyard: Graveyard) -> Revival:
+    """A manifest for the dead letters of one batch, with all attempts before them again."""
+    entries = [
+        msgspec.structs.replace(entry, attempts=0, lost=0)
+        for entry in blobs.get_manifest(graveyard.manifest_blob)
+        if entry.ordinal in graveyard.ordinals
+    ]
+    name = f"{prefix}/{graveyard.batch_id}.manifest"
+    blobs.put_manifest(name, entries)
+    return Revival(
+        batch_id=graveyard.batch_id,
+        manifest_blob=name,
+        ordinals=frozenset(entry.ordinal for entry in entries),
+        bytes=sum(entry.length for entry in entries),
+    )

@@ -1,0 +1,186 @@
+"""What the API shows, field by field. The OpenAPI document is made from it."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Generic, Literal, Self, TypeVar
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.models import Batch, DeadLetter, Event, Job
+from service.states import BatchState, JobState
+
+
+class View(BaseModel):
+    model_config = ConfigDict(frozen=True, from_attributes=True)
+
+
+V = TypeVar("V", bound=View)
+
+
+class Page(View, Generic[V]):
+    """A page of a list; `next_cursor` is null on the last one."""
+
+    data: Sequence[V]
+    next_cursor: str | None = None
+
+
+class UsageView(View):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class ProblemView(View):
+    """One thing that is wrong; `line` counts from 1, null for the spec itself."""
+
+    line: int | None
+    message: str
+
+
+class JobView(View):
+    id: UUID
+    state: JobState
+    endpoint: str
+    account: str
+    producer: str
+    total: int = Field(description="always succeeded + failed + pending")
+    succeeded: int
+    failed: int = Field(description="requests that failed for good: dead letters")
+    pending: int
+    attempts: int = Field(description="provider batches' tries of all requests together")
+    usage: UsageView
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    error: str | None = Field(description="why the job is rejected or failed")
+    metadata: dict[str, Any]
+    priority: int
+    max_attempts: int
+    input: str | None
+    idempotency_key: str | None
+    problems: Sequence[ProblemView] | None = Field(description="of a rejected job, up to 100")
+    cancel_requested_at: datetime | None
+    results_generation: int = Field(description="0 until there are results")
+    parked_at: datetime | None = Field(description="set where only an operator can help")
+    last_error: str | None = Field(description="the last trouble on our side of the work")
+
+    @classmethod
+    def of(cls, job: Job) -> Self:
+        fields = {name: getattr(job, name) for name in cls.model_fields if hasattr(job, name)}
+        return cls.model_validate(
+            {
+                **fields,
+                "usage": UsageView.model_validate(job),
+                # On the row, `metadata` is SQLAlchemy's own.
+                "metadata": job.labels,
+                "results_generation": job.generation,
+            }
+        )
+
+
+class BatchView(View):
+    """A provider batch: the requests of one shard in one attempt."""
+
+    id: UUID
+    parent_id: UUID | None
+    state: BatchState
+    shard: int
+    attempt: int
+    account: str
+    priority: int
+    model: str
+    bytes: int
+    requests: int
+    succeeded: int
+    dead: int
+    carried: int = Field(description="requests that went on into a retry batch")
+    input_file_id: str | None
+    provider_batch_id: str | None
+    provider_status: str | None
+    provider_error: str | None
+    progress: float | None = Field(description="percent, as Together tells it")
+    output_file_id: str | None
+    error_file_id: str | None
+    oddities: dict[str, Any] | None
+    tries: int
+    failures: int
+    last_error: str | None
+    not_before: datetime
+    parked_at: datetime | None
+    created_at: datetime
+    submitted_at: datetime | None
+    finished_at: datetime | None
+
+    @classmethod
+    def of(cls, batch: Batch) -> Self:
+        return cls.model_validate(batch)
+
+
+class EventView(View):
+    id: int
+    at: datetime
+    batch_id: UUID | None
+    source: str | None
+    target: str
+    detail: dict[str, Any]
+
+    @classmethod
+    def of(cls, event: Event) -> Self:
+        return cls.model_validate(event)
+
+
+class FailureView(View):
+    """A dead letter: a request that failed for good."""
+
+    custom_id: str
+    code: str
+    message: str
+    attempts: int
+
+    @classmethod
+    def of(cls, failure: DeadLetter) -> Self:
+        return cls.model_validate(failure)
+
+
+class AccountView(View):
+    name: str
+    state: Literal["open", "paused"]
+    configured: bool = Field(description="whether this process has a key for it")
+    paused_until: datetime | None
+    reason: str | None
+
+
+class ProcessView(View):
+    id: str
+    host: str
+    pid: int
+    version: str
+    queues: Sequence[str]
+    slots: int
+    started_at: datetime
+    seen_at: datetime
+    age_seconds: float = Field(description="since its last heartbeat, on the database's clock")
+
+
+class StatusView(View):
+    version: str
+    workers: Sequence[ProcessView]
+    schedulers: Sequence[ProcessView]
+    inboxes: Sequence[ProcessView]
+    open_batches: dict[BatchState, int]
+
+
+class ProblemDocument(View):
+    """RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    problems: Sequence[ProblemView] | None = None
+    more: int | None = Field(default=None, description="problems beyond the first 100")
+
+
+class HealthView(View):
+    status: Literal["ok"] = "ok"

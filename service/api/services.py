@@ -1,0 +1,32 @@
+"""What the endpoints work with."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from anyio import CapacityLimiter
+from fastapi import Depends
+from starlette.requests import Request
+
+from config.settings import Settings
+from service.api.auth import Tokens
+from service.blobs import Blobs
+from service.store.engine import Database
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    settings: Settings
+    db: Database
+    blobs: Blobs
+    tokens: Tokens
+    intake: CapacityLimiter
+    """Threads that take requests in; they must not use up those of the small calls."""
+
+
+async def _services(request: Request) -> Services:
+    services = request.app.state.services
+    assert isinstance(services, Services)
+    return services
+
+
+Uses = Annotated[Services, Depends(_services)]

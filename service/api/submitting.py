@@ -1,0 +1,184 @@
+"""POST /v1/jobs: a batch spec as JSON, or its requests as JSONL."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, TypeVar
+from uuid import UUID, uuid4
+
+import anyio.to_thread
+import msgspec
+import structlog
+from fastapi import APIRouter
+from starlette.datastructures import QueryParams
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.api import body
+from service.api.auth import CalledBy
+from service.api.openapi import SUBMIT
+from service.api.problems import KEY_REUSED, UNSUPPORTED, HttpProblem, invalid
+from service.api.schemas import JobView
+from service.api.services import Services, Uses
+from service.crashpoints import CrashPoint, reached
+from service.errors import BadInput, Conflict, Problem
+from service.intake import Intake, Taken, take_in
+from service.lines import LineSplitter
+from service.models import Job
+from service.spec import SPEC_BYTES, Rules, Spec, envelope_problems, read_spec
+from service.store import jobs
+from service.store.engine import Database
+from service.store.submit import Submission, submit
+
+log = structlog.get_logger()
+
+JSONL_TYPES = frozenset({"application/x-ndjson", "application/jsonl", "application/jsonlines"})
+NUMBERS = frozenset({"max_attempts", "priority"})
+DOCUMENTS = frozenset({"metadata", "notify"})
+PARAMETERS = frozenset({"endpoint", "account", "idempotency_key"}) | NUMBERS | DOCUMENTS
+
+T = TypeVar("T")
+
+router = APIRouter()
+
+
+@router.post("/jobs", status_code=201, response_model=JobView, openapi_extra=SUBMIT)
+async def submit_job(request: Request, services: Uses, caller: CalledBy) -> Response:
+    """Submit a job: a batch spec as JSON, or its requests as JSONL with the rest in the query."""
+    job_id = uuid4()
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type == "application/json":
+        spec, taken = await _take_spec(request, services, caller.rules, _prefix(job_id))
+    elif media_type in JSONL_TYPES:
+        spec, taken = await _take_lines(request, services, caller.rules, _prefix(job_id))
+    else:
+        raise HttpProblem(
+            UNSUPPORTED,
+            f"content-type {media_type!r}: send application/json or application/x-ndjson",
+            headers={"Accept-Post": "application/json, application/x-ndjson"},
+        )
+    submission = Submission(id=job_id, producer=caller.producer, spec=spec, taken=taken)
+    job, new = await _in_thread(services, partial(_store, services.db, submission))
+    structlog.contextvars.bind_contextvars(job=str(job.id))
+    log.info("submission_accepted" if new else "submission_known", total=job.total)
+    return Response(
+        JobView.of(job).model_dump_json(),
+        status_code=201 if new else 200,
+        media_type="application/json",
+        headers={"Location": f"/v1/jobs/{job.id}"},
+    )
+
+
+def _prefix(job_id: UUID) -> str:
+    return f"jobs/{job_id}/{uuid4()}"
+
+
+async def _in_thread(services: Services, work: Callable[[], T]) -> T:
+    return await anyio.to_thread.run_sync(work, limiter=services.intake)
+
+
+async def _take_spec(
+    request: Request, services: Services, rules: Rules, prefix: str
+) -> tuple[Spec, Taken | None]:
+    """A spec in JSON, with its requests or its `input`."""
+    if request.query_params:
+        raise invalid("a JSON spec takes no query parameters: everything stands in the body")
+    key = request.headers.get("idempotency-key")
+    data = await body.at_most(request, SPEC_BYTES)
+
+    def take() -> tuple[Spec, Taken | None]:
+        spec = _keyed(read_spec(data, rules), key)
+        return spec, take_in(spec, services.blobs, prefix, services.settings)
+
+    return await _in_thread(services, take)
+
+
+async def _take_lines(
+    request: Request, services: Services, rules: Rules, prefix: str
+) -> tuple[Spec, Taken]:
+    """The request lines, in constant memory: each block is done with before the next is read."""
+    spec = _keyed(_spec_of(request.query_params, rules), request.headers.get("idempotency-key"))
+    splitter = LineSplitter()
+    with Intake(
+        services.blobs,
+        prefix,
+        spec.endpoint,
+        shard_requests=services.settings.shard_requests,
+        shard_bytes=services.settings.shard_bytes,
+        hashed=spec.idempotency_key is not None,
+    ) as intake:
+
+        def add(lines: list[bytes]) -> None:
+            for line in lines:
+                intake.add(line)
+
+        async for block in body.blocks(request):
+            await _in_thread(services, partial(add, splitter.feed(block)))
+        add(splitter.end())
+        return spec, await _in_thread(services, intake.finish)
+
+
+def _spec_of(query: QueryParams, rules: Rules) -> Spec:
+    """The fields of a spec from query parameters. Raises BadInput."""
+    problems = [
+        Problem(f"query {name}: there is no such parameter; use {', '.join(sorted(PARAMETERS))}")
+        for name in sorted(set(query) - PARAMETERS)
+    ]
+    problems += [
+        Problem(f"query {name}: is given more than once")
+        for name in sorted(PARAMETERS)
+        if len(query.getlist(name)) > 1
+    ]
+    if "endpoint" not in query:
+        problems.append(Problem("query endpoint: is missing"))
+    if problems:
+        raise BadInput(problems)
+    spec = _converted({name: _value(name, text) for name, text in query.items()})
+    problems = envelope_problems(spec, rules)
+    if problems:
+        raise BadInput(problems)
+    return spec
+
+
+def _value(name: str, text: str) -> Any:
+    try:
+        if name in NUMBERS:
+            return int(text)
+        if name in DOCUMENTS:
+            return msgspec.json.decode(text)
+    except (ValueError, RecursionError):
+        what = "a whole number" if name in NUMBERS else "JSON"
+        raise invalid(f"query {name}: is not {what}") from None
+    return text
+
+
+def _converted(fields: Mapping[str, Any]) -> Spec:
+    try:
+        return msgspec.convert(fields, Spec)
+    except msgspec.ValidationError as error:
+        raise BadInput([Problem(f"the query is not valid: {error}")]) from None
+
+
+def _keyed(spec: Spec, header: str | None) -> Spec:
+    """The spec with the key of the `Idempotency-Key` header. Raises BadInput."""
+    if header is None:
+        return spec
+    try:
+        # Held to the same rule as the field.
+        msgspec.convert({"endpoint": "", "idempotency_key": header}, Spec)
+    except msgspec.ValidationError as error:
+        raise invalid(f"header Idempotency-Key: {error}") from None
+    if spec.idempotency_key not in {None, header}:
+        raise invalid("header Idempotency-Key and `idempotency_key` differ; give one of them")
+    return msgspec.structs.replace(spec, idempotency_key=header)
+
+
+def _store(db: Database, submission: Submission) -> tuple[Job, bool]:
+    """The job that stands for the submission, and whether it is new."""
+    try:
+        stored = submit(db, [submission])[0]
+    except Conflict as error:
+        raise HttpProblem(KEY_REUSED, str(error)) from None
+    reached(CrashPoint.ACCEPT_STORED)
+    job = jobs.job(db, stored.id, submission.producer)
+    assert job is not None
+    return job, stored.new

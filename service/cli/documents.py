@@ -1,0 +1,146 @@
+"""What the API's answers look like to a client. Unknown fields are let pass."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+from uuid import UUID
+
+import msgspec
+
+T = TypeVar("T")
+
+ENDED = frozenset({"completed", "cancelled", "rejected", "failed"})
+
+
+@dataclass(frozen=True)
+class Document(Generic[T]):
+    """One JSON document: as it came (a single line), and what it says."""
+
+    line: str
+    value: T
+
+
+class Usage(msgspec.Struct, frozen=True):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """One thing that is wrong with an input. `line` is 1-based."""
+
+    message: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        return self.message if self.line is None else f"line {self.line:,}: {self.message}"
+
+
+class Job(msgspec.Struct, frozen=True):
+    id: str
+    state: str
+    endpoint: str
+    account: str
+    producer: str
+    total: int
+    succeeded: int
+    failed: int
+    pending: int
+    attempts: int
+    created_at: datetime
+    usage: Usage = Usage()
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    error: str | None = None
+    metadata: dict[str, Any] = {}
+    priority: int = 0
+    max_attempts: int | None = None
+    idempotency_key: str | None = None
+    problems: list[Problem] | None = None
+    """Of a rejected job."""
+    cancel_requested_at: datetime | None = None
+    parked_at: datetime | None = None
+    """Set where only an operator can help."""
+    last_error: str | None = None
+    """The last trouble on Haulier's side of the work."""
+
+    @property
+    def uuid(self) -> UUID:
+        return UUID(self.id)
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDED
+
+    @property
+    def served(self) -> bool:
+        """Every request has succeeded."""
+        return self.state == "completed" and self.failed == 0
+
+
+class Batch(msgspec.Struct, frozen=True):
+    id: str
+    state: str
+    shard: int
+    attempt: int
+    model: str
+    requests: int
+    succeeded: int = 0
+    dead: int = 0
+    carried: int = 0
+    progress: float | None = None
+    """Of the provider, in percent."""
+    provider_batch_id: str | None = None
+    provider_status: str | None = None
+    last_error: str | None = None
+
+
+class Failure(msgspec.Struct, frozen=True):
+    custom_id: str
+    code: str
+    message: str
+    attempts: int
+
+
+class Account(msgspec.Struct, frozen=True):
+    name: str
+    state: str
+    configured: bool
+    """Whether the API's process has a key for it."""
+    paused_until: datetime | None = None
+    reason: str | None = None
+
+
+class Process(msgspec.Struct, frozen=True):
+    """A worker, scheduler or inbox that says it lives."""
+
+    host: str
+    pid: int
+    version: str
+    queues: list[str]
+    slots: int
+    started_at: datetime
+    age_seconds: float
+    """Since its last heartbeat."""
+
+
+class Status(msgspec.Struct, frozen=True):
+    version: str
+    workers: list[Process]
+    schedulers: list[Process]
+    inboxes: list[Process]
+    open_batches: dict[str, int]
+
+
+class ProblemDocument(msgspec.Struct, frozen=True):
+    """RFC 9457."""
+
+    title: str = ""
+    detail: str | None = None
+    problems: list[Problem] | None = None
+    more: int | None = None
+
+
+class Page(msgspec.Struct, frozen=True):
+    data: list[msgspec.Raw]
+    next_cursor: str | None = None

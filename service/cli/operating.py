@@ -1,0 +1,67 @@
+"""What an operator wants to see: the accounts, and which processes live."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from service.cli.documents import Process, Status
+from service.cli.listing import listed
+from service.cli.screen import Column, Screen, length, output
+from service.cli.session import connected
+
+
+def accounts(*, as_json: bool) -> None:
+    """The command: where the work goes, and whether it may."""
+    with connected() as client:
+        listed(
+            client.accounts(),
+            (
+                *(Column("account"), Column("state"), Column("key")),
+                *(Column("paused until"), Column("reason", wrap=True)),
+            ),
+            lambda account: (
+                *(account.name, account.state, "set" if account.configured else "missing"),
+                *(account.paused_until, account.reason),
+            ),
+            as_json=as_json,
+        )
+
+
+def status(*, as_json: bool) -> None:
+    """The command: the processes, and the batches under way."""
+    with connected() as client:
+        document = client.status()
+    screen = output()
+    if as_json:
+        screen.line(document.line)
+        return
+    _processes(screen, document.value)
+    batches = ", ".join(f"{n:,} {state}" for state, n in document.value.open_batches.items() if n)
+    screen.line("")
+    screen.line(f"open batches: {batches or 'none'}")
+
+
+def _processes(screen: Screen, status: Status) -> None:
+    kinds: Sequence[tuple[str, list[Process]]] = (
+        ("worker", status.workers),
+        ("scheduler", status.schedulers),
+        ("inbox", status.inboxes),
+    )
+    for kind, processes in kinds:
+        if not processes:
+            screen.line(f"No {kind} is running: start one with `haulier {kind}`")
+    screen.table(
+        (
+            *(Column("process"), Column("host"), Column("pid"), Column("queues")),
+            *(Column("slots", number=True), Column("version"), Column("started")),
+            *(Column("last seen"),),
+        ),
+        (
+            (
+                *(kind, process.host, str(process.pid), ", ".join(process.queues) or None),
+                *(process.slots or None, process.version, process.started_at),
+                *(f"{length(timedelta(seconds=process.age_seconds))} ago",),
+            )
+            for kind, processes in kinds
+            for process in processes
+        ),
+    )

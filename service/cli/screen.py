@@ -1,0 +1,179 @@
+"""Writing to a person on a terminal, or to whatever else reads the output."""
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import TextIO
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+PAGE = 500
+"""Rows that are laid out at a time."""
+
+WIDE = 100_000
+"""Columns of what is no terminal: nothing is cut off."""
+
+STYLES = {
+    "completed": "green",
+    "settled": "green",
+    "open": "green",
+    "running": "cyan",
+    "created": "cyan",
+    "cancelled": "yellow",
+    "paused": "red",
+    "rejected": "red",
+    "failed": "red",
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table. Numbers stand to the right."""
+
+    title: str
+    number: bool = False
+    wrap: bool = False
+    """May be broken into several lines on a terminal; others keep to one."""
+
+
+class Screen:
+    """A text stream. Colours, and lines that change, only where it is a terminal."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.is_terminal = stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+        self.console = Console(
+            file=stream,
+            force_terminal=self.is_terminal,
+            width=None if self.is_terminal else WIDE,
+            highlight=False,
+            markup=False,
+            emoji=False,
+        )
+
+    def line(self, text: str) -> None:
+        """A line as it is, at once."""
+        self.stream.write(f"{text}\n")
+        self.stream.flush()
+
+    def table(self, columns: Sequence[Column], rows: Iterable[Sequence[object]]) -> None:
+        """Rows below the columns' titles. Words that are a state get its colour.
+
+        Written page by page: there may be very many rows.
+        """
+        left = iter(rows)
+        widths = [cell_len(column.title) for column in columns]
+        titled = True
+        while (page := [tuple(map(_cell, row)) for row in islice(left, PAGE)]) or titled:
+            widths = [
+                max(width, *(row[n].cell_len for row in page), 0) for n, width in enumerate(widths)
+            ]
+            self._print(_page(columns, widths, page, titled=titled))
+            titled = False
+
+    def fields(self, pairs: Iterable[tuple[str, object]]) -> None:
+        """Names and values, one pair a line; those without a value are left out."""
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+        table.add_column(style="dim", no_wrap=True)
+        table.add_column(overflow="fold")
+        for name, value in pairs:
+            if value is not None:
+                table.add_row(name, _cell(value))
+        self._print(table)
+
+    def _print(self, table: Table) -> None:
+        with self.console.capture() as captured:
+            self.console.print(table)
+        text = captured.get()
+        if not self.is_terminal:
+            text = "".join(f"{line.rstrip()}\n" for line in text.splitlines())
+        self.stream.write(text)
+        self.stream.flush()
+
+
+def _page(
+    columns: Sequence[Column],
+    widths: Sequence[int],
+    rows: Sequence[Sequence[Text]],
+    *,
+    titled: bool,
+) -> Table:
+    table = Table(
+        box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", show_header=titled
+    )
+    for column, width in zip(columns, widths, strict=True):
+        table.add_column(
+            column.title,
+            justify="right" if column.number else "left",
+            # An id that is cut is none: where it gets narrow, the last columns give way.
+            min_width=None if column.wrap else width,
+            no_wrap=not column.wrap,
+            overflow="fold" if column.wrap else "ellipsis",
+        )
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _cell(value: object) -> Text:
+    if value is None:
+        return Text("-", style="dim")
+    if isinstance(value, Text):
+        return value
+    if isinstance(value, int):
+        return Text(f"{value:,}")
+    if isinstance(value, datetime):
+        return Text(local(value))
+    return Text(clean(str(value)), style=STYLES.get(str(value), ""))
+
+
+def clean(text: str) -> str:
+    """Text of others in one line, with nothing in it that a terminal would obey."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def local(instant: datetime) -> str:
+    """An instant in the reader's time zone."""
+    return instant.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def length(span: timedelta) -> str:
+    """How long something took, with the precision that one cares for."""
+    seconds = span.total_seconds()
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
+
+
+def age(instant: datetime) -> str:
+    """How long ago, roughly."""
+    seconds = max(0, round((datetime.now(UTC) - instant).total_seconds()))
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
+
+
+def output() -> Screen:
+    """Standard output."""
+    return _screen(sys.stdout)
+
+
+def notes() -> Screen:
+    """Standard error: what is said beside the output."""
+    return _screen(sys.stderr)
+
+
+def _screen(stream: TextIO) -> Screen:
+    if hasattr(stream, "reconfigure"):
+        # Where the locale knows few characters, the others are replaced, not stumbled over.
+        stream.reconfigure(errors="replace")
+    return Screen(stream)

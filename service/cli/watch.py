@@ -1,0 +1,167 @@
+"""Showing how a job goes: a live bar for people, lines for logs, documents for programs."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from uuid import UUID
+
+import typer
+from rich.console import RenderableType
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from service.cli.client import Client, Unavailable
+from service.cli.documents import Batch, Document, Job
+from service.cli.exits import Exit
+from service.cli.follow import follow
+from service.cli.screen import Screen, clean, length, notes, output
+from service.cli.session import connected
+
+BATCHES_EVERY = 2.0
+"""Seconds between two looks at the batches, of which there may be many."""
+
+Show = Callable[[Document[Job] | Unavailable], None]
+
+
+def watch(job_id: UUID, *, as_json: bool) -> None:
+    """The command. Ends with the job, and with a status that says how it ended."""
+    with connected() as client:
+        job = shown(client, job_id, output(), as_json=as_json)
+        if not as_json:
+            conclude(output(), job)
+    raise typer.Exit(Exit.FINE if job.served else Exit.UNSERVED)
+
+
+def shown(client: Client, job_id: UUID, screen: Screen, *, as_json: bool) -> Job:
+    """Show the job on `screen` until it has ended. Raises ApiError."""
+    job = None
+    try:
+        with _display(client, job_id, screen, as_json=as_json) as show:
+            for seen in follow(client, job_id):
+                job = seen.value if isinstance(seen, Document) else job
+                show(seen)
+    except (KeyboardInterrupt, Unavailable):
+        if job is not None:
+            notes().line(f"The job goes on without us. To come back: haulier watch {job_id}")
+        raise
+    assert job is not None
+    return job
+
+
+@contextmanager
+def _display(client: Client, job_id: UUID, screen: Screen, *, as_json: bool) -> Iterator[Show]:
+    if as_json:
+        yield _Changes(lambda document: screen.line(document.line))
+    elif not screen.is_terminal:
+        yield _Changes(lambda document: screen.line(_counts(document.value, with_state=True)))
+    else:
+        with _Bar(screen, client, job_id) as bar:
+            yield bar.show
+
+
+class _Changes:
+    """Tells of a job whenever something about it has changed."""
+
+    def __init__(self, tell: Callable[[Document[Job]], None]) -> None:
+        self._tell = tell
+        self._last = ""
+        self._away = False
+
+    def __call__(self, seen: Document[Job] | Unavailable) -> None:
+        if isinstance(seen, Unavailable):
+            if not self._away:
+                notes().line(f"haulier: {seen}; waiting for it")
+            self._away = True
+        elif seen.line != self._last:
+            self._last = seen.line
+            self._away = False
+            self._tell(seen)
+
+
+class _Bar(Progress):
+    """A bar that changes in place, and below it what the requests and the batches are doing."""
+
+    def __init__(self, screen: Screen, client: Client, job_id: UUID) -> None:
+        self._below = ""  # drawn from the start
+        super().__init__(
+            SpinnerColumn(finished_text=" "),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            console=screen.console,
+        )
+        self._client = client
+        self._job_id = job_id
+        self._batches = Batches()
+        self._looked = 0.0
+        self._task = self.add_task("", total=None)
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """What is drawn at each refresh."""
+        yield from super().get_renderables()
+        yield Text(f"  {self._below}", style="dim")
+
+    def show(self, seen: Document[Job] | Unavailable) -> None:
+        if isinstance(seen, Unavailable):
+            self._below = "the API is away, waiting for it"
+            return
+        job = seen.value
+        if job.ended:
+            self._batches = Batches()
+        elif time.monotonic() - self._looked > BATCHES_EVERY:
+            self._batches = batches_of(self._client, self._job_id)
+            self._looked = time.monotonic()
+        self._below = " · ".join(filter(None, [_counts(job), self._batches.states]))
+        done = job.succeeded + job.failed
+        self.update(
+            self._task,
+            description=job.state,
+            total=job.total or None,
+            completed=min(job.total, done + self._batches.under_way),
+        )
+
+
+@dataclass(frozen=True)
+class Batches:
+    """What the open batches of a job are doing."""
+
+    states: str = ""
+    under_way: float = 0.0
+    """Requests that the provider has done by its own account, and that are not fetched yet."""
+
+
+def batches_of(client: Client, job_id: UUID) -> Batches:
+    """Add the batches up; nothing where the API is away just now."""
+    try:
+        batches = [document.value for document in client.batches(job_id)]
+    except Unavailable:
+        return Batches()
+    under_way = sum(b.requests * (b.progress or 0) / 100 for b in batches if b.state == "created")
+    return Batches(_states(batches), under_way)
+
+
+def _states(batches: list[Batch]) -> str:
+    counts = Counter(batch.state for batch in batches)
+    told = ", ".join(f"{count} {state}" for state, count in counts.items())
+    return told and f"batches: {told}"
+
+
+def _counts(job: Job, *, with_state: bool = False) -> str:
+    counts = f"{job.succeeded:,} of {job.total:,} succeeded, {job.failed:,} failed"
+    return f"{job.state}: {counts}, {job.pending:,} pending" if with_state else counts
+
+
+def conclude(screen: Screen, job: Job) -> None:
+    """What became of the job, and where to go from here."""
+    took = f" in {length(job.finished_at - job.created_at)}" if job.finished_at else ""
+    screen.line(f"{job.state}{took}: {job.succeeded:,} succeeded, {job.failed:,} failed")
+    if job.error:
+        screen.line(clean(job.error))
+    if screen.is_terminal:
+        if job.total:
+            screen.line(f"  haulier results {job.id} --output results.jsonl")
+        if job.failed:
+            screen.line(f"  haulier failures {job.id}")

@@ -1,0 +1,313 @@
+"""The whole pipeline on this machine, against the simulator: `python -m tests.acceptance.demo`.
+
+Starts `haulier up --simulate` in a home of its own, makes Together answer badly in every plain
+way, submits a job, and checks the results against the input and against the simulator's books.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+import msgspec
+
+from service.cli.client import ApiError, Client, Envelope
+from service.cli.documents import Failure, Job
+from service.cli.place import Place, variables_in
+from service.cli.screen import Screen, length, output
+from service.cli.watch import shown
+from service.lines import CHAT
+from service.simulator.books import Books, LineBook
+from tests.eventually import eventually
+from tests.processes import Processes, Running
+from tests.servers import open_directory
+from tests.simulator import Simulator
+
+KEY = "simulated"
+"""The API key that `haulier up --simulate` uses."""
+
+MODEL = "meta-llama/Llama-3.3-70B-Instruct-Turbo"
+SHARD_REQUESTS = 1000
+MAX_ATTEMPTS = 3
+
+SETTINGS = {
+    "HAULIER_SHARD_REQUESTS": str(SHARD_REQUESTS),
+    "HAULIER_POLL_SECONDS": "0.5",
+    "HAULIER_TICK_SECONDS": "0.2",
+    "HAULIER_RETRY_BASE_SECONDS": "0.2",
+    "HAULIER_CREATE_GRACE_SECONDS": "2",
+    "PYTHONUNBUFFERED": "1",
+}
+OTHERS = ("HAULIER_", "TOGETHER_", "DATABASE_URL", "REDIS_URL")
+"""Settings of whoever runs this: the demo is to stand on nothing but itself."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trouble:
+    """What the simulator does to the requests whose custom_id ends so, and what is to come of it.
+
+    `executed`: how often such a request must have run in the end.
+    """
+
+    ending: str
+    words: str
+    rule: dict[str, object]
+    executed: int
+    dead: bool
+
+
+TROUBLES = (
+    Trouble(
+        "13",
+        "refused for good",
+        {
+            "effect": "error",
+            "code": "context_length_exceeded",
+            "message": "This model's maximum context length is 8193 tokens",
+        },
+        executed=1,
+        dead=True,
+    ),
+    Trouble(
+        "66", "failing at every attempt", {"effect": "error"}, executed=MAX_ATTEMPTS, dead=True
+    ),
+    Trouble("27", "failing once", {"effect": "error", "times": 1}, executed=2, dead=False),
+    Trouble("42", "missing once", {"effect": "missing", "times": 1}, executed=2, dead=False),
+)
+
+
+def trouble(custom_id: str) -> Trouble | None:
+    return next((t for t in TROUBLES if custom_id.endswith(t.ending)), None)
+
+
+def custom_ids(requests: int) -> list[str]:
+    return [f"question-{number:06}" for number in range(requests)]
+
+
+def input_lines(ids: list[str]) -> bytes:
+    lines = (
+        {
+            "custom_id": custom_id,
+            "body": {
+                "model": MODEL,
+                "messages": [{"role": "user", "content": f"What is {custom_id} about?"}],
+            },
+        }
+        for custom_id in ids
+    )
+    return b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
+
+
+class ResultLine(msgspec.Struct):
+    """A request's line of results, as far as the demo looks at it."""
+
+    custom_id: str
+    error: dict[str, str] | None = None
+    attempts: int = 1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All there is to check."""
+
+    job: Job
+    results: list[ResultLine]
+    failures: list[Failure]
+    books: Books
+    took: float
+    """Seconds."""
+
+    def book(self, custom_id: str) -> LineBook:
+        nothing = LineBook(executed=0, succeeded=0, failed=0)
+        accounts = list(self.books.accounts.values())
+        return accounts[0].lines.get(custom_id, nothing) if accounts else nothing
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run it all. Gives the exit status: 0, or 1 with what is wrong on the screen."""
+    asked = _arguments(arguments)
+    screen = output()
+    try:
+        with _home(asked.keep) as home:
+            outcome = _played(screen, home, asked.requests, asked.output)
+            if asked.keep:
+                screen.line(f"The instance's data stay in {home}")
+    except KeyboardInterrupt:
+        return 130
+    except (AssertionError, ApiError, OSError) as error:
+        sys.stderr.write(f"demo: {error}\n")
+        return 1
+    problems = check(outcome, custom_ids(asked.requests))
+    _summarize(screen, outcome, asked.output)
+    for problem in problems:
+        screen.line(f"WRONG: {problem}")
+    if not problems:
+        screen.line(
+            "Checked: complete, each request once, in input order, and nothing bought twice."
+        )
+    return 1 if problems else 0
+
+
+def _arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="demo", description="Haulier, all of it, for a minute.")
+    parser.add_argument("--requests", type=int, default=4000)
+    parser.add_argument("--output", type=Path, default=Path("demo-results.jsonl"))
+    parser.add_argument("--keep", action="store_true", help="keep the instance's data and logs")
+    return parser.parse_args(arguments)
+
+
+@contextmanager
+def _home(keep: bool) -> Iterator[Path]:
+    if keep:
+        home = Path(tempfile.mkdtemp(prefix="haulier-demo-"))
+        home.chmod(0o711)  # root's Postgres runs as another user
+        yield home
+    else:
+        with open_directory("demo") as home:
+            yield home
+
+
+def _played(screen: Screen, home: Path, requests: int, target: Path) -> Outcome:
+    started = time.monotonic()
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(OTHERS)}
+    processes = Processes(home, {**environment, **SETTINGS, "HAULIER_HOME": str(home / "data")})
+    try:
+        screen.line("Starting Postgres, Valkey, a simulated Together, and Haulier's processes")
+        up = processes.haulier("up", "--simulate", "--port", "0")
+        eventually(lambda: _is_up(up) or not up.alive, timeout=90)
+        assert up.alive, "`haulier up` ended"
+        left = variables_in(home / "data" / "env")
+        screen.line(f"Haulier is up after {time.monotonic() - started:.1f} s")
+        simulator = Simulator(port=_simulator_port(up), data=home)
+        _make_trouble(screen, simulator, requests)
+        place = Place(left["HAULIER_URL"], left["HAULIER_TOKEN"], "haulier up")
+        with Client(place) as client:
+            job = _submitted(screen, client, requests)
+            seen = shown(client, job, screen, as_json=False)
+            _save(client, job, target)
+            return Outcome(
+                job=seen,
+                results=_read(target),
+                failures=[document.value for document in client.failures(job)],
+                books=simulator.books(),
+                took=time.monotonic() - started,
+            )
+    except (AssertionError, ApiError):
+        sys.stderr.write(f"\n{processes.tails()}\n")
+        raise
+    finally:
+        processes.stop()
+
+
+def _is_up(up: Running) -> bool:
+    return "Haulier is up" in up.output
+
+
+def _simulator_port(up: Running) -> int:
+    line = next(line for line in up.output.splitlines() if line.startswith("Together is simulated"))
+    return int(line.rpartition(":")[2])
+
+
+def _make_trouble(screen: Screen, simulator: Simulator, requests: int) -> None:
+    simulator.rule(lines=[{"pattern": f".*{t.ending}", **t.rule} for t in TROUBLES])
+    simulator.fault("put", "status", status=503, body="html")
+    simulator.fault("create", "lost", after_commit=True)
+    simulator.fault("content", "cut", fraction=0.5)
+    met = Counter(map(trouble, custom_ids(requests)))
+    counts = ", ".join(f"{met[t]} {t.words}" for t in TROUBLES)
+    screen.line(f"Trouble ahead, of {requests:,} requests: {counts};")
+    screen.line("and one upload refused, one answer to a create lost, one download cut short.")
+
+
+def _submitted(screen: Screen, client: Client, requests: int) -> UUID:
+    body = input_lines(custom_ids(requests))
+    envelope = Envelope(endpoint=CHAT, max_attempts=MAX_ATTEMPTS, metadata='{"made_by":"demo"}')
+    job = client.submit_lines([body], envelope, length=len(body)).job.value
+    screen.line(f"Submitted as job {job.id}")
+    return job.uuid
+
+
+def _save(client: Client, job: UUID, target: Path) -> None:
+    with client.results(job) as body, target.open("wb") as file:
+        for block in body.blocks:
+            file.write(block)
+
+
+def _read(target: Path) -> list[ResultLine]:
+    return [msgspec.json.decode(line, type=ResultLine) for line in target.open("rb")]
+
+
+def check(outcome: Outcome, ids: list[str]) -> list[str]:
+    """What is wrong, in words; nothing if all is well."""
+    return [*_wrong_results(outcome, ids), *_wrong_purchases(outcome, ids)]
+
+
+def _wrong_results(outcome: Outcome, ids: list[str]) -> Iterator[str]:
+    job = outcome.job
+    dead = [i for i in ids if (t := trouble(i)) is not None and t.dead]
+    expected = ("completed", len(ids), len(ids) - len(dead), len(dead), 0)
+    shown_by_job = (job.state, job.total, job.succeeded, job.failed, job.pending)
+    if shown_by_job != expected:
+        yield f"the job says {shown_by_job}, and should say {expected}"
+    came = [line.custom_id for line in outcome.results]
+    if sorted(came) != sorted(ids):
+        lost = len(set(ids) - set(came))
+        yield f"{len(came)} result lines for {len(ids)} requests; {lost} requests have none"
+    elif came != ids:
+        yield "the results are not in input order"
+    if [line.custom_id for line in outcome.results if line.error] != dead:
+        yield "other requests failed than should have"
+    if [failure.custom_id for failure in outcome.failures] != dead:
+        yield "the list of failures is not that of the failed results"
+    for failure in outcome.failures:
+        meant = trouble(failure.custom_id)
+        if meant is not None and failure.attempts != meant.executed:
+            yield f"{failure.custom_id} failed after {failure.attempts} attempts: {meant.words}"
+
+
+def _wrong_purchases(outcome: Outcome, ids: list[str]) -> Iterator[str]:
+    totals = outcome.books.totals
+    if totals.duplicate_successes:
+        yield f"{totals.duplicate_successes} requests were bought twice"
+    if totals.lines_billed != outcome.job.succeeded:
+        yield f"{totals.lines_billed} requests were bought, {outcome.job.succeeded} delivered"
+    for account in outcome.books.accounts.values():
+        if any(count > 1 for count in account.batches_by_input_file.values()):
+            yield "two batches were created from the same file"
+    for custom_id in ids:
+        meant = trouble(custom_id)
+        executed = outcome.book(custom_id).executed
+        if executed != (meant.executed if meant else 1):
+            yield f"{custom_id} was executed {executed} times"
+
+
+def _summarize(screen: Screen, outcome: Outcome, target: Path) -> None:
+    job, totals = outcome.job, outcome.books.totals
+    took = job.finished_at and length(job.finished_at - job.created_at)
+    retried = sum(outcome.book(line.custom_id).executed > 1 for line in outcome.results)
+    screen.line("")
+    screen.fields(
+        [
+            ("requests", job.total),
+            ("succeeded", job.succeeded),
+            ("retried", retried),
+            ("dead", job.failed),
+            ("tokens", job.usage.total_tokens),
+            ("batches bought", totals.batches_created),
+            ("the job took", took),
+            ("all of it took", f"{outcome.took:.1f} s"),
+            ("results", target),
+        ]
+    )
+    screen.line("")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,409 @@
+"""POST /v1/jobs: what is taken, what is refused and with which words."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+
+from config.settings import Settings
+from tests.api import Api, chat, jsonl, messages, post_lines, problem, serving
+from tests.factories import CHAT, chat_line, chat_request
+
+AUDIO = "/v1/audio/transcriptions"
+
+
+def post_json(api: Api, spec: Any, **headers: str) -> httpx.Response:
+    return api.http.post("/v1/jobs", json=spec, headers=headers)
+
+
+def post_raw(api: Api, content: bytes, **headers: str) -> httpx.Response:
+    return api.http.post(
+        "/v1/jobs", content=content, headers={"Content-Type": "application/json", **headers}
+    )
+
+
+def jobs(api: Api) -> list[Any]:
+    found: list[Any] = api.http.get("/v1/jobs").json()["data"]
+    return found
+
+
+# --- good input --------------------------------------------------------------------------------
+
+
+def test_a_new_job_shows_everything_about_itself(api: Api) -> None:
+    answer = post_json(
+        api,
+        chat("a", "b", metadata={"team": "search"}, priority=5, max_attempts=7),
+    )
+
+    assert answer.status_code == 201
+    job = answer.json()
+    assert answer.headers["location"] == f"/v1/jobs/{job['id']}"
+    created_at = job.pop("created_at")
+    assert created_at.endswith("Z")
+    assert job == {
+        "id": str(UUID(job["id"])),
+        "state": "accepted",
+        "endpoint": CHAT,
+        "account": "default",
+        "producer": "default",
+        "total": 2,
+        "succeeded": 0,
+        "failed": 0,
+        "pending": 2,
+        "attempts": 0,
+        "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
+        "started_at": None,
+        "finished_at": None,
+        "error": None,
+        "metadata": {"team": "search"},
+        "priority": 5,
+        "max_attempts": 7,
+        "input": None,
+        "idempotency_key": None,
+        "problems": None,
+        "cancel_requested_at": None,
+        "results_generation": 0,
+        "parked_at": None,
+        "last_error": None,
+    }
+
+
+@pytest.mark.parametrize(
+    "media_type",
+    ["application/x-ndjson", "application/jsonl", "application/jsonlines; charset=utf-8"],
+)
+def test_jsonl_is_taken_with_the_other_fields_in_the_query(api: Api, media_type: str) -> None:
+    answer = api.http.post(
+        "/v1/jobs",
+        params={
+            "endpoint": CHAT,
+            "account": "default",
+            "max_attempts": 9,
+            "priority": -3,
+            "metadata": '{"team": "search", "n": [1, null]}',
+            "notify": "[]",
+            "idempotency_key": "k",
+        },
+        content=jsonl("a", "b", "c"),
+        headers={"Content-Type": media_type},
+    )
+
+    assert answer.status_code == 201
+    job = answer.json()
+    assert (job["total"], job["max_attempts"], job["priority"]) == (3, 9, -3)
+    assert job["metadata"] == {"team": "search", "n": [1, None]}
+    assert job["idempotency_key"] == "k"
+
+
+def test_blank_lines_windows_line_ends_and_a_missing_last_one_do_no_harm(api: Api) -> None:
+    body = b"\n" + chat_line("a") + b"\r\n\r\n" + chat_line("b")
+
+    assert post_lines(api, body).json()["total"] == 2
+
+
+def test_audio_is_taken_with_its_method(api: Api) -> None:
+    request = {
+        "custom_id": "a",
+        "method": "FILE",
+        "body": {"model": "openai/whisper-large-v3", "file": "https://example.com/a.mp3"},
+    }
+
+    assert post_json(api, {"endpoint": AUDIO, "requests": [request]}).status_code == 201
+
+
+def test_an_input_under_an_allowed_root_is_accepted_to_be_read_later(
+    api_settings: Settings, tmp_path: Path
+) -> None:
+    settings = api_settings.model_copy(update={"input_roots": (tmp_path.as_uri(),)})
+    with serving(settings) as api:
+        url = (tmp_path / "lines.jsonl").as_uri()
+        answer = post_json(api, {"endpoint": CHAT, "input": url})
+
+        assert answer.status_code == 201
+        assert answer.json()["input"] == url
+        elsewhere = (tmp_path.parent / "lines.jsonl").as_uri()
+        refused = messages(post_json(api, {"endpoint": CHAT, "input": elsewhere}))
+        assert "allowed input roots" in refused[0][1]
+
+
+# --- bad input ---------------------------------------------------------------------------------
+
+BAD_LINES = [
+    (b"hello", "is not JSON"),
+    (b'{"custom_id": "x", "body": {"model": "m"}', "is not JSON"),
+    (b'{"custom_id": "x\xff", "body": {"model": "m"}}', "is not UTF-8"),
+    (b'"text"', "expected `object`"),
+    (b'{"body": {"model": "m"}}', "`custom_id`"),
+    (b'{"custom_id": "", "body": {"model": "m"}}', "custom_id"),
+    (chat_line("x" * 65), "custom_id"),
+    (chat_line("a"), "custom_id 'a' was used before"),
+    (b'{"custom_id": "x", "body": "text"}', "body"),
+    (b'{"custom_id": "x", "body": {}}', "`model`"),
+    (b'{"custom_id": "x", "body": {"model": "m"}, "url": "/v1"}', "url"),
+    (chat_line("x", pad="x" * 10_000_000), "is longer than 10,000,000 bytes"),
+]
+
+
+@pytest.mark.parametrize(("bad", "words"), BAD_LINES, ids=[words for _, words in BAD_LINES])
+def test_a_bad_line_is_refused_with_its_number(refusing_api: Api, bad: bytes, words: str) -> None:
+    body = b"\n".join([chat_line("a"), b"", bad, chat_line("b")])
+
+    found = messages(post_lines(refusing_api, body))
+
+    assert [line for line, _ in found] == [3]
+    assert words in found[0][1]
+    assert jobs(refusing_api) == []
+
+
+def test_a_bad_request_of_a_json_spec_is_refused_with_its_place(refusing_api: Api) -> None:
+    spec = chat("a", "a", "b")
+    spec["requests"].append({"custom_id": "c"})
+
+    found = messages(post_json(refusing_api, spec))
+
+    assert [line for line, _ in found] == [2, 4]
+    assert "used before" in found[0][1]
+    assert "`body`" in found[1][1]
+    assert jobs(refusing_api) == []
+
+
+def test_audio_without_its_method_is_refused(refusing_api: Api) -> None:
+    line = {"custom_id": "a", "body": {"model": "m", "file": "https://example.com/a.mp3"}}
+
+    found = messages(post_lines(refusing_api, json.dumps(line).encode(), endpoint=AUDIO))
+
+    assert found == [(1, 'must have "method": "FILE" (audio endpoints need it)')]
+
+
+def test_more_than_a_hundred_bad_lines_are_counted(refusing_api: Api) -> None:
+    body = b"".join(
+        b"bad\n" if number % 2 else chat_line(f"r{number}") + b"\n" for number in range(500)
+    )
+
+    document = problem(post_lines(refusing_api, body), 422)
+
+    assert [found["line"] for found in document["problems"]] == list(range(2, 202, 2))
+    assert document["more"] == 150
+
+
+@pytest.mark.parametrize("body", [b"", b"\n", b"\n \r\n\n"])
+def test_an_empty_input_is_refused(refusing_api: Api, body: bytes) -> None:
+    assert messages(post_lines(refusing_api, body)) == [(None, "the input holds no requests")]
+
+
+BAD_SPECS = [
+    (b"", "the spec is not JSON"),
+    (b"{", "the spec is not JSON"),
+    (b'{"endpoint": "\xff"}', "UTF-8"),
+    (b"[" * 100_000, "the spec is not"),
+    (b"[]", "Expected `object`"),
+    (b"{}", "`endpoint`"),
+    (b'{"endpoint": "/v1/chat/completions"}', "`requests` or `input` is missing"),
+    (b'{"endpoint": "/v1/chat/completions", "requests": []}', "no requests"),
+    (b'{"endpoint": "/v1/chat/completions", "requests": {}}', "requests"),
+    (b'{"endpoint": "/v1/chat/completions", "requests": [], "input": "s3://b/k"}', "not both"),
+    (b'{"endpoint": "/v1/embeddings", "requests": []}', "cannot be batched"),
+    (b'{"endpoint": "/v1/chat/completions", "input": "https://x/y"}', "allowed input roots"),
+    (b'{"endpoint": "/v1/chat/completions", "input": "file:///etc/passwd"}', "input roots"),
+    (b'{"endpoint": "/v1/chat/completions", "requests": [], "surprise": 1}', "surprise"),
+    (b'{"endpoint": "/v1/chat/completions", "requests": [], "max_attempts": 0}', "max_attempts"),
+    (b'{"endpoint": "/v1/chat/completions", "requests": [], "priority": 5000}', "priority"),
+    (b'{"endpoint": "/v1/chat/completions", "requests": [], "priority": "1"}', "priority"),
+    (b'{"endpoint": "/v1/chat/completions", "requests": [], "account": "other"}', "not yours"),
+    (b'{"endpoint": "/v1/chat/completions", "requests": [], "metadata": []}', "metadata"),
+    (b'{"endpoint": "/v1/chat/completions", "requests": [], "metadata": {"a": "\\u0000"}}', "NUL"),
+    (b'{"endpoint": "/v1/chat/completions", "requests": [], "idempotency_key": ""}', "key"),
+]
+
+
+@pytest.mark.parametrize(("body", "words"), BAD_SPECS)
+def test_a_bad_spec_is_refused_with_what_is_wrong(
+    refusing_api: Api, body: bytes, words: str
+) -> None:
+    found = messages(post_raw(refusing_api, body))
+
+    assert any(words in message for _, message in found), found
+    assert [line for line, _ in found] == [None] * len(found)
+    assert jobs(refusing_api) == []
+
+
+BAD_QUERIES = [
+    ({"endpoint": "/v1/nothing"}, "cannot be batched"),
+    ({"colour": "red"}, "query colour: there is no such parameter"),
+    ({"input": "s3://b/k"}, "query input: there is no such parameter"),
+    ({"requests": "[]"}, "query requests: there is no such parameter"),
+    ({"max_attempts": "many"}, "query max_attempts: is not a whole number"),
+    ({"max_attempts": "0"}, "max_attempts"),
+    ({"max_attempts": "9" * 5000}, "max_attempts"),
+    ({"priority": "1.5"}, "query priority: is not a whole number"),
+    ({"metadata": "{"}, "query metadata: is not JSON"),
+    ({"metadata": "[]"}, "metadata"),
+    ({"metadata": "[" * 10_000}, "query metadata: is not JSON"),
+    ({"metadata": '{"a": "\\u0000"}'}, "NUL"),
+    ({"notify": "nobody"}, "query notify: is not JSON"),
+    ({"notify": '[{"webhook": "https://example.com"}]'}, "notify"),
+    ({"account": "other"}, "not yours"),
+    ({"idempotency_key": ""}, "idempotency_key"),
+    ({"priority": ["1", "2"]}, "query priority: is given more than once"),
+]
+
+
+@pytest.mark.parametrize(("query", "words"), BAD_QUERIES)
+def test_a_bad_query_is_refused(refusing_api: Api, query: dict[str, Any], words: str) -> None:
+    found = messages(post_lines(refusing_api, jsonl("a"), **query))
+
+    assert any(words in message for _, message in found), found
+    assert jobs(refusing_api) == []
+
+
+def test_jsonl_without_an_endpoint_is_refused(refusing_api: Api) -> None:
+    answer = refusing_api.http.post(
+        "/v1/jobs", content=jsonl("a"), headers={"Content-Type": "application/jsonl"}
+    )
+
+    assert messages(answer) == [(None, "query endpoint: is missing")]
+
+
+def test_a_json_spec_takes_no_query_parameters(refusing_api: Api) -> None:
+    answer = refusing_api.http.post("/v1/jobs", params={"priority": 3}, json=chat("a"))
+
+    assert "takes no query parameters" in messages(answer)[0][1]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Type": "text/plain"},
+        {"Content-Type": "multipart/form-data"},
+        {},
+        {"Content-Type": "application/json", "Content-Encoding": "gzip"},
+    ],
+)
+def test_other_content_types_and_codings_are_refused(
+    refusing_api: Api, headers: dict[str, str]
+) -> None:
+    answer = refusing_api.http.post("/v1/jobs", content=b"{}", headers=headers)
+
+    problem(answer, 415)
+
+
+def test_a_json_spec_over_32_mb_is_refused_and_told_the_way(refusing_api: Api) -> None:
+    body = json.dumps(chat("a", metadata={"x": "y" * 32_000_000})).encode()
+
+    document = problem(post_raw(refusing_api, body), 413)
+
+    assert "application/x-ndjson" in document["detail"]
+    assert jobs(refusing_api) == []
+
+
+def test_metadata_over_its_limit_is_refused(refusing_api: Api) -> None:
+    found = messages(post_json(refusing_api, chat("a", metadata={"x": "y" * 20_000})))
+
+    assert "`metadata` may have" in found[0][1]
+
+
+def test_a_number_that_no_float_holds_is_passed_on_as_it_was_written(api: Api) -> None:
+    body = (
+        b'{"endpoint": "/v1/chat/completions", "idempotency_key": "k", "requests":'
+        b' [{"custom_id": "a", "body": {"model": "m", "n": 1e999}}]}'
+    )
+
+    assert post_raw(api, body).status_code == 201
+    assert post_raw(api, body).status_code == 200
+
+
+# --- the same again ----------------------------------------------------------------------------
+
+
+def test_the_same_spec_again_finds_its_job_whatever_the_order_of_its_keys(api: Api) -> None:
+    first = post_json(api, chat("a", "b", metadata={"x": 1, "y": 2}, idempotency_key="k"))
+    turned = {
+        "idempotency_key": "k",
+        "metadata": {"y": 2, "x": 1},
+        "requests": [dict(reversed(chat_request(custom_id).items())) for custom_id in ("a", "b")],
+        "endpoint": CHAT,
+    }
+
+    again = post_json(api, turned)
+
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert again.json() == first.json()
+    assert again.headers["location"] == first.headers["location"]
+    assert len(jobs(api)) == 1
+
+
+def test_the_same_lines_again_find_their_job(api: Api) -> None:
+    first = post_lines(api, jsonl("a", "b"), idempotency_key="k")
+    again = post_lines(api, jsonl("a", "b"), idempotency_key="k")
+
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert again.json()["id"] == first.json()["id"]
+
+
+def test_the_header_is_the_same_as_the_field(api: Api) -> None:
+    first = post_json(api, chat("a"), **{"Idempotency-Key": "k"})
+    again = post_json(api, chat("a", idempotency_key="k"))
+
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert first.json()["idempotency_key"] == "k"
+
+
+OTHERS: list[tuple[str, dict[str, Any]]] = [
+    ("other requests", chat("a", "c")),
+    ("another order", chat("b", "a")),
+    ("fewer requests", chat("a")),
+    ("other metadata", chat("a", "b", metadata={"x": 1})),
+    ("other attempts", chat("a", "b", max_attempts=5)),
+]
+
+
+@pytest.mark.parametrize("other", [spec for _, spec in OTHERS], ids=[name for name, _ in OTHERS])
+def test_a_key_that_stands_for_other_content_is_refused(api: Api, other: dict[str, Any]) -> None:
+    first = api.submit("a", "b", idempotency_key="k")
+
+    document = problem(post_json(api, {**other, "idempotency_key": "k"}), 409)
+
+    assert document["type"] == "urn:haulier:problem:idempotency-key-reused"
+    assert str(first) in document["detail"]
+    assert len(jobs(api)) == 1
+
+
+def test_a_refused_job_does_not_hold_its_key(api: Api) -> None:
+    problem(post_json(api, chat("a", "a", idempotency_key="k")), 422)
+
+    assert post_json(api, chat("a", "b", idempotency_key="k")).status_code == 201
+
+
+def test_two_keys_that_differ_are_refused(api: Api) -> None:
+    answer = post_json(api, chat("a", idempotency_key="k"), **{"Idempotency-Key": "l"})
+
+    assert "differ" in messages(answer)[0][1]
+    assert post_lines(api, jsonl("a"), idempotency_key="k").status_code == 201
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256])
+def test_a_header_key_is_held_to_the_rule_of_the_field(refusing_api: Api, key: str) -> None:
+    assert (
+        "Idempotency-Key"
+        in messages(post_json(refusing_api, chat("a"), **{"Idempotency-Key": key}))[0][1]
+    )
+
+
+def test_jobs_without_a_key_are_all_new(api: Api) -> None:
+    assert len({api.submit("a"), api.submit("a"), uuid4()}) == 3
+
+
+def test_the_same_key_sent_many_times_at_once_makes_one_job(api: Api) -> None:
+    def send(_: int) -> httpx.Response:
+        return post_json(api, chat("a", "b", idempotency_key="k"))
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(send, range(16)))
+
+    assert sorted(answer.status_code for answer in answers) == [200] * 15 + [201]
+    assert len({answer.json()["id"] for answer in answers}) == 1

@@ -1,0 +1,324 @@
+"""The command line as its users have it: as a process, against a real API."""
+
+import json
+import signal
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import msgspec
+import pytest
+
+from service.cli.up.ports import free_port
+from tests.eventually import eventually
+from tests.pipeline import Pipeline, chat
+from tests.processes import HAULIER, Running
+from tests.simulator import Simulator
+
+MODEL = "meta-llama/Llama-3.3-70B-Instruct-Turbo"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What became of one command."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def documents(self) -> list[dict[str, object]]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+class Cli:
+    """Runs `haulier` with the environment of somebody who uses the API from elsewhere."""
+
+    def __init__(
+        self, url: str, directory: Path, environment: dict[str, str], api: Running
+    ) -> None:
+        self.url = url
+        self.api = api
+        self.directory = directory
+        servers = ("DATABASE_URL", "REDIS_URL", "HAULIER_")
+        self.environment = {k: v for k, v in environment.items() if not k.startswith(servers)}
+        self.environment |= {"HAULIER_URL": url, "HAULIER_TOKEN": "test-admin-token"}
+
+    def __call__(self, *arguments: str, stdin: bytes = b"", **more: str) -> Ended:
+        done = subprocess.run(
+            [*HAULIER, *arguments],
+            input=stdin,
+            capture_output=True,
+            env={**self.environment, **more},
+            cwd=self.directory,
+            timeout=60,
+            check=False,
+        )
+        assert b"Traceback" not in done.stderr, done.stderr.decode()
+        return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [*HAULIER, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=self.environment,
+            cwd=self.directory,
+            text=True,
+        )
+
+    def submit(self, *custom_ids: str, options: Sequence[str] = ()) -> str:
+        """Submit chat requests; gives the job's id."""
+        done = self("submit", "-", *options, stdin=requests(*custom_ids))
+        assert done.status == 0, done.err
+        return done.out.strip()
+
+
+def requests(*custom_ids: str) -> bytes:
+    lines = chat(*custom_ids)["requests"]
+    return b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    directory = tmp_path / "work"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+def cli(pipeline: Pipeline, environment: dict[str, str], work: Path) -> Cli:
+    """With an API, but nobody who does the work."""
+    port = free_port()
+    api = pipeline.processes.haulier("api", "--port", str(port))
+    eventually(lambda: "api_started" in api.output)
+    return Cli(f"http://127.0.0.1:{port}", work, environment, api)
+
+
+@pytest.fixture
+def working(cli: Cli, pipeline: Pipeline) -> Cli:
+    """With everything."""
+    pipeline.worker()
+    pipeline.scheduler()
+    return cli
+
+
+def test_a_file_goes_in_and_its_results_come_out(working: Cli, work: Path) -> None:
+    (work / "in.jsonl").write_bytes(requests("b", "a", "c"))
+    submitted = working("submit", "in.jsonl", "--wait", "--metadata", '{"run": 7}')
+
+    assert submitted.status == 0
+    job = submitted.out.strip()
+    assert "completed: 3 of 3 succeeded, 0 failed, 0 pending" in submitted.err
+    shown = working("show", job)
+    assert "state     completed" in shown.out
+    assert '{"run":7}' in shown.out
+    assert MODEL in shown.out
+
+    fetched = working("results", job, "--output", "out.jsonl")
+    assert (fetched.status, fetched.out) == (0, "")
+    assert "3 results in out.jsonl" in fetched.err
+    lines = (work / "out.jsonl").read_bytes()
+    assert [json.loads(line)["custom_id"] for line in lines.splitlines()] == ["b", "a", "c"]
+    assert working("results", job).out.encode() == lines
+    assert sorted(path.name for path in work.iterdir()) == ["in.jsonl", "out.jsonl"]
+
+
+def test_failures_are_listed_and_told_by_the_status(working: Cli, simulator: Simulator) -> None:
+    simulator.line_rule("error", custom_id="bad", message="invalid \x1b[31mmodel\nname")
+    done = working("submit", "-", "--wait", "--json", stdin=requests("good", "bad"))
+
+    assert done.status == 1
+    assert done.err == ""
+    first, last = done.documents[0], done.documents[-1]
+    assert (first["state"], last["state"]) == ("accepted", "completed")
+    assert (last["succeeded"], last["failed"]) == (1, 1)
+    job = str(last["id"])
+    assert working("watch", job).status == 1
+    table = working("failures", job).out
+    assert "\x1b" not in table
+    assert table.splitlines()[1].split()[0] == "bad"
+    (document,) = working("failures", job, "--json").documents
+    assert document["custom_id"] == "bad"
+
+
+def test_lists_are_tables_or_a_document_a_line(cli: Cli) -> None:
+    jobs = [cli.submit("a"), cli.submit("a", "b"), cli.submit("c")]
+
+    assert [document["id"] for document in cli("jobs", "--json").documents] == jobs[::-1]
+    assert [d["id"] for d in cli("jobs", "--json", "--limit", "2").documents] == jobs[:0:-1]
+    assert cli("jobs", "--state", "completed", "--json").documents == []
+    table = cli("jobs").out.splitlines()
+    assert table[0].split() == ["job", "state", "succeeded", "failed", "age"]
+    assert [line.split()[0] for line in table[1:]] == jobs[::-1]
+    assert cli("accounts", "--json").documents[0]["name"] == "default"
+    assert "No worker is running" in cli("status").out
+    assert cli("status", "--json").documents[0]["workers"] == []
+
+
+def test_a_spec_is_sent_as_it_is(cli: Cli, work: Path) -> None:
+    (work / "spec.json").write_text(json.dumps(chat("a", "b", priority=5)))
+    done = cli("submit", "--spec", "spec.json", "--json")
+    assert done.status == 0
+    assert (done.documents[0]["total"], done.documents[0]["priority"]) == (2, 5)
+    mixed = cli("submit", "--spec", "spec.json", "--priority", "5")
+    assert mixed.status == 2
+    assert "--priority" in mixed.err
+
+
+def test_with_a_key_nothing_is_submitted_twice(cli: Cli) -> None:
+    key = ("--idempotency-key", "nightly")
+    first = cli.submit("a", options=key)
+    again = cli("submit", "-", *key, stdin=requests("a"))
+    assert again.out.strip() == first
+    assert "submitted before" in again.err
+    other = cli("submit", "-", *key, stdin=requests("b"))
+    assert (other.status, other.out) == (2, "")
+
+
+def test_every_bad_line_is_named(cli: Cli, work: Path) -> None:
+    lines = [requests("a"), b"{no json\n", requests("b"), b'{"custom_id": "c", "body": 5}\n']
+    (work / "bad.jsonl").write_bytes(b"".join(lines))
+    done = cli("submit", "bad.jsonl")
+    assert (done.status, done.out) == (2, "")
+    assert [line.split(":")[0].strip() for line in done.err.splitlines()] == [
+        "haulier",
+        "line 2",
+        "line 4",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["submit"], "give a FILE"),
+        (["submit", "absent.jsonl"], "absent.jsonl"),
+        (["submit", "-", "--endpoint", "/v1/nothing"], "/v1/nothing"),
+        (["submit", "-", "--metadata", "{"], "metadata"),
+        (["submit", "-", "--idempotency-key", "ключ"], "ASCII"),
+        (["show", "7"], "UUID"),
+        (["jobs", "--state", "gone"], "gone"),
+    ],
+)
+def test_bad_arguments_are_named(cli: Cli, arguments: list[str], words: str) -> None:
+    done = cli(*arguments, stdin=requests("a"))
+    assert done.status == 2
+    assert words in done.err
+
+
+@pytest.mark.parametrize("command", ["show", "watch", "results", "failures", "cancel"])
+def test_an_unknown_job_is_no_job(cli: Cli, command: str) -> None:
+    done = cli(command, str(uuid4()))
+    assert (done.status, done.out) == (2, "")
+    assert done.err == "haulier: there is no such job\n"
+
+
+def test_results_before_the_end_are_refused_and_the_file_is_left_alone(
+    cli: Cli, work: Path
+) -> None:
+    job = cli.submit("a")
+    (work / "out.jsonl").write_text("mine")
+    done = cli("results", job, "-o", "out.jsonl")
+    assert done.status == 2
+    assert f"haulier watch {job}" in done.err
+    assert (work / "out.jsonl").read_text() == "mine"
+    assert cli("results", job, "--partial").status == 0
+
+
+def test_a_cancelled_job_is_served_by_nobody(working: Cli, simulator: Simulator) -> None:
+    simulator.batch_rule(hang=True)
+    job = working.submit("a", "b")
+    assert "being cancelled" in working("cancel", job).out
+    watched = working("watch", job)
+    assert watched.status == 1
+    assert watched.out.splitlines()[-1].endswith("0 succeeded, 2 failed")
+
+
+def test_where_nobody_listens_it_says_what_to_do(cli: Cli) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    done = cli("jobs", HAULIER_URL=url)
+    assert (done.status, done.out) == (3, "")
+    assert url in done.err
+    assert "haulier up" in done.err
+    assert len(done.err.splitlines()) == 1
+
+
+def test_what_is_not_the_api_is_called_so(cli: Cli, simulator: Simulator) -> None:
+    done = cli("status", HAULIER_URL=simulator.url)
+    assert done.status in {2, 3}
+    assert len(done.err.splitlines()) == 1
+
+
+def test_a_wrong_token_is_called_so_and_not_shown(cli: Cli) -> None:
+    done = cli("jobs", HAULIER_TOKEN="wrong-secret")
+    assert done.status == 2
+    assert "HAULIER_TOKEN" in done.err
+    assert "wrong-secret" not in done.err
+    odd = cli("jobs", HAULIER_TOKEN="ключ")
+    assert odd.status == 2
+    assert len(odd.err.splitlines()) == 1
+
+
+def test_what_haulier_up_left_behind_is_found(cli: Cli, work: Path) -> None:
+    (work / "home").mkdir()
+    left = f"export HAULIER_URL={cli.url}\nexport HAULIER_TOKEN='test-admin-token'\n"
+    (work / "home" / "env").write_text(left)
+    cli.environment = {**cli.environment, "HAULIER_HOME": "home"}
+    del cli.environment["HAULIER_URL"], cli.environment["HAULIER_TOKEN"]
+    assert cli("jobs").status == 0
+    # Its token is for that API alone.
+    elsewhere = cli("jobs", HAULIER_URL=cli.url.replace("127.0.0.1", "localhost"))
+    assert elsewhere.status == 2
+    assert "set HAULIER_TOKEN" in elsewhere.err
+
+
+def test_watching_outlives_a_restart_of_the_api(
+    cli: Cli, pipeline: Pipeline, simulator: Simulator
+) -> None:
+    job = cli.submit("a")
+    watching = cli.start("watch", job)
+    assert watching.stdout is not None
+    assert watching.stdout.readline().startswith("accepted")
+    cli.api.kill()
+    assert watching.stderr is not None
+    assert "waiting for it" in watching.stderr.readline()
+
+    pipeline.processes.haulier("api", "--port", cli.url.rpartition(":")[2])
+    pipeline.worker()
+    pipeline.scheduler()
+
+    out, err = watching.communicate(timeout=60)
+    assert (watching.returncode, err) == (0, "")
+    assert out.splitlines()[-1].endswith("1 succeeded, 0 failed")
+
+
+def test_ctrl_c_leaves_the_job_running(cli: Cli) -> None:
+    job = cli.submit("a")
+    watching = cli.start("watch", job)
+    assert watching.stdout is not None
+    watching.stdout.readline()
+    watching.send_signal(signal.SIGINT)
+    _, err = watching.communicate(timeout=10)
+    assert watching.returncode == 130
+    assert err == f"The job goes on without us. To come back: haulier watch {job}\n"
+    assert cli("show", job, "--json").documents[0]["state"] == "accepted"
+
+
+@pytest.mark.parametrize("command", ["failures", "results"])
+def test_a_reader_that_has_enough_is_no_error(
+    working: Cli, simulator: Simulator, command: str
+) -> None:
+    simulator.line_rule("error", message="invalid model")
+    ids = [f"{number:050}" for number in range(3000)]
+    job = working.submit(*ids)
+    working("watch", job)
+    process = working.start(command, job)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert process.wait(timeout=30) == 141
