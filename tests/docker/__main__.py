@@ -82,11 +82,27 @@ def check_containers(deployment: Deployment) -> None:
     say("a worker that ended was started again")
 
 
+def check_books(deployment: Deployment, api: httpx.Client) -> None:
+    """For all the killing, every request was bought once."""
+    requests = sum(shown["total"] for shown in api.get("/v1/jobs").json()["data"])
+    bought = deployment.bought()
+    assert (bought["lines_billed"], bought["duplicate_successes"]) == (requests, 0), bought
+    say(f"{requests} requests, {bought['lines_billed']} bought, none twice")
+
+
+def is_json_object(line: str) -> bool:
+    """Whether a line of a log is one."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
 def check_logs(deployment: Deployment) -> None:
     """Haulier's own containers log JSON, and nobody logs a secret."""
     for service in ("migrate", "api", "worker", "scheduler", "inbox"):
         for line in deployment.logs(service).splitlines():
-            assert isinstance(json.loads(line), dict), f"{service}: {line}"
+            assert is_json_object(line), f"a line of {service} is no JSON object: {line}"
     for service in ("migrate", *LASTING):
         text = deployment.logs(service)
         for name, secret in deployment.secrets.items():
@@ -152,6 +168,7 @@ def main() -> None:
             kill_them_all(deployment, api)
             kill_one_by_one(deployment, api)
             kill_the_broker_with_a_message(deployment, api)
+            check_books(deployment, api)
         deployment.healthy(*LASTING)
         check_logs(deployment)
     say("all well")

@@ -14,6 +14,7 @@ from typing import Any
 from tests.eventually import eventually
 
 ROOT = Path(__file__).parents[2]
+SIMULATOR = "http://simulator:8090"
 LASTING = ("postgres", "redis", "api", "worker", "scheduler", "inbox", "simulator")
 
 # What a backend service does that knows Celery and nothing of Haulier.
@@ -23,6 +24,12 @@ from celery import Celery
 app = Celery(broker=os.environ["REDIS_URL"])
 spec = json.load(sys.stdin)
 print(app.send_task("haulier.submit", kwargs={"spec": spec}, queue="haulier.submit").id)
+"""
+
+
+BOOKS = f"""
+from urllib.request import urlopen
+print(urlopen("{SIMULATOR}/_control/books?lines=false").read().decode())
 """
 
 
@@ -62,7 +69,7 @@ class Deployment:
             **self.secrets,
             "HAULIER_IMAGE": "haulier:test",
             "HAULIER_PORT": str(self.port),
-            "TOGETHER_BASE_URL": "http://simulator:8090",
+            "TOGETHER_BASE_URL": SIMULATOR,
             # Shorter than in production, so that what was killed is taken up again soon.
             "HAULIER_LEASE_SECONDS": "10",
             "HAULIER_POLL_SECONDS": "1",
@@ -153,6 +160,12 @@ class Deployment:
             *("inbox", "-I", "-c", PRODUCER),
             stdin=json.dumps(spec),
         ).split()[-1]
+
+    def bought(self) -> dict[str, int]:
+        """The totals of the simulator's books."""
+        books = json.loads(self.execute("api", "python", "-I", "-c", BOOKS))
+        totals: dict[str, int] = books["totals"]
+        return totals
 
     def logs(self, service: str) -> str:
         """All that the container of a service has printed."""
