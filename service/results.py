@@ -89,15 +89,15 @@ def read_index(blobs: Blobs, name: str) -> Index:
     return Index(ordinals, lengths)
 
 
-def _lines(blobs: Blobs, lines: FinalLines, rank: int) -> Iterator[tuple[int, int, bytes]]:
-    """(ordinal, rank, line with its line feed) of one batch."""
+def _lines(blobs: Blobs, lines: FinalLines) -> Iterator[tuple[int, bytes]]:
+    """(ordinal, line with its line feed) of one batch."""
     index = read_index(blobs, lines.index_blob)
     blocks = blobs.stream(lines.blob)
     held, at = b"", 0
     for ordinal, length in zip(index.ordinals, index.lengths, strict=True):
         while len(held) - at < length:
             held, at = held[at:] + next(blocks), 0
-        yield ordinal, rank, held[at : at + length]
+        yield ordinal, held[at : at + length]
         at += length
 
 
@@ -106,14 +106,23 @@ def merged(blobs: Blobs, parts: Sequence[FinalLines]) -> Iterator[tuple[int, byt
 
     `parts` are in the order in which the batches settled.
     """
+    # (ordinal, -rank, the lines from there on): of one ordinal the latest comes first. A part is
+    # opened only when its turn has come.
+    heap: list[tuple[int, int, Iterator[tuple[int, bytes]] | None, bytes]] = [
+        (part.first_ordinal, -rank, None, b"") for rank, part in enumerate(parts)
+    ]
+    heapq.heapify(heap)
     last = None
-    # Ranks are negative, so that of one ordinal the latest comes first.
-    for ordinal, _, line in heapq.merge(
-        *(_lines(blobs, part, -rank) for rank, part in enumerate(parts))
-    ):
-        if ordinal != last:
+    while heap:
+        ordinal, rank, lines, line = heapq.heappop(heap)
+        if lines is None:
+            lines = _lines(blobs, parts[-rank])
+        elif ordinal != last:
             yield ordinal, line
             last = ordinal
+        for following in lines:
+            heapq.heappush(heap, (following[0], rank, lines, following[1]))
+            break
 
 
 def clusters(parts: Iterable[FinalLines]) -> Iterator[list[FinalLines]]:

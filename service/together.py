@@ -4,6 +4,7 @@ Nothing here repeats a request by itself: whether to try again is decided by the
 exception is a download, which goes on from where it was cut.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -165,11 +166,26 @@ class Together:
         anew, and compares the size with what Together says. `progress` is called at each block.
         """
         expected = self.file(file_id).bytes
+        self._download_whole(file_id, to, progress)
+        size = to.tell()
+        if expected is None:
+            # Nothing to hold it against but itself: whatever was cut is not cut twice alike.
+            first = _sha256(to)
+            to.seek(0)
+            to.truncate()
+            self._download_whole(file_id, to, progress)
+            if _sha256(to) != first:
+                raise Transient(f"file {file_id} of unknown size came in two versions")
+        elif size != expected:
+            raise Transient(f"file {file_id} came with {size} bytes instead of {expected}")
+        return size
+
+    def _download_whole(self, file_id: str, to: BinaryIO, progress: Callable[[], None]) -> None:
+        """Until it ends by itself, going on after cuts for as long as there is progress."""
         stalled = furthest = 0
         while True:
             try:
                 self._download_from(file_id, to, progress)
-                break
             except Unreachable as error:
                 if isinstance(error, RateLimited | AccountBlocked):
                     raise
@@ -178,10 +194,8 @@ class Together:
                 furthest = max(furthest, to.tell())
                 if stalled >= RESUMES:
                     raise
-        size = to.tell()
-        if expected is not None and size != expected:
-            raise Transient(f"file {file_id} came with {size} bytes instead of {expected}")
-        return size
+            else:
+                return
 
     def _download_from(self, file_id: str, to: BinaryIO, progress: Callable[[], None]) -> None:
         start = to.tell()
@@ -215,9 +229,12 @@ class Together:
 
     # --- batches ---------------------------------------------------------------------------
 
-    def create(self, endpoint: str, input_file_id: str) -> ProviderBatch | None:
+    def create(
+        self, endpoint: str, input_file_id: str, *, within: timedelta
+    ) -> ProviderBatch | None:
         """Create a batch; None where Together took it without showing it.
 
+        The request is on its way for at most `within`: its phases share it.
         There is no idempotency key. Whoever repeats this after a Transient whose `sent` is True
         may buy the batch twice.
         """
@@ -226,8 +243,11 @@ class Together:
             "input_file_id": input_file_id,
             "completion_window": "24h",
         }
+        phases = httpx.Timeout(within.total_seconds() / 4)  # pool, connect, write, read
         with _translated():
-            response = self._pool.post(f"{self._base}/batches", headers=self._auth, json=body)
+            response = self._pool.post(
+                f"{self._base}/batches", headers=self._auth, json=body, timeout=phases
+            )
         created = _decode(_checked(response), _Created)
         return None if created.job is None else _batch(created.job)
 
@@ -284,6 +304,15 @@ def _translated() -> Iterator[None]:
         raise Transient(f"Together sent an address that is none: {error}") from error
 
 
+def _sha256(file: BinaryIO) -> bytes:
+    """Over all of the file; leaves it at its end."""
+    file.seek(0)
+    digest = hashlib.sha256()
+    while block := file.read(BLOCK):
+        digest.update(block)
+    return digest.digest()
+
+
 def _name(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
@@ -293,12 +322,16 @@ def _checked(response: httpx.Response) -> httpx.Response:
     if response.is_success:
         return response
     status = response.status_code
-    message = f"{status} {_message(response)}"
-    full = status < 500 and any(words in message.lower() for words in _FULL)
+    words = _words(response)
+    message = f"{status} {words or _unworded(response)}"
+    full = status < 500 and any(sign in message.lower() for sign in _FULL)
     if status == 429 or full:
         raise RateLimited(message, wait=_wait(response))
     if status in {401, 402, 403}:
         raise AccountBlocked(message, spending=status == 402)
+    if words is None:
+        # Not Together's own word but that of something in between: it settles nothing.
+        raise Transient(message)
     if status == 404:
         raise Missing(message, status=status)
     if 400 <= status < 500 and status != 408:
@@ -306,17 +339,21 @@ def _checked(response: httpx.Response) -> httpx.Response:
     raise Transient(message)
 
 
-def _message(response: httpx.Response) -> str:
-    """What the body says went wrong: a string, an object, HTML or nothing at all."""
+def _words(response: httpx.Response) -> str | None:
+    """What Together says went wrong, in either of its shapes; None where it is not Together's."""
     try:
         body = msgspec.json.decode(response.content)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        kind = response.headers.get("content-type", "no content type")
-        return f"{response.reason_phrase} ({kind})"
+        return None
     error = body.get("error") if isinstance(body, dict) else None
     if isinstance(error, dict):
         error = error.get("message")
-    return _text(error, 1000) if error else response.reason_phrase
+    return _text(error, 1000) if error else None
+
+
+def _unworded(response: httpx.Response) -> str:
+    kind = response.headers.get("content-type", "no content type")
+    return f"{response.reason_phrase} ({kind})"
 
 
 def _text(words: object, most: int) -> str:

@@ -3,6 +3,8 @@
 A task that raises Ignore ends its chain. The row says when it is due again.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 from uuid import UUID
@@ -14,6 +16,7 @@ from kombu.exceptions import OperationalError
 
 from config.settings import settings
 from service.states import Stage
+from service.store.engine import is_unavailable
 from workers.app import app
 from workers.pipeline import link
 from workers.runner import Runner
@@ -43,39 +46,61 @@ def _unbind(**_: Any) -> None:
     structlog.contextvars.clear_contextvars()
 
 
+@contextmanager
+def _patient() -> Iterator[None]:
+    """While Postgres is away a task ends quietly: the row is due again when it is back."""
+    try:
+        yield
+    except Exception as error:
+        if not is_unavailable(error):
+            raise
+        log.warning("postgres_unavailable", reason=str(error).splitlines()[0])
+        raise Ignore from None
+
+
 @app.task(name="haulier.split")
 def split(job_id: str) -> None:
-    runner().job(Stage.SPLIT, UUID(job_id))
+    with _patient():
+        runner().job(Stage.SPLIT, UUID(job_id))
 
 
 @app.task(name="haulier.assemble")
 def assemble(job_id: str) -> None:
-    runner().job(Stage.ASSEMBLE, UUID(job_id))
+    with _patient():
+        runner().job(Stage.ASSEMBLE, UUID(job_id))
 
 
 @app.task(name="haulier.upload")
 def upload(batch_id: str) -> None:
-    if not runner().batch(Stage.UPLOAD, UUID(batch_id)):
-        raise Ignore
+    with _patient():
+        if not runner().batch(Stage.UPLOAD, UUID(batch_id)):
+            raise Ignore
 
 
 @app.task(name="haulier.create")
 def create(batch_id: str) -> None:
-    if not runner().batch(Stage.CREATE, UUID(batch_id)):
-        raise Ignore
+    with _patient():
+        if not runner().batch(Stage.CREATE, UUID(batch_id)):
+            raise Ignore
 
 
 @app.task(name="haulier.poll")
 def poll(batch_ids: list[str]) -> None:
     """Poll a page of batches of one account and start the fetch of each that ended."""
-    for batch_id in runner().batches(Stage.POLL, map(UUID, batch_ids)):
-        try:
-            link(Stage.FETCH, str(batch_id), expires=settings().lease_seconds).apply_async()
-        except OperationalError:
-            # Redis is away. The row is stamped; the scheduler sends it again.
-            log.warning("nudge_lost", batch=str(batch_id), stage=str(Stage.FETCH))
+    with _patient():
+        for batch_id in runner().batches(Stage.POLL, map(UUID, batch_ids)):
+            _start_fetch(batch_id)
+
+
+def _start_fetch(batch_id: UUID) -> None:
+    try:
+        link(Stage.FETCH, str(batch_id), expires=settings().lease_seconds).apply_async()
+    except OperationalError:
+        # Redis is away. The row is stamped; the scheduler sends it again.
+        log.warning("nudge_lost", batch=str(batch_id), stage=str(Stage.FETCH))
 
 
 @app.task(name="haulier.fetch")
 def fetch(batch_id: str) -> None:
-    runner().batch(Stage.FETCH, UUID(batch_id))
+    with _patient():
+        runner().batch(Stage.FETCH, UUID(batch_id))

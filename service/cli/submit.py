@@ -16,7 +16,7 @@ from service.cli.client import Client, Envelope, Submitted, Unavailable
 from service.cli.exits import Exit
 from service.cli.screen import notes, output
 from service.cli.session import connected
-from service.cli.watch import conclude, shown
+from service.cli.watch import watched
 from service.lines import CHAT
 
 BLOCK = 1 << 18
@@ -82,9 +82,7 @@ def submit(asked: Asked, *, wait: bool, as_json: bool) -> None:
         if not wait:
             return
         screen = output() if as_json else notes()
-        job = shown(client, submitted.job.value.uuid, screen, as_json=as_json)
-        if not as_json:
-            conclude(screen, job)
+        job = watched(client, submitted.job.value.uuid, screen, as_json=as_json)
     raise typer.Exit(Exit.FINE if job.served else Exit.UNSERVED)
 
 

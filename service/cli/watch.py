@@ -28,26 +28,30 @@ Show = Callable[[Document[Job] | Unavailable], None]
 def watch(job_id: UUID, *, as_json: bool) -> None:
     """The command. Ends with the job, and with a status that says how it ended."""
     with connected() as client:
-        job = shown(client, job_id, output(), as_json=as_json)
-        if not as_json:
-            conclude(output(), job)
+        job = watched(client, job_id, output(), as_json=as_json)
     raise typer.Exit(Exit.FINE if job.served else Exit.UNSERVED)
 
 
-def shown(client: Client, job_id: UUID, screen: Screen, *, as_json: bool) -> Job:
-    """Show the job on `screen` until it has ended. Raises ApiError."""
-    job = None
+def watched(client: Client, job_id: UUID, screen: Screen, *, as_json: bool) -> Job:
+    """Show the job until it has ended, and what there is to do then. Raises ApiError."""
+    client.job(job_id)  # fails for a job that is none, before anything is said of its going on
     try:
-        with _display(client, job_id, screen, as_json=as_json) as show:
-            for seen in follow(client, job_id):
-                job = seen.value if isinstance(seen, Document) else job
-                show(seen)
+        job = shown(client, job_id, screen, as_json=as_json)
     except (KeyboardInterrupt, Unavailable):
-        if job is not None:
-            notes().line(f"The job goes on without us. To come back: haulier watch {job_id}")
+        notes().line(f"The job goes on without us. To come back: haulier watch {job_id}")
         raise
-    assert job is not None
+    if not as_json:
+        _conclude(screen, job)
     return job
+
+
+def shown(client: Client, job_id: UUID, screen: Screen, *, as_json: bool) -> Job:
+    """Show the job until it has ended. Raises ApiError."""
+    with _display(client, job_id, screen, as_json=as_json) as show:
+        for seen in follow(client, job_id):
+            show(seen)
+    assert isinstance(seen, Document)
+    return seen.value
 
 
 @contextmanager
@@ -74,9 +78,10 @@ class _Changes:
             if not self._away:
                 notes().line(f"haulier: {seen}; waiting for it")
             self._away = True
-        elif seen.line != self._last:
+            return
+        self._away = False
+        if seen.line != self._last:
             self._last = seen.line
-            self._away = False
             self._tell(seen)
 
 
@@ -154,7 +159,7 @@ def _counts(job: Job, *, with_state: bool = False) -> str:
     return f"{job.state}: {counts}, {job.pending:,} pending" if with_state else counts
 
 
-def conclude(screen: Screen, job: Job) -> None:
+def _conclude(screen: Screen, job: Job) -> None:
     """What became of the job, and where to go from here."""
     took = f" in {length(job.finished_at - job.created_at)}" if job.finished_at else ""
     screen.line(f"{job.state}{took}: {job.succeeded:,} succeeded, {job.failed:,} failed")

@@ -9,7 +9,7 @@ from datetime import timedelta
 import structlog
 
 from service.crashpoints import CrashPoint, reached
-from service.errors import Refused, Transient
+from service.errors import Missing, Refused, Transient
 from service.stages.bury import bury
 from service.stages.clients import AccountClients
 from service.states import BatchState
@@ -17,6 +17,9 @@ from service.together import ProviderBatch
 from service.work import Advance, BatchClaim, Changes, Outcome, Retry, Wait
 
 log = structlog.get_logger()
+
+MOST_UPLOADS = 3
+"""How often a file may be refused as missing before that is what is wrong with the batch."""
 
 
 def create(batch: BatchClaim, clients: AccountClients) -> Outcome:
@@ -26,13 +29,19 @@ def create(batch: BatchClaim, clients: AccountClients) -> Outcome:
         return bury(batch, clients, BatchState.CANCELLED, "cancelled", "the job was cancelled")
     if batch.input_file_id is None:
         raise AssertionError("an uploaded batch has an input file")
-    if clients.lease.remaining() < clients.settings.lease_seconds / 2:
+    deadline = clients.settings.lease_seconds / 2
+    if clients.lease.remaining() < deadline:
         # Too late to be sure that the call ends while the lease is ours.
         return Retry("the lease was too short to send the create", timedelta(0), not_sent=True)
     try:
-        job = clients.together.create(batch.endpoint, batch.input_file_id)
+        job = clients.together.create(batch.endpoint, batch.input_file_id, within=deadline)
         reached(CrashPoint.CREATE_SENT)
     except Refused as error:
+        about_file = isinstance(error, Missing) or "file" in str(error).lower()
+        if about_file and len(batch.spent_file_ids) < MOST_UPLOADS:
+            # The file is gone over there, as after a long pause; its requests are as good as ever.
+            log.warning("input_file_lost", reason=str(error))
+            return Advance(BatchState.QUEUED)
         return bury(batch, clients, BatchState.FAILED, "create_refused", str(error))
     except Transient as error:
         # Where it may have been sent, the next try begins with a search.

@@ -7,11 +7,13 @@ from functools import partial
 from typing import IO
 
 from service.crashpoints import CrashPoint, reached
+from service.errors import Missing
 from service.results import LinesWriter
 from service.retry import backoff, own_texts
 from service.stages.bury import result_line
 from service.stages.clients import AccountClients
 from service.stages.poison import divide
+from service.stages.poll import not_there
 from service.stages.reconcile import Answers, Rules, Verdicts, judge, read_answers
 from service.states import BatchState
 from service.work import BatchClaim, FinalLines, Outcome, RetryBatch, Settle, Settlement
@@ -19,6 +21,13 @@ from service.work import BatchClaim, FinalLines, Outcome, RetryBatch, Settle, Se
 
 def fetch(batch: BatchClaim, clients: AccountClients) -> Outcome:
     """Both files are fetched whatever the status says: what was paid for is kept."""
+    try:
+        return _fetch(batch, clients)
+    except Missing as error:
+        return not_there(batch, error)
+
+
+def _fetch(batch: BatchClaim, clients: AccountClients) -> Outcome:
     entries = clients.blobs.get_manifest(batch.manifest_blob)
     wanted = {entry.custom_id for entry in entries}
     with _downloads(batch, clients) as files:

@@ -3,14 +3,33 @@
 import structlog
 
 from service.crashpoints import CrashPoint, reached
+from service.errors import Missing
 from service.stages.clients import AccountClients
 from service.states import BatchState
-from service.work import Advance, BatchClaim, Changes, Outcome, Wait
+from service.work import Advance, BatchClaim, Changes, Outcome, Park, Retry, Wait
 
 log = structlog.get_logger()
 
+MOST_MISSING = 20
+"""How often in a row; with pauses of up to five minutes, more than an hour."""
+
 
 def poll(batch: BatchClaim, clients: AccountClients) -> Outcome:
+    try:
+        return _poll(batch, clients)
+    except Missing as error:
+        return not_there(batch, error)
+
+
+def not_there(batch: BatchClaim, error: Missing) -> Outcome:
+    """Together does not know what it held. Perhaps the key is another project's by now: wait long,
+    then for an operator, and never buy it again."""
+    if batch.failures >= MOST_MISSING:
+        return Park(f"Together does not know it any more: {error}")
+    return Retry(str(error))
+
+
+def _poll(batch: BatchClaim, clients: AccountClients) -> Outcome:
     if batch.provider_batch_id is None:
         raise AssertionError("a created batch has a provider batch")
     together = clients.together

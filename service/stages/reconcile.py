@@ -113,10 +113,10 @@ def _failure(frame: Frame) -> Failure | None:
             code, message = error.get("code"), error.get("message")
             return Failure(_text(code)[:200] if code else None, status, _text(message or error))
         return Failure(None, status, _text(error))
-    if response is None:
-        return Failure("empty_line", None, "Together returned neither a response nor an error")
-    if status != 200:
+    if response is not None and status != 200:
         return Failure(None, status, f"Together answered with status {status}")
+    if response is None or response.body is None:
+        return Failure("empty_line", None, "Together returned neither an answer nor an error")
     return None
 
 

@@ -9,14 +9,14 @@ from typing import Any
 from uuid import uuid4
 
 from msgspec import to_builtins
-from sqlalchemy import ARRAY, BigInteger, any_, cast, delete, func, select
+from sqlalchemy import ARRAY, BigInteger, any_, cast, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from service.errors import StaleLease
 from service.models import Account, Batch, DeadLetter, Event, Job, Segment
 from service.retry import LONGEST_PAUSE, backoff
-from service.states import BatchState, JobState, check_move
+from service.states import OPEN_BATCH_STATES, BatchState, JobState, check_move
 from service.store.copy import copy_rows
 from service.store.engine import Database
 from service.work import (
@@ -149,6 +149,13 @@ def _probed(session: Session, claim: BatchClaim, outcome: Outcome) -> None:
     else:
         proven = isinstance(outcome, Wait | Advance | Settle)
     if proven:
+        # What was sent and came to nothing meanwhile need not wait until its messages expire.
+        session.execute(
+            update(Batch)
+            .where(Batch.account == claim.account, Batch.state.in_(OPEN_BATCH_STATES))
+            .where(Batch.dispatched_at.is_not(None), Batch.lease.is_(None))
+            .values(dispatched_at=None)
+        )
         account.paused_until = account.blocked_since = account.reason = None
         account.spending = False
         account.refusals = 0
@@ -336,6 +343,16 @@ def _split(session: Session, job: Job, shards: tuple[Shard, ...]) -> None:
         for number, shard in enumerate(shards)
     ]
     session.execute(insert(Batch), rows)
+    # A batch's log begins when it does.
+    queued = {"job_id": job.id, "target": BatchState.QUEUED}
+    details = [{"shard": row["shard"], "requests": row["requests"]} for row in rows]
+    session.execute(
+        insert(Event),
+        [
+            {**queued, "batch_id": row["id"], "detail": detail}
+            for row, detail in zip(rows, details, strict=True)
+        ],
+    )
 
 
 def _assemble(session: Session, job: Job, outcome: Assembled) -> None:

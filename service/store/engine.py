@@ -107,11 +107,15 @@ def clock(db: Database) -> datetime:
 
 
 def is_migrated(db: Database) -> bool:
-    """Whether the database has the schema that this code knows."""
+    """Whether the database has the schema that this code knows, or a newer one.
+
+    A newer one serves this code as well: in a rolling deploy, migrations come first.
+    """
     with db() as session:
         context = MigrationContext.configure(
             session.connection(), opts={"version_table_schema": SCHEMA}
         )
-        return set(context.get_current_heads()) == set(
-            ScriptDirectory.from_config(_config()).get_heads()
-        )
+        current = set(context.get_current_heads())
+        known = ScriptDirectory.from_config(_config())
+        newer = current - {script.revision for script in known.walk_revisions()}
+        return bool(newer) or current == set(known.get_heads())

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import ARRAY, BigInteger, Text, any_, cast, delete, func, select
 
 from service.errors import Conflict
 from service.models import Batch, DeadLetter, Event, Job
@@ -48,7 +48,8 @@ def graveyards(
         .order_by(Batch.shard)
     )
     if custom_ids is not None:
-        query = query.where(DeadLetter.custom_id.in_(custom_ids))
+        names = cast(list(custom_ids), ARRAY(Text))
+        query = query.where(DeadLetter.custom_id == any_(names))
     with db.begin() as session:
         rows = session.execute(query).all()
     found = [
@@ -78,7 +79,7 @@ def revive(db: Database, job_id: UUID, revivals: Sequence[Revival]) -> None:
                 .where(
                     DeadLetter.job_id == job_id,
                     DeadLetter.batch_id == revival.batch_id,
-                    DeadLetter.ordinal.in_(revival.ordinals),
+                    DeadLetter.ordinal == any_(cast(sorted(revival.ordinals), ARRAY(BigInteger))),
                 )
                 .returning(DeadLetter.ordinal)
             ).all()

@@ -6,6 +6,7 @@ way, submits a job, and checks the results against the input and against the sim
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from uuid import UUID
 
 import msgspec
@@ -36,6 +38,9 @@ KEY = "simulated"
 MODEL = "meta-llama/Llama-3.3-70B-Instruct-Turbo"
 SHARD_REQUESTS = 1000
 MAX_ATTEMPTS = 3
+
+LONGEST_SECONDS = 300
+"""What takes longer than this will not come to an end."""
 
 SETTINGS = {
     "HAULIER_SHARD_REQUESTS": str(SHARD_REQUESTS),
@@ -134,6 +139,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run it all. Gives the exit status: 0, or 1 with what is wrong on the screen."""
     asked = _arguments(arguments)
     screen = output()
+    signal.signal(signal.SIGALRM, _give_up)
+    signal.alarm(LONGEST_SECONDS)
     try:
         with _home(asked.keep) as home:
             outcome = _played(screen, home, asked.requests, asked.output)
@@ -161,6 +168,11 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("demo-results.jsonl"))
     parser.add_argument("--keep", action="store_true", help="keep the instance's data and logs")
     return parser.parse_args(arguments)
+
+
+def _give_up(_number: int, _frame: FrameType | None) -> None:
+    signal.alarm(0)
+    raise AssertionError(f"it has not come to an end within {LONGEST_SECONDS} s")
 
 
 @contextmanager
@@ -222,8 +234,9 @@ def _make_trouble(screen: Screen, simulator: Simulator, requests: int) -> None:
     simulator.fault("content", "cut", fraction=0.5)
     met = Counter(map(trouble, custom_ids(requests)))
     counts = ", ".join(f"{met[t]} {t.words}" for t in TROUBLES)
-    screen.line(f"Trouble ahead, of {requests:,} requests: {counts};")
-    screen.line("and one upload refused, one answer to a create lost, one download cut short.")
+    screen.line(f"Trouble ahead for {requests:,} requests:")
+    screen.line(f"  {counts};")
+    screen.line("  one upload refused, the answer to one create lost, one download cut short")
 
 
 def _submitted(screen: Screen, client: Client, requests: int) -> UUID:

@@ -28,7 +28,7 @@ from service.work import Assembled, Settle, Wait
 from tests.factories import LEASE, House, settlement, spec
 from tests.servers import Databases
 
-FINISHED = int(os.environ.get("HAULIER_TEST_FINISHED_ROWS", "100000"))
+FINISHED = int(os.environ.get("HAULIER_TEST_FINISHED_ROWS", "50000"))
 OPEN = 300
 MINUTE = timedelta(minutes=1)
 BIG = ("jobs", "batches", "events", "dead_letters", "segments")

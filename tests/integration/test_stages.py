@@ -1,7 +1,7 @@
 """The stages, called as a worker calls them: real blobs, a real client, the simulator behind it."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from dataclasses import replace as with_
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +16,7 @@ from service.blobs import Blobs
 from service.errors import AccountBlocked, Missing, RateLimited, Transient, Unreachable
 from service.results import read_index
 from service.stages import AccountClients
+from service.stages.poll import MOST_MISSING
 from service.states import BatchState, JobState
 from service.together import Pool, Together, open_pool
 from service.work import (
@@ -25,6 +26,7 @@ from service.work import (
     Changes,
     Fail,
     FinalLines,
+    Park,
     Retry,
     Settle,
     Split,
@@ -72,12 +74,13 @@ class Bench:
             upload_bytes=shard.bytes,
         )
 
-    def learned(self, outcome: object, **fields: Any) -> None:
+    def learned(self, outcome: object) -> None:
         """Claim the batch again, with what a stage has learned."""
         assert isinstance(outcome, Advance | Wait)
-        changes = {k: v for k, v in vars(outcome.changes).items() if v is not None}
+        known = {f.name for f in fields(BatchClaim)}
+        changes = {k: v for k, v in vars(outcome.changes).items() if v is not None and k in known}
         state = {"state": outcome.to} if isinstance(outcome, Advance) else {}
-        self.claim = with_(self.claim, lease=uuid4(), **{**changes, **state, **fields})
+        self.claim = with_(self.claim, lease=uuid4(), **{**changes, **state})
 
     def upload(self) -> str:
         self.learned(stages.upload(self.claim, self.clients))
@@ -98,7 +101,7 @@ class Bench:
             self.learned(stages.poll(self.claim, self.clients))
             return self.claim.state is BatchState.ENDED
 
-        eventually(ended, interval=0.02)
+        eventually(ended, timeout=10, interval=0.02)
 
     def fetch(self) -> Settle:
         outcome = stages.fetch(self.claim, self.clients)
@@ -279,12 +282,12 @@ def _find(bench: Bench, after: timedelta = timedelta(0)) -> object:
     return stages.create(bench.claim, bench.clients)
 
 
-@pytest.mark.parametrize(("kind", "fields"), LOST, ids=str)
+@pytest.mark.parametrize(("kind", "options"), LOST, ids=str)
 def test_a_create_whose_answer_is_lost_is_found_and_not_repeated(
-    bench: Bench, kind: str, fields: dict[str, Any]
+    bench: Bench, kind: str, options: dict[str, Any]
 ) -> None:
     bench.upload()
-    bench.simulator.fault("create", kind, **fields)
+    bench.simulator.fault("create", kind, **options)
     outcome = stages.create(bench.claim, bench.clients)
     assert isinstance(outcome, Retry)
     assert not outcome.not_sent
@@ -362,7 +365,10 @@ def test_of_several_batches_the_oldest_is_adopted_and_the_others_are_cancelled(
 ) -> None:
     bench.simulator.batch_rule(hang=True)
     file_id = bench.upload()
-    ids = [_must(bench.together.create(bench.claim.endpoint, file_id)).id for _ in range(3)]
+    ids = [
+        _must(bench.together.create(bench.claim.endpoint, file_id, within=POLL)).id
+        for _ in range(3)
+    ]
     found = _find(bench)
     assert isinstance(found, Advance)
     assert found.changes.provider_batch_id == ids[0]
@@ -467,7 +473,7 @@ def test_a_cancel_that_comes_too_late_changes_nothing(bench: Bench) -> None:
 def test_a_twin_under_a_spent_file_is_cancelled(bench: Bench) -> None:
     bench.simulator.batch_rule(hang=True)
     spent = bench.upload()
-    twin = _must(bench.together.create(bench.claim.endpoint, spent))
+    twin = _must(bench.together.create(bench.claim.endpoint, spent, within=POLL))
     bench.create()
     bench.claim = with_(bench.claim, spent_file_ids=(spent,))
     assert isinstance(stages.poll(bench.claim, bench.clients), Wait)
@@ -475,10 +481,10 @@ def test_a_twin_under_a_spent_file_is_cancelled(bench: Bench) -> None:
     assert not bench.together.batch(_must(bench.claim.provider_batch_id)).ended
 
 
-def test_a_batch_that_together_does_not_know_is_an_error(bench: Bench) -> None:
+def test_a_batch_that_together_does_not_know_waits_and_then_for_an_operator(bench: Bench) -> None:
     claim = with_(bench.claim, provider_batch_id=str(uuid4()), state=BatchState.CREATED)
-    with pytest.raises(Missing):
-        stages.poll(claim, bench.clients)
+    assert isinstance(stages.poll(claim, bench.clients), Retry)
+    assert isinstance(stages.poll(with_(claim, failures=MOST_MISSING), bench.clients), Park)
 
 
 # --- fetch --------------------------------------------------------------------------------------

@@ -280,6 +280,7 @@ def test_every_move_is_in_the_event_log_and_nothing_else_is(house: House) -> Non
     assert list(moves) == [
         ">accepted",
         "accepted>running",
+        ">queued",
         "queued>uploaded",
         "uploaded>created",
         "created>ended",

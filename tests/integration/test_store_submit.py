@@ -316,7 +316,7 @@ def test_pages_of_batches_events_and_failures_show_each_once(house: House) -> No
     events = looking.events(house.db, job_id, after=0, limit=4)
     rest = looking.events(house.db, job_id, after=events[-1].id, limit=99)
     assert [e.id for e in events + rest] == sorted(e.id for e in events + rest)
-    assert len(events + rest) == 2 + 4 * 5
+    assert len(events + rest) == 2 + 5 * 5
     letters = looking.failures(house.db, job_id, after=-1, limit=3)
     assert [letter.ordinal for letter in letters] == [0, 1, 2]
     letters = looking.failures(house.db, job_id, after=2, limit=3)

@@ -290,7 +290,7 @@ def test_a_cancelled_job_retries_nothing_and_keeps_what_is_done() -> None:
             "x",
             "b",
         ),
-        ({}, "empty_line", "Together returned neither a response nor an error"),
+        ({}, "empty_line", "Together returned neither an answer nor an error"),
     ],
 )
 def test_an_error_of_any_shape_keeps_its_words(
