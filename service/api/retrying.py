@@ -14,7 +14,7 @@ from service.api.services import Uses
 from service.blobs import Blobs
 from service.crashpoints import CrashPoint, reached
 from service.errors import MOST_PROBLEMS, Conflict
-from service.store.revive import Graveyard, Revival, graveyards, revive
+from service.store.revive import Graveyard, Revival, graveyards, revive, unpark
 
 router = APIRouter()
 
@@ -34,8 +34,11 @@ def retry_job(
     """Run failed requests of a finished job again, with a new budget of attempts.
 
     Permanent failures too. The present results stay readable until new ones take their place.
+    In a running job, what is parked is tried again instead.
     """
     chosen = asked.custom_ids if asked is not None else None
+    if chosen is None and unpark(services.db, job.id):
+        return JobView.of(visible_job(str(job.id), services, caller))
     found, names = graveyards(services.db, job.id, chosen)
     unknown = [custom_id for custom_id in chosen or () if custom_id not in names]
     if unknown:

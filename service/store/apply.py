@@ -246,6 +246,8 @@ def _settle(session: Session, job: Job, batch: Batch, outcome: Settle) -> None:
 
 
 def _add_retry(session: Session, job: Job, parent: Batch, retry: RetryBatch) -> None:
+    # A cancel that came while the parent was fetched has not seen this batch: it ends at once.
+    delay = retry.delay if job.cancel_requested_at is None else timedelta(0)
     batch = Batch(
         id=uuid4(),
         job_id=job.id,
@@ -261,7 +263,7 @@ def _add_retry(session: Session, job: Job, parent: Batch, retry: RetryBatch) -> 
         manifest_blob=retry.manifest_blob,
         bytes=retry.bytes,
         requests=retry.requests,
-        not_before=func.now() + retry.delay,
+        not_before=func.now() + delay,
     )
     session.add(batch)
     job.attempts = max(job.attempts, batch.attempt)

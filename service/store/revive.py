@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
-from sqlalchemy import ARRAY, BigInteger, Text, any_, cast, delete, func, select
+from sqlalchemy import ARRAY, BigInteger, Text, any_, cast, delete, func, select, update
 
 from service.errors import Conflict
 from service.models import Batch, DeadLetter, Event, Job
@@ -102,6 +102,29 @@ def revive(db: Database, job_id: UUID, revivals: Sequence[Revival]) -> None:
         job.pending += requests
         job.open_batches += len(revivals)
         job.finished_at = job.cancel_requested_at = None
+
+
+def unpark(db: Database, job_id: UUID) -> int:
+    """Try again what waits for an operator: the job itself and its batches. Returns how many."""
+    fresh = {"parked_at": None, "tries": 0, "failures": 0, "not_before": func.now()}
+    with db.begin() as session:
+        rows = [
+            *session.scalars(
+                update(Job)
+                .where(Job.id == job_id, Job.parked_at.is_not(None))
+                .values(fresh)
+                .returning(Job.id)
+            ),
+            *session.scalars(
+                update(Batch)
+                .where(Batch.job_id == job_id, Batch.parked_at.is_not(None))
+                .values(fresh)
+                .returning(Batch.id)
+            ),
+        ]
+        if rows:
+            session.add(Event(job_id=job_id, target="unparked", detail={"rows": len(rows)}))
+        return len(rows)
 
 
 def _batch(job: Job, parent: Batch, revival: Revival) -> Batch:

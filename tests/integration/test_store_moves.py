@@ -14,6 +14,7 @@ from service.states import BatchState, IllegalMove, JobState, Stage
 from service.store import engine
 from service.store.cancel import cancel
 from service.store.claim import claim_batches, claim_job, extend
+from service.store.revive import unpark
 from service.work import (
     Advance,
     Assembled,
@@ -287,6 +288,18 @@ def test_every_move_is_in_the_event_log_and_nothing_else_is(house: House) -> Non
         "ended>settled",
         "running>completed",
     ]
+
+
+def test_what_is_parked_is_tried_again_when_an_operator_says_so(house: House) -> None:
+    batch_id = house.created()
+    house.apply(house.claim(batch_id, Stage.POLL), Park("not known there"))
+    assert claim_batches(house.db, [batch_id], Stage.POLL, LEASE) == []
+
+    assert unpark(house.db, house.batch(batch_id).job_id) == 1
+
+    assert house.batch(batch_id).parked_at is None
+    assert len(claim_batches(house.db, [batch_id], Stage.POLL, LEASE)) == 1
+    assert unpark(house.db, house.batch(batch_id).job_id) == 0
 
 
 # --- paused accounts ----------------------------------------------------------------------------
