@@ -191,7 +191,7 @@ class Databases:
             self._run("DROP DATABASE IF EXISTS {} WITH (FORCE)", self._template)
 
     def _migrated(self) -> str:
-        from service.store.engine import migrate
+        from service.store.schema import migrate
 
         name = f"haulier_template_{secrets.token_hex(6)}"
         self._run("CREATE DATABASE {} TEMPLATE template0", name)

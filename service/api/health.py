@@ -6,7 +6,7 @@ from service.api.openapi import problem
 from service.api.problems import NOT_MIGRATED, RETRY_AFTER, HttpProblem
 from service.api.schemas import HealthView
 from service.api.services import Uses
-from service.store.engine import is_migrated
+from service.store.schema import is_migrated
 
 router = APIRouter()
 

@@ -48,7 +48,7 @@ def up(
 @app.command()
 def migrate() -> None:
     """Bring the database to the newest schema."""
-    from service.store.engine import migrate as run
+    from service.store.schema import migrate as run
 
     config = settings()
     config.required("database_url")

@@ -1,4 +1,4 @@
-"""How Alembic runs the revisions: on the connection that `store.engine.migrate` gives it."""
+"""How Alembic runs the revisions: on the connection that `store.schema.migrate` gives it."""
 
 from alembic import context
 from sqlalchemy import text

@@ -17,10 +17,11 @@ from service.intake import Taken
 from service.models import Base, Batch, Job
 from service.spec import Spec
 from service.states import BatchState, JobState, Stage
-from service.store import engine, heartbeats
+from service.store import engine, heartbeats, schema
 from service.store import jobs as looking
 from service.store.due import dispatch, outstanding
-from service.store.engine import Database, is_migrated, is_unavailable, migrate
+from service.store.engine import Database, is_unavailable
+from service.store.schema import is_migrated, migrate
 from service.store.submit import Submission, submit
 from service.work import Advance, Assembled, Pause, Wait
 from tests.factories import LEASE, House, settlement, shard, spec
@@ -344,11 +345,11 @@ def test_slots_are_those_of_workers_that_were_seen_lately(house: House) -> None:
 
 
 def test_the_models_are_the_migrated_schema(database_url: str) -> None:
-    with engine._migrating(database_url) as connection:
+    with schema._migrating(database_url) as connection:
         # A role named like the schema makes it the default one, which Alembic looks at by no name.
         connection.execute(text("SET search_path = public"))
         connection.dialect.default_schema_name = "public"
-        config = engine._config()
+        config = schema._config()
         config.attributes["connection"] = connection
         command.check(config)  # raises where a new revision would hold anything
 
