@@ -95,6 +95,13 @@ build/uv/bin/uv:
 docker-test: install ## Build the image, bring the compose file up, run jobs, kill containers
 	$(BIN)/python -m tests.docker $(ARGS)
 
+# How long faults go on, and which ones; the same seed plans the same: make chaos MINUTES=30 SEED=2
+MINUTES ?= 5
+SEED ?= 1
+.PHONY: chaos
+chaos: install ## Break everything at random for MINUTES (5), then audit (SEED)
+	@$(BIN)/python -m tests.faults.chaos --minutes $(MINUTES) --seed $(SEED)
+
 .PHONY: clean
 clean: ## Remove what make made; data in .haulier stays
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

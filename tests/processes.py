@@ -82,6 +82,12 @@ class Processes:
         for running in reversed(self._started):
             running.stop()
 
+    def kill(self) -> None:
+        """kill -9 of all, latest first; much faster than asking workers to stop."""
+        for running in reversed(self._started):
+            running.kill()
+            running.stop()
+
     def tails(self) -> str:
         """The last lines of every log, for a failed test's report."""
         return "\n".join(f"--- {r.log.name}\n{tail(r.log, 40)}" for r in self._started)

@@ -1,12 +1,74 @@
-"""The accounts that have a row: those that were paused once."""
+"""Pausing accounts, and finding out whether they may go on."""
 
-from sqlalchemy import select
+from datetime import datetime, timedelta
 
-from service.models import Account
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from service.models import Account, Batch
+from service.retry import LONGEST_PAUSE, backoff
+from service.states import OPEN_BATCH_STATES, BatchState
 from service.store.engine import Database
+from service.work import Advance, BatchClaim, Outcome, Pause, Settle, Wait
 
 
 def accounts(db: Database) -> list[Account]:
     """Every account that ever was paused."""
     with db.begin() as session:
         return list(session.scalars(select(Account)))
+
+
+def pause_account(
+    session: Session, name: str, outcome: Pause, probe: timedelta, *, probing: bool
+) -> datetime:
+    """Pause the account: for a time that Together named, or longer each time it refuses.
+
+    Returns until when.
+    """
+    account = session.scalar(select(Account).where(Account.name == name).with_for_update())
+    if account is None:
+        session.execute(insert(Account).values(name=name).on_conflict_do_nothing())
+        account = session.scalars(
+            select(Account).where(Account.name == name).with_for_update()
+        ).one()
+    now = session.scalars(select(func.now())).one()
+    account.reason = outcome.reason[:4000]
+    if outcome.blocked:
+        if probing or account.blocked_since is None:
+            account.refusals += 1
+        account.blocked_since = account.blocked_since or now
+        account.spending = outcome.spending
+        account.paused_until = now + min(backoff(account.refusals, probe, 1.0), LONGEST_PAUSE)
+    else:
+        until = now + (outcome.delay if outcome.delay is not None else probe)
+        account.paused_until = max(account.paused_until or now, until)
+    return account.paused_until
+
+
+def probed(session: Session, claim: BatchClaim, outcome: Outcome) -> None:
+    """A batch of a blocked account came through: reopen it, or let the next one try."""
+    account = session.scalar(
+        select(Account)
+        .where(Account.name == claim.account, Account.blocked_since.is_not(None))
+        .with_for_update()
+    )
+    if account is None:
+        return
+    account.paused_until = func.now()
+    if account.spending:
+        # Only spending proves that spending is allowed again.
+        proven = isinstance(outcome, Advance) and outcome.to is BatchState.CREATED
+    else:
+        proven = isinstance(outcome, Wait | Advance | Settle)
+    if proven:
+        # What was sent and came to nothing meanwhile need not wait until its messages expire.
+        session.execute(
+            update(Batch)
+            .where(Batch.account == claim.account, Batch.state.in_(OPEN_BATCH_STATES))
+            .where(Batch.dispatched_at.is_not(None), Batch.lease.is_(None))
+            .values(dispatched_at=None)
+        )
+        account.paused_until = account.blocked_since = account.reason = None
+        account.spending = False
+        account.refusals = 0

@@ -4,21 +4,23 @@ Every write is fenced on the lease; a worker that lost it changes nothing.
 """
 
 import random
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
 from msgspec import to_builtins
-from sqlalchemy import ARRAY, BigInteger, any_, cast, delete, func, select, update
+from sqlalchemy import ARRAY, BigInteger, any_, cast, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from service.errors import StaleLease
-from service.models import Account, Batch, DeadLetter, Event, Job, Segment
-from service.retry import LONGEST_PAUSE, backoff
-from service.states import OPEN_BATCH_STATES, BatchState, JobState, check_move
+from service.models import Batch, DeadLetter, Event, Job, Segment
+from service.retry import backoff
+from service.states import BatchState, JobState, check_move
+from service.store.accounts import pause_account, probed
 from service.store.copy import copy_rows
 from service.store.engine import Database
+from service.store.successor import successor
 from service.work import (
     Advance,
     Assembled,
@@ -62,7 +64,9 @@ def apply(
                 _postpone(row, outcome, retry_base)
             case Pause():
                 probing = isinstance(claim, BatchClaim) and claim.account_blocked
-                paused_until = _pause(session, claim.account, outcome, probe, probing=probing)
+                paused_until = pause_account(
+                    session, claim.account, outcome, probe, probing=probing
+                )
                 row.last_error = outcome.reason[:MOST_ERROR_TEXT]
                 if isinstance(row, Job):
                     # Batches wait for their account by themselves, jobs would be due at once.
@@ -106,61 +110,6 @@ def _postpone(row: Job | Batch, outcome: Wait | Retry, retry_base: timedelta) ->
     row.not_before = func.now() + delay
 
 
-def _pause(
-    session: Session, name: str, outcome: Pause, probe: timedelta, *, probing: bool
-) -> datetime:
-    """Pause the account: for a time that Together named, or longer each time it refuses.
-
-    Returns until when.
-    """
-    account = session.scalar(select(Account).where(Account.name == name).with_for_update())
-    if account is None:
-        session.execute(insert(Account).values(name=name).on_conflict_do_nothing())
-        account = session.scalars(
-            select(Account).where(Account.name == name).with_for_update()
-        ).one()
-    now = session.scalars(select(func.now())).one()
-    account.reason = outcome.reason[:MOST_ERROR_TEXT]
-    if outcome.blocked:
-        if probing or account.blocked_since is None:
-            account.refusals += 1
-        account.blocked_since = account.blocked_since or now
-        account.spending = outcome.spending
-        account.paused_until = now + min(backoff(account.refusals, probe, 1.0), LONGEST_PAUSE)
-    else:
-        until = now + (outcome.delay if outcome.delay is not None else probe)
-        account.paused_until = max(account.paused_until or now, until)
-    return account.paused_until
-
-
-def _probed(session: Session, claim: BatchClaim, outcome: Outcome) -> None:
-    """A batch of a blocked account came through: reopen it, or let the next one try."""
-    account = session.scalar(
-        select(Account)
-        .where(Account.name == claim.account, Account.blocked_since.is_not(None))
-        .with_for_update()
-    )
-    if account is None:
-        return
-    account.paused_until = func.now()
-    if account.spending:
-        # Only spending proves that spending is allowed again.
-        proven = isinstance(outcome, Advance) and outcome.to is BatchState.CREATED
-    else:
-        proven = isinstance(outcome, Wait | Advance | Settle)
-    if proven:
-        # What was sent and came to nothing meanwhile need not wait until its messages expire.
-        session.execute(
-            update(Batch)
-            .where(Batch.account == claim.account, Batch.state.in_(OPEN_BATCH_STATES))
-            .where(Batch.dispatched_at.is_not(None), Batch.lease.is_(None))
-            .values(dispatched_at=None)
-        )
-        account.paused_until = account.blocked_since = account.reason = None
-        account.spending = False
-        account.refusals = 0
-
-
 # --- batches -----------------------------------------------------------------------------------
 
 
@@ -168,7 +117,7 @@ def _apply_batch(
     session: Session, job: Job | None, batch: Batch, claim: BatchClaim, outcome: Outcome
 ) -> None:
     if claim.account_blocked and not isinstance(outcome, Pause):
-        _probed(session, claim, outcome)
+        probed(session, claim, outcome)
     match outcome:
         case Park():
             pass
@@ -248,23 +197,14 @@ def _settle(session: Session, job: Job, batch: Batch, outcome: Settle) -> None:
 def _add_retry(session: Session, job: Job, parent: Batch, retry: RetryBatch) -> None:
     # A cancel that came while the parent was fetched has not seen this batch: it ends at once.
     delay = retry.delay if job.cancel_requested_at is None else timedelta(0)
-    batch = Batch(
-        id=uuid4(),
-        job_id=job.id,
-        parent_id=parent.id,
-        state=BatchState.QUEUED,
-        shard=parent.shard,
-        attempt=parent.attempt + 1,
-        poison=retry.poison,
-        account=parent.account,
-        priority=parent.priority,
-        model=parent.model,
-        input_blob=parent.input_blob,
+    batch = successor(
+        parent,
         manifest_blob=retry.manifest_blob,
-        bytes=retry.bytes,
         requests=retry.requests,
-        not_before=func.now() + delay,
+        size=retry.bytes,
+        poison=retry.poison,
     )
+    batch.not_before = func.now() + delay
     session.add(batch)
     job.attempts = max(job.attempts, batch.attempt)
     session.add(

@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from sqlalchemy import ARRAY, BigInteger, Text, any_, cast, delete, func, select, update
 
 from service.errors import Conflict
 from service.models import Batch, DeadLetter, Event, Job
-from service.states import BatchState, JobState, check_move
+from service.states import JobState, check_move
 from service.store.engine import Database
+from service.store.successor import successor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +86,14 @@ def revive(db: Database, job_id: UUID, revivals: Sequence[Revival]) -> None:
             ).all()
             if len(buried) != len(revival.ordinals):
                 raise Conflict("the job's dead letters have changed; ask again")
-            session.add(_batch(job, parent, revival))
+            session.add(
+                successor(
+                    parent,
+                    manifest_blob=revival.manifest_blob,
+                    requests=len(revival.ordinals),
+                    size=revival.bytes,
+                )
+            )
             job.attempts = max(job.attempts, parent.attempt + 1)
             requests += len(buried)
         check_move(job.state, JobState.RUNNING)
@@ -125,21 +133,3 @@ def unpark(db: Database, job_id: UUID) -> int:
         if rows:
             session.add(Event(job_id=job_id, target="unparked", detail={"rows": len(rows)}))
         return len(rows)
-
-
-def _batch(job: Job, parent: Batch, revival: Revival) -> Batch:
-    return Batch(
-        id=uuid4(),
-        job_id=job.id,
-        parent_id=parent.id,
-        state=BatchState.QUEUED,
-        shard=parent.shard,
-        attempt=parent.attempt + 1,
-        account=parent.account,
-        priority=parent.priority,
-        model=parent.model,
-        input_blob=parent.input_blob,
-        manifest_blob=revival.manifest_blob,
-        bytes=revival.bytes,
-        requests=len(revival.ordinals),
-    )
