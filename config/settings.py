@@ -62,7 +62,13 @@ class Account(BaseModel):
 class Settings(BaseSettings):
     """The settings, by the names that the environment gives them (`HAULIER_` + upper case)."""
 
-    model_config = SettingsConfigDict(env_prefix="HAULIER_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        # Empty is unset: that is how compose files pass on what nobody has set.
+        env_prefix="HAULIER_",
+        frozen=True,
+        extra="ignore",
+        env_ignore_empty=True,
+    )
 
     database_url: Annotated[str | None, _url_of("postgresql://", "postgres://")] = Field(
         default=None, validation_alias="DATABASE_URL"

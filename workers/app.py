@@ -1,5 +1,7 @@
 """The Celery application: `celery -A workers.app worker`. Each setting is there for a reason."""
 
+import os
+import sys
 from datetime import timedelta
 from typing import Any
 
@@ -24,6 +26,9 @@ TIME_LIMIT = timedelta(hours=6)
 def _configure_logging(**_: object) -> None:
     """Early, for Celery's own warnings; and to `setup_logging`, so that it configures nothing."""
     configure(settings())
+    if not sys.stdout.isatty():
+        # Celery prints its goodbye there, past all logging, into what should be JSON lines.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 @worker_ready.connect

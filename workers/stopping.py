@@ -6,7 +6,10 @@ deploy. One byte of memory that parent and children share is all it takes.
 
 import mmap
 
+import structlog
 from celery.signals import worker_shutting_down
+
+log = structlog.get_logger()
 
 _flag = mmap.mmap(-1, 1)  # anonymous and shared: children that are forked later see it as well
 
@@ -14,6 +17,7 @@ _flag = mmap.mmap(-1, 1)  # anonymous and shared: children that are forked later
 @worker_shutting_down.connect
 def _stop(**_: object) -> None:
     _flag[0] = 1
+    log.info("worker_stopping")
 
 
 def stopping() -> bool:

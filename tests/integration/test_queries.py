@@ -166,7 +166,11 @@ TIMES = 12
 all parameters."""
 
 
-@pytest.mark.parametrize(("row", "stages"), STAGES, ids=lambda v: str(v)[:60])
+def _named(value: object) -> str:
+    return "-".join(sorted(value)) if isinstance(value, frozenset) else str(value)[-12:]
+
+
+@pytest.mark.parametrize(("row", "stages"), STAGES, ids=_named)
 def test_a_tick_stays_on_an_index(
     house: House, plans: Plans, row: type[Job | Batch], stages: frozenset[Stage]
 ) -> None:

@@ -95,7 +95,9 @@ def test_a_worker_that_lost_its_lease_changes_nothing(house: House, outcome: Out
 
 
 @pytest.mark.parametrize(
-    "outcome", [Wait(SECOND), Retry("no"), Fail("no"), Split((shard(3, name="s"),)), Assembled(())], ids=repr
+    "outcome",
+    [Wait(SECOND), Retry("no"), Fail("no"), Split((shard(3, name="s"),)), Assembled(())],
+    ids=repr,
 )
 def test_a_worker_that_lost_its_job_changes_nothing(house: House, outcome: Outcome) -> None:
     job_id = house.submitted()

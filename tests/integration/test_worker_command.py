@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -28,7 +29,10 @@ def celery(worker: Running, queue: str) -> list[int]:
 
 
 def command_line(pid: int) -> str:
-    listed = subprocess.run(
+    process = Path(f"/proc/{pid}/cmdline")
+    if process.parents[1].joinpath("self").exists():
+        return process.read_text().replace("\0", " ") if process.exists() else ""
+    listed = subprocess.run(  # macOS
         ["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False
     )
     return listed.stdout
@@ -37,6 +41,7 @@ def command_line(pid: int) -> str:
 @pytest.fixture
 def worker(pipeline: Pipeline, simulator: Simulator) -> Running:
     together = {"TOGETHER_BASE_URL": simulator.url, "TOGETHER_API_KEY": "test-key"}
+    together["HAULIER_LEASE_SECONDS"] = "60"  # calls may be held for a while
     return pipeline.processes.haulier("worker", "--concurrency", "3", **together)
 
 
@@ -80,7 +85,7 @@ def test_sigterm_lets_a_running_task_end(
     below = descendants(worker.pid)
 
     worker.signal(signal.SIGTERM)
-    eventually(lambda: "Warm shutdown" in worker.output)
+    eventually(lambda: "worker_stopping" in worker.output)
     simulator.release()
 
     assert worker.wait() == 0

@@ -20,7 +20,6 @@ def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     ("name", "value"),
     [
         ("DATABASE_URL", "mysql://x"),
-        ("DATABASE_URL", ""),
         ("REDIS_URL", "http://x"),
         ("TOGETHER_BASE_URL", "api.together.ai"),
         ("HAULIER_ACCOUNTS", "{"),
@@ -37,7 +36,6 @@ def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ("HAULIER_POLL_SECONDS", "nan"),
         ("HAULIER_POLL_SECONDS", "inf"),
         ("HAULIER_POLL_SECONDS", "1e300"),
-        ("HAULIER_TICK_SECONDS", ""),
         ("HAULIER_LEASE_SECONDS", "00:02:00"),
         ("HAULIER_CREATE_GRACE_SECONDS", "x"),
         ("HAULIER_RETRY_BASE_SECONDS", "x"),
@@ -125,3 +123,11 @@ def test_a_missing_setting_is_named() -> None:
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValidationError):
         Settings().stage_tries = 3
+
+
+def test_an_empty_variable_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOGETHER_API_KEY", "")
+    monkeypatch.setenv("HAULIER_TICK_SECONDS", "")
+    settings = read_settings()
+    assert settings.together_api_key is None
+    assert settings.tick_seconds.total_seconds() == 1
