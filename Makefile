@@ -53,7 +53,7 @@ check: install ## Lint, format, types and import contracts
 
 .PHONY: test
 test: install ## All tests, on real servers (ARGS for pytest)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 .PHONY: demo
 demo: install ## The whole pipeline on this machine, against the simulator, in a minute

@@ -233,6 +233,12 @@ class Batch(Leased, Base):
             postgresql_where=text(f"parked_at IS NULL AND {_one_of('state', OPEN_BATCH_STATES)}"),
         ),
         Index("batches_job_id_idx", "job_id", "shard", "id"),
+        # Files of creates that were given up are rare, and looked for again and again.
+        Index(
+            "batches_spent_idx",
+            "account",
+            postgresql_where=text("spent_file_ids <> '[]'"),
+        ),
         # One batch here for one batch there, whatever happens.
         Index(
             "batches_provider_batch_id_key",

@@ -223,7 +223,7 @@ class Together:
             ):
                 to.seek(0)
                 to.truncate()
-            for block in response.iter_raw(BLOCK):
+            for block in response.iter_raw():
                 to.write(block)
                 progress()
 

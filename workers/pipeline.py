@@ -36,6 +36,17 @@ def link(stage: Stage, *arguments: Any, expires: timedelta) -> Any:
     )
 
 
+def sweep(account: str, spent_file_ids: list[str], *, expires: timedelta) -> Any:
+    """The message to look for batches under files that were given up."""
+    return signature(
+        "haulier.sweep",
+        args=(account, spent_file_ids),
+        immutable=True,
+        queue=CONTROL,
+        expires=expires.total_seconds(),
+    )
+
+
 def messages(due: Iterable[Due], expires: timedelta) -> Iterator[tuple[Any, list[UUID]]]:
     """The messages for rows that are due, each with the ids that it speaks of.
 

@@ -103,8 +103,8 @@ class Runner:
 
     @cached_property
     def _pool(self) -> Pool:
-        # A call's phases (connect, write, read) together end well within a lease.
-        return open_pool(min(timedelta(seconds=60), self.settings.lease_seconds / 4))
+        # A lease is extended between blocks, and lasts three quarters of its length from there.
+        return open_pool(min(timedelta(seconds=120), self.settings.lease_seconds / 2))
 
     @cached_property
     def _scratch(self) -> Path:
@@ -144,6 +144,14 @@ class Runner:
                 if self._finish(claim, lease, outcome):
                     yield claim.id
 
+    def sweep(self, account: str, spent_file_ids: list[str]) -> None:
+        """Cancel batches under files that were given up. What fails is done at the next sweep."""
+        with structlog.contextvars.bound_contextvars(account=account):
+            try:
+                stages.cancel_twins(self._together(account), spent_file_ids)
+            except HaulierError as error:
+                log.warning("sweep_failed", reason=str(error))
+
     def _work(self, claim: Claim, stage: Stage, lease: HeldLease) -> Outcome | None:
         """The outcome; None where the lease was lost and nothing may be said any more."""
         try:
@@ -181,13 +189,14 @@ class Runner:
         )
 
     def _account_clients(self, claim: BatchClaim, lease: HeldLease) -> stages.AccountClients:
-        account = self.settings.account(claim.account)
+        together = self._together(claim.account)
+        return stages.AccountClients(**vars(self._clients(lease)), together=together)
+
+    def _together(self, name: str) -> Together:
+        account = self.settings.account(name)
         if account is None:
-            raise AccountBlocked(f"account {claim.account!r} has no key in the settings")
-        key = account.api_key.get_secret_value()
-        return stages.AccountClients(
-            **vars(self._clients(lease)), together=Together(self._pool, account.base_url, key)
-        )
+            raise AccountBlocked(f"account {name!r} has no key in the settings")
+        return Together(self._pool, account.base_url, account.api_key.get_secret_value())
 
     def _finish(self, claim: Claim, lease: HeldLease, outcome: Outcome | None) -> bool:
         """Apply the outcome, for as long as the lease lasts if Postgres is away."""

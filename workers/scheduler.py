@@ -3,6 +3,7 @@
 import signal
 import threading
 import time
+from contextlib import suppress
 from datetime import timedelta
 
 import structlog
@@ -14,9 +15,10 @@ from service.models import Batch, Job
 from service.states import Stage
 from service.store import engine, heartbeats
 from service.store.due import Due, dispatch, outstanding
+from service.store.spent import spent_files
 from workers.app import CONTROL, TRANSFER
 from workers.heartbeat import EVERY, Heartbeat
-from workers.pipeline import PAGE, messages
+from workers.pipeline import PAGE, messages, sweep
 from workers.process import run
 
 log = structlog.get_logger("workers.scheduler")  # the module itself is run as __main__
@@ -40,6 +42,7 @@ class Scheduler:
         self._settings = settings
         self._db = engine.database(engine.create(settings.database_url or ""))
         self._stop = threading.Event()
+        self._sweep_at = 0.0
 
     def run(self) -> None:
         """Tick until SIGTERM or SIGINT."""
@@ -78,7 +81,19 @@ class Scheduler:
         ]
         if due:
             reached(CrashPoint.SCHEDULER_STAMPED)
-        return self._publish(due)
+        sent = self._publish(due)
+        self._sweep()
+        return sent
+
+    def _sweep(self) -> None:
+        """Now and then, look for batches under files that were given up."""
+        if time.monotonic() < self._sweep_at:
+            return
+        every = self._settings.probe_seconds
+        self._sweep_at = time.monotonic() + every.total_seconds()
+        for account, file_ids in spent_files(self._db).items():
+            with suppress(OperationalError):
+                sweep(account, file_ids, expires=every).apply_async()
 
     def _take(self, row: type[Job | Batch], stages: frozenset[Stage], window: int) -> list[Due]:
         """As many rows as fit into the window beside those that are under way."""

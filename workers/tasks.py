@@ -100,6 +100,12 @@ def _start_fetch(batch_id: UUID) -> None:
         log.warning("nudge_lost", batch=str(batch_id), stage=str(Stage.FETCH))
 
 
+@app.task(name="haulier.sweep")
+def sweep(account: str, spent_file_ids: list[str]) -> None:
+    """Cancel what an unanswered create made after all."""
+    runner().sweep(account, spent_file_ids)
+
+
 @app.task(name="haulier.fetch")
 def fetch(batch_id: str) -> None:
     with _patient():

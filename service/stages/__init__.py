@@ -12,6 +12,7 @@ from service.stages.create import create
 from service.stages.fetch import fetch
 from service.stages.poll import poll
 from service.stages.split import split
+from service.stages.twins import cancel_twins
 from service.stages.upload import upload
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Lease",
     "assemble",
     "bury",
+    "cancel_twins",
     "create",
     "fetch",
     "poll",

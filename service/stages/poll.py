@@ -1,14 +1,10 @@
 """Ask Together how a batch is doing."""
 
-import structlog
-
 from service.crashpoints import CrashPoint, reached
 from service.errors import Missing
 from service.stages.clients import AccountClients
 from service.states import BatchState
 from service.work import Advance, BatchClaim, Changes, Outcome, Park, Retry, Wait
-
-log = structlog.get_logger()
 
 MOST_MISSING = 20
 """How often in a row; with pauses of up to five minutes, more than an hour."""
@@ -38,8 +34,6 @@ def _poll(batch: BatchClaim, clients: AccountClients) -> Outcome:
         together.cancel(batch.provider_batch_id)
         reached(CrashPoint.POLL_CANCELLED)
         cancel_sent = True
-    if batch.spent_file_ids:
-        _cancel_twins(batch, clients)
     job = together.batch(batch.provider_batch_id)
     changes = Changes(
         provider_status=job.status,
@@ -57,11 +51,3 @@ def _poll(batch: BatchClaim, clients: AccountClients) -> Outcome:
         return Wait(clients.settings.poll_seconds, changes)
     reached(CrashPoint.POLL_ENDED)
     return Advance(BatchState.ENDED, changes)
-
-
-def _cancel_twins(batch: BatchClaim, clients: AccountClients) -> None:
-    """Cancel what an unanswered create made after all, under a file that was given up."""
-    for job in clients.together.batches():
-        if job.input_file_id in batch.spent_file_ids and not job.ended:
-            log.error("twin_batch_cancelled", provider_batch_id=job.id)
-            clients.together.cancel(job.id)

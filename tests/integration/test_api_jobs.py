@@ -130,7 +130,7 @@ def test_batches_events_and_failures_come_in_order_and_in_pages(api: Api) -> Non
     assert failures[0] == {"custom_id": "r0", "code": "error", "message": "no", "attempts": 1}
     assert [row["id"] for row in events] == sorted(row["id"] for row in events)
     moves = [row["target"] for row in events if row["batch_id"] == str(batch_ids[0])]
-    assert moves == ["uploaded", "created", "ended", "settled"]
+    assert moves == ["queued", "uploaded", "created", "ended", "settled"]
     job = api.job(job_id)
     assert (job["succeeded"], job["failed"], job["pending"]) == (3, 6, 0)
 

@@ -475,10 +475,10 @@ def test_a_twin_under_a_spent_file_is_cancelled(bench: Bench) -> None:
     spent = bench.upload()
     twin = _must(bench.together.create(bench.claim.endpoint, spent, within=POLL))
     bench.create()
-    bench.claim = with_(bench.claim, spent_file_ids=(spent,))
-    assert isinstance(stages.poll(bench.claim, bench.clients), Wait)
+    assert stages.cancel_twins(bench.together, [spent]) == 1
     eventually(lambda: bench.together.batch(twin.id).status == "CANCELLED")
     assert not bench.together.batch(_must(bench.claim.provider_batch_id)).ended
+    assert stages.cancel_twins(bench.together, [spent]) == 0
 
 
 def test_a_batch_that_together_does_not_know_waits_and_then_for_an_operator(bench: Bench) -> None:

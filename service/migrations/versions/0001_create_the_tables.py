@@ -323,6 +323,14 @@ def upgrade() -> None:
         schema="haulier",
         postgresql_where=sa.text("provider_batch_id IS NOT NULL"),
     )
+    op.create_index(
+        "batches_spent_idx",
+        "batches",
+        ["account"],
+        unique=False,
+        schema="haulier",
+        postgresql_where=sa.text("spent_file_ids <> '[]'"),
+    )
     op.create_table(
         "dead_letters",
         sa.Column("job_id", sa.Uuid(), nullable=False),
@@ -441,6 +449,12 @@ def downgrade() -> None:
     )
     op.drop_table("deliveries", schema="haulier")
     op.drop_table("dead_letters", schema="haulier")
+    op.drop_index(
+        "batches_spent_idx",
+        table_name="batches",
+        schema="haulier",
+        postgresql_where=sa.text("spent_file_ids <> '[]'"),
+    )
     op.drop_index(
         "batches_provider_batch_id_key",
         table_name="batches",

@@ -1,0 +1,24 @@
+"""Fault tests end as they went: whatever still runs is killed."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.processes import Processes
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: processes die and come back; some seconds a test")
+
+
+@pytest.fixture
+def processes(processes: Processes) -> Iterator[Processes]:
+    """Nobody waits for a warm shutdown here."""
+    yield processes
+    processes.kill()
+
+
+@pytest.fixture
+def private_processes(private_processes: Processes) -> Iterator[Processes]:
+    yield private_processes
+    private_processes.kill()

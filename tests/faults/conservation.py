@@ -1,0 +1,76 @@
+"""What must be true at the end, whatever happened before: nothing lost, nothing bought twice.
+
+Looked up in three places that know nothing of one another: the results, the rows, and the
+simulator's books.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from service.models import Job
+from service.states import BatchState, JobState
+from service.store import jobs
+from tests.pipeline import Pipeline
+from tests.simulator import Simulator
+
+DONE = {BatchState.SETTLED, BatchState.FAILED, BatchState.CANCELLED}
+
+
+def ids(count: int) -> list[str]:
+    """custom_ids in input order."""
+    return [f"r{number:04}" for number in range(count)]
+
+
+def assert_conserved(
+    pipeline: Pipeline,
+    simulator: Simulator,
+    job: Job,
+    custom_ids: Sequence[str],
+    *,
+    batches: int,
+    state: JobState = JobState.COMPLETED,
+) -> None:
+    """One result line for each request, in order; paid once what succeeded; so many batches."""
+    assert job.state is state
+    lines = pipeline.results(job.id)
+    assert [line["custom_id"] for line in lines] == list(custom_ids)
+    _assert_counted(pipeline, job, lines)
+    _assert_paid_once(simulator, lines)
+    _assert_batches(pipeline, simulator, job, batches)
+
+
+def _assert_counted(pipeline: Pipeline, job: Job, lines: list[dict[str, Any]]) -> None:
+    dead = [line["custom_id"] for line in lines if "error" in line]
+    assert (job.total, job.succeeded, job.failed, job.pending, job.open_batches) == (
+        len(lines),
+        len(lines) - len(dead),
+        len(dead),
+        0,
+        0,
+    )
+    letters = jobs.failures(pipeline.db, job.id, after=-1, limit=100_000)
+    assert [letter.custom_id for letter in letters] == dead
+
+
+def _assert_paid_once(simulator: Simulator, lines: list[dict[str, Any]]) -> None:
+    books = simulator.books()
+    assert books.totals.duplicate_successes == 0
+    paid = {
+        custom_id: book.succeeded
+        for account in books.accounts.values()
+        for custom_id, book in account.lines.items()
+        if book.succeeded
+    }
+    assert paid == {line["custom_id"]: 1 for line in lines if "error" not in line}
+
+
+def _assert_batches(pipeline: Pipeline, simulator: Simulator, job: Job, expected: int) -> None:
+    rows = pipeline.batches(job.id)
+    assert {row.state for row in rows} <= DONE
+    assert [row.id for row in rows if row.lease is not None] == []
+    made = [
+        batch.id for account in simulator.books().accounts.values() for batch in account.batches
+    ]
+    known = [row.provider_batch_id for row in rows if row.provider_batch_id is not None]
+    assert sorted(made) == sorted(known)
+    assert len(made) == expected

@@ -1,0 +1,276 @@
+"""A real process is killed at every place where the world has changed and Postgres has not.
+
+The process that reaches the point dies of SIGKILL there. A clean one takes its place, and at the
+end every request has one result and nothing was bought twice.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import msgspec
+import pytest
+from celery import Celery
+
+from service.crashpoints import CrashPoint
+from service.models import Job
+from service.states import JobState
+from service.store import jobs
+from service.store.cancel import cancel
+from tests.api import client, started_url
+from tests.eventually import eventually
+from tests.faults import crash_point_list
+from tests.faults.conservation import assert_conserved, ids
+from tests.pipeline import Pipeline, chat
+from tests.processes import Running, gone
+from tests.servers import children
+from tests.simulator import Simulator
+
+pytestmark = pytest.mark.slow
+
+REQUESTS = ids(6)
+
+
+# --- what makes a point reachable ----------------------------------------------------------------
+
+
+def nothing(_simulator: Simulator) -> None:
+    """A job that goes well comes by."""
+
+
+def a_create_that_never_arrives(simulator: Simulator) -> None:
+    simulator.fault("create", "lost")
+
+
+def a_create_whose_answer_is_lost(simulator: Simulator) -> None:
+    simulator.fault("create", "lost", after_commit=True)
+
+
+def a_line_worth_another_try(simulator: Simulator) -> None:
+    simulator.line_rule("error", custom_id="r0002", times=1, message="Internal Server Error")
+
+
+def a_line_that_fails_for_good_once(simulator: Simulator) -> None:
+    simulator.line_rule("error", custom_id="r0002", times=1, message="Invalid model specified")
+
+
+def a_batch_that_hangs(simulator: Simulator) -> None:
+    simulator.batch_rule(hang=True, share=0.5)
+
+
+# --- the way of a job up to the death and past it ------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a way works with."""
+
+    pipeline: Pipeline
+    redis_url: str
+    directory: Path
+    point: CrashPoint
+
+    @property
+    def crash(self) -> dict[str, str]:
+        return {"HAULIER_CRASH_AT": self.point}
+
+
+def by_worker(stage: Stage) -> Job:
+    """A job that is accepted already."""
+    return _past_dead_worker(stage, lambda: stage.pipeline.submit(chat(*REQUESTS)))
+
+
+def by_worker_with_input(stage: Stage) -> Job:
+    """A job whose requests stand in a file."""
+    path = stage.directory / "requests.jsonl"
+    path.write_bytes(b"\n".join(map(msgspec.json.encode, chat(*REQUESTS)["requests"])))
+    spec = {"endpoint": "/v1/chat/completions", "input": path.as_uri()}
+    return _past_dead_worker(stage, lambda: stage.pipeline.submit(spec, roots=[stage.directory]))
+
+
+def by_worker_cancelled_at_once(stage: Stage) -> Job:
+    """A job that is cancelled before anything was sent."""
+
+    def submit() -> UUID:
+        job_id = stage.pipeline.submit(chat(*REQUESTS))
+        cancel(stage.pipeline.db, job_id)
+        return job_id
+
+    return _past_dead_worker(stage, submit)
+
+
+def by_worker_cancelled_under_way(stage: Stage) -> Job:
+    """A job that is cancelled while Together works on it."""
+    pipeline = stage.pipeline
+
+    def submit() -> UUID:
+        job_id = pipeline.submit(chat(*REQUESTS))
+        eventually(lambda: [b.provider_status for b in pipeline.batches(job_id)] == ["IN_PROGRESS"])
+        cancel(pipeline.db, job_id)
+        return job_id
+
+    return _past_dead_worker(stage, submit)
+
+
+def _past_dead_worker(stage: Stage, submit: Callable[[], UUID]) -> Job:
+    pipeline, root = stage.pipeline, msgspec.json.encode([stage.directory.as_uri()]).decode()
+    pipeline.scheduler()
+    victim = pipeline.worker(HAULIER_INPUT_ROOTS=root, **stage.crash)
+    eventually(lambda: " ready." in victim.output, 60)
+    slots = children(victim.pid)
+    job_id = submit()
+    eventually(lambda: any(map(gone, slots)), 60)
+    # Celery forks another child, which would die as well.
+    victim.kill()
+    victim.stop()
+    assert pipeline.job(job_id).finished_at is None
+    pipeline.worker(HAULIER_INPUT_ROOTS=root)
+    return pipeline.ended(job_id)
+
+
+def by_scheduler(stage: Stage) -> Job:
+    stage.pipeline.worker()
+    victim = stage.pipeline.scheduler(**stage.crash)
+    job_id = stage.pipeline.submit(chat(*REQUESTS))
+    died(victim)
+    assert stage.pipeline.job(job_id).dispatched_at is not None
+    stage.pipeline.scheduler()
+    return stage.pipeline.ended(job_id)
+
+
+def by_queue(stage: Stage) -> Job:
+    """Submitted as a message, which Redis may hand out again."""
+    pipeline, job_id = stage.pipeline, uuid4()
+    pipeline.worker()
+    pipeline.scheduler()
+    victim = pipeline.inbox(**stage.crash)
+    _send(stage, job_id)
+    died(victim)
+    pipeline.inbox()
+    _send(stage, job_id)
+    job = pipeline.ended(job_id)
+    eventually(lambda: any("submission_known" in log.read_text() for log in pipeline.logs()))
+    return job
+
+
+def _send(stage: Stage, job_id: UUID) -> None:
+    with Celery("producer", broker=stage.redis_url) as producer:
+        producer.send_task(
+            "haulier.submit",
+            kwargs={"spec": chat(*REQUESTS)},
+            queue="haulier.submit",
+            task_id=str(job_id),
+        )
+
+
+def by_http(stage: Stage) -> Job:
+    """Submitted over HTTP with a key; whoever got no answer asks again."""
+    stage.pipeline.worker()
+    stage.pipeline.scheduler()
+    answer = _asked_twice(stage, "/v1/jobs", chat(*REQUESTS), {"Idempotency-Key": "nightly"})
+    assert answer.status_code == (200 if stage.point is CrashPoint.ACCEPT_STORED else 201)
+    return stage.pipeline.ended(UUID(answer.json()["id"]))
+
+
+def by_retry(stage: Stage) -> Job:
+    """Dead letters of a finished job that are to run again."""
+    pipeline = stage.pipeline
+    pipeline.worker()
+    pipeline.scheduler()
+    job_id = pipeline.submit(chat(*REQUESTS))
+    assert pipeline.ended(job_id).failed == 1
+    answer = _asked_twice(stage, f"/v1/jobs/{job_id}/retry", {}, {})
+    assert answer.status_code == 202
+    return pipeline.ended(job_id)
+
+
+def _asked_twice(
+    stage: Stage, path: str, content: dict[str, Any], headers: dict[str, str]
+) -> httpx.Response:
+    """The answer of a second API to a question that the first one died of."""
+    processes = stage.pipeline.processes
+    victim = processes.haulier("api", "--port", "0", **stage.crash)
+    with client(started_url(victim)) as http, pytest.raises(httpx.TransportError):
+        http.post(path, json=content, headers=headers)
+    died(victim)
+    with client(started_url(processes.haulier("api", "--port", "0"))) as http:
+        return http.post(path, json=content, headers=headers)
+
+
+def died(process: Running) -> None:
+    """Wait until the process was killed."""
+    assert process.wait(60) == -9
+
+
+# --- the table -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """How a point is reached, and what should stand in the books at the end."""
+
+    way: Callable[[Stage], Job] = by_worker
+    faults: Callable[[Simulator], None] = nothing
+    batches: int = 1
+    state: JobState = JobState.COMPLETED
+
+
+P = CrashPoint
+
+SCENARIOS = {
+    P.ACCEPT_COPIED: Scenario(way=by_http),
+    P.ACCEPT_STORED: Scenario(way=by_http),
+    P.INBOX_STORED: Scenario(way=by_queue),
+    P.SCHEDULER_STAMPED: Scenario(way=by_scheduler),
+    P.WORKER_CLAIMED: Scenario(),
+    P.WORKER_APPLIED: Scenario(),
+    P.SPLIT_COPIED: Scenario(way=by_worker_with_input),
+    P.UPLOAD_FORGOTTEN: Scenario(faults=a_create_that_never_arrives),
+    P.UPLOAD_SENT: Scenario(),
+    P.CREATE_SENT: Scenario(),
+    P.CREATE_FOUND: Scenario(faults=a_create_whose_answer_is_lost),
+    P.POLL_CANCELLED: Scenario(
+        way=by_worker_cancelled_under_way, faults=a_batch_that_hangs, state=JobState.CANCELLED
+    ),
+    P.POLL_ENDED: Scenario(),
+    P.FETCH_DOWNLOADED: Scenario(),
+    P.FETCH_WRITTEN: Scenario(),
+    P.FETCH_CARRIED: Scenario(faults=a_line_worth_another_try, batches=2),
+    P.BURY_WRITTEN: Scenario(way=by_worker_cancelled_at_once, batches=0, state=JobState.CANCELLED),
+    P.ASSEMBLE_WRITTEN: Scenario(faults=a_line_worth_another_try, batches=2),
+    P.RETRY_WRITTEN: Scenario(way=by_retry, faults=a_line_that_fails_for_good_once, batches=2),
+}
+
+
+@pytest.fixture
+def environment(environment: dict[str, str]) -> dict[str, str]:
+    return {**environment, "HAULIER_LEASE_SECONDS": "2", "HAULIER_CREATE_GRACE_SECONDS": "0.5"}
+
+
+@pytest.mark.parametrize("point", list(CrashPoint))
+def test_a_process_killed_at_a_crash_point_loses_nothing_and_buys_nothing_twice(
+    pipeline: Pipeline, simulator: Simulator, redis_url: str, tmp_path: Path, point: CrashPoint
+) -> None:
+    scenario = SCENARIOS[point]
+    scenario.faults(simulator)
+
+    job = scenario.way(Stage(pipeline, redis_url, tmp_path, point))
+
+    assert_conserved(
+        pipeline, simulator, job, REQUESTS, batches=scenario.batches, state=scenario.state
+    )
+    everyone = jobs.jobs(pipeline.db, producer=None, limit=10)
+    assert [found.id for found in everyone] == [job.id]
+
+
+def test_the_table_has_every_crash_point() -> None:
+    assert list(SCENARIOS) == list(CrashPoint)
+
+
+def test_the_document_lists_every_crash_point() -> None:
+    assert crash_point_list.from_document() == crash_point_list.from_code(), (
+        "write the list anew: python -m tests.faults.crash_point_list"
+    )
