@@ -352,8 +352,7 @@ def test_other_content_under_a_key_that_is_just_being_stored_is_refused(
 def test_two_inboxes_with_the_same_redelivered_message_store_one_job(
     pipeline: Pipeline, redis_url: str
 ) -> None:
-    inboxes = [pipeline.inbox(), pipeline.inbox()]
-    eventually(lambda: all('"inbox_started"' in inbox.output for inbox in inboxes))
+    inboxes = [pipeline.inbox()]
     with (
         redis.Redis.from_url(redis_url) as broker,
         psycopg.connect(pipeline.url) as connection,
@@ -365,9 +364,12 @@ def test_two_inboxes_with_the_same_redelivered_message_store_one_job(
                 "haulier.submit", kwargs={"spec": chat("a", "b")}, queue="haulier.submit"
             )
         eventually(lambda: waiting(pipeline.url) == 1)
+        # As long as it has a call to Redis open, that would get the message.
+        eventually(lambda: broker.info("clients")["blocked_clients"] == 0)
         # What Redis does when it takes a reader for dead: the same message once more.
         (held_back,) = broker.hvals("unacked")
         broker.lpush("haulier.submit", _payload(held_back))
+        inboxes.append(pipeline.inbox())
         eventually(lambda: waiting(pipeline.url) == 2)
         connection.rollback()
 

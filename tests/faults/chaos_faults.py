@@ -1,0 +1,310 @@
+"""The faults of a chaos run and when they come: a plan that depends on nothing but its seed."""
+
+import heapq
+import itertools
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import redis
+
+from tests.faults.chaos_house import LEASE, House
+from tests.faults.chaos_ledger import Ledger
+from tests.faults.chaos_scenario import LIST_LAG
+from tests.faults.proxy import Proxy
+from tests.simulator import KEY
+
+Mend = Callable[[], None]
+
+WORKERS = ("worker-1", "worker-2")
+SCHEDULERS = ("scheduler-1", "scheduler-2")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`strike` breaks something and gives what mends it after `lasting` seconds (from, to)."""
+
+    kind: str
+    weight: int
+    lasting: tuple[float, float]
+    strike: Callable[[House, random.Random], Mend]
+
+    @property
+    def ends_processes(self) -> bool:
+        return "killed" in self.kind or "SIGTERM" in self.kind
+
+
+# --- processes ----------------------------------------------------------------------------------
+
+
+def _kill(*names: str) -> Callable[[House, random.Random], Mend]:
+    def strike(house: House, luck: random.Random) -> Mend:
+        name = luck.choice(names)
+        house.kill(name)
+        return lambda: house.start(name)
+
+    return strike
+
+
+def _kill_all_workers(house: House, _: random.Random) -> Mend:
+    for name in WORKERS:
+        house.kill(name)
+
+    def mend() -> None:
+        for name in WORKERS:
+            house.start(name)
+
+    return mend
+
+
+def _deploy(house: House, luck: random.Random) -> Mend:
+    name = luck.choice((*WORKERS, *SCHEDULERS, "inbox", "api"))
+    house.terminate(name)
+
+    def mend() -> None:
+        # One that is still at its last task ends by itself; the next round of faults starts it.
+        house.start(name)
+
+    return mend
+
+
+def _kill_child(house: House, luck: random.Random) -> Mend:
+    pids = sorted(pid for name in WORKERS for pid in house.started(name))
+    if pids:
+        _send(luck.choice(pids), signal.SIGKILL)
+    return _nothing
+
+
+def _freeze(house: House, luck: random.Random) -> Mend:
+    """A process of a worker stands still for longer than its lease."""
+    pids = sorted(pid for name in WORKERS for pid in house.started(name))
+    if not pids:
+        return _nothing
+    pid = luck.choice(pids)
+    _send(pid, signal.SIGSTOP)
+    return lambda: _send(pid, signal.SIGCONT)
+
+
+def _freeze_part(house: House, luck: random.Random) -> Mend:
+    running = house.parts[luck.choice((*SCHEDULERS, "inbox"))].running
+    if running is None or not running.alive:
+        return _nothing
+    running.signal(signal.SIGSTOP)
+    return lambda: running.signal(signal.SIGCONT)
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _nothing() -> None:
+    pass
+
+
+# --- servers ------------------------------------------------------------------------------------
+
+
+def _flush(house: House, _: random.Random) -> Mend:
+    with suppress(redis.RedisError), redis.Redis.from_url(house.valkey.url) as client:
+        client.flushall()
+    return _nothing
+
+
+def _kill_valkey(house: House, _: random.Random) -> Mend:
+    house.valkey.kill()
+    return house.valkey.start
+
+
+def _freeze_valkey(house: House, _: random.Random) -> Mend:
+    house.valkey.freeze()
+    return house.valkey.thaw
+
+
+def _restart_postgres(house: House, _: random.Random) -> Mend:
+    house.postgres.stop(signal.SIGQUIT)
+    return house.postgres.start
+
+
+def _kill_simulator(house: House, _: random.Random) -> Mend:
+    with suppress(Exception):  # its log is only counted
+        house.note_what_was_played()
+    house.simulator.kill()
+
+    def mend() -> None:
+        house.simulator.start()
+        house.bad_day()
+
+    return mend
+
+
+# --- connections --------------------------------------------------------------------------------
+
+
+def _cut(house: House, luck: random.Random) -> Mend:
+    luck.choice(_proxies(house)).cut()
+    return _nothing
+
+
+def _blackhole(house: House, luck: random.Random) -> Mend:
+    proxy = luck.choice(_proxies(house))
+    cut_after = luck.random() < 0.5
+    proxy.stop_flow()
+
+    def mend() -> None:
+        if cut_after:
+            proxy.cut()
+        proxy.let_flow()
+
+    return mend
+
+
+def _refuse(house: House, luck: random.Random) -> Mend:
+    proxy = luck.choice(_proxies(house))
+    proxy.refuse()
+    return proxy.accept
+
+
+def _proxies(house: House) -> tuple[Proxy, Proxy, Proxy]:
+    return house.to_postgres, house.to_valkey, house.to_together
+
+
+# --- the provider -------------------------------------------------------------------------------
+
+
+def _refuse_key(house: House, luck: random.Random) -> Mend:
+    return _switched(house, lambda: house.simulator.keys({KEY: luck.choice((401, 402, 403))}))
+
+
+def _lag(house: House, _: random.Random) -> Mend:
+    """The list lags for longer than the grace: the bound of what Haulier promises."""
+
+    def on() -> None:
+        house.simulator.switch(list_lag_seconds=20.0)
+        house.simulator.fault("create", "lost", after_commit=True, times=3)
+
+    return _switched(house, on)
+
+
+def _null(house: House, _: random.Random) -> Mend:
+    return _switched(house, lambda: house.simulator.switch(job_null_on_create=True))
+
+
+def _switched(house: House, on: Mend) -> Mend:
+    if not house.simulator.running:
+        return _nothing
+    on()
+
+    def off() -> None:
+        if house.simulator.running:  # else its next start sets all of it
+            house.simulator.switch(job_null_on_create=False, list_lag_seconds=LIST_LAG)
+            house.simulator.keys({})
+
+    return off
+
+
+FAULTS = (
+    Fault("worker killed", 8, (0.5, 3), _kill(*WORKERS)),
+    Fault("all workers killed", 3, (0.5, 2), _kill_all_workers),
+    Fault("worker child killed", 10, (0, 0), _kill_child),
+    Fault("worker process frozen", 8, (LEASE + 0.5, LEASE + 4), _freeze),
+    Fault("scheduler killed", 5, (0.5, 3), _kill(*SCHEDULERS)),
+    Fault("scheduler or inbox frozen", 4, (1, LEASE + 3), _freeze_part),
+    Fault("api killed", 5, (0.5, 3), _kill("api")),
+    Fault("inbox killed", 5, (0.5, 3), _kill("inbox")),
+    Fault("deploy (SIGTERM)", 5, (3, 6), _deploy),
+    Fault("redis flushed", 6, (0, 0), _flush),
+    Fault("redis killed", 5, (0.5, 4), _kill_valkey),
+    Fault("redis frozen", 3, (1, 7), _freeze_valkey),
+    Fault("postgres restarted (immediate)", 6, (0, 2), _restart_postgres),
+    Fault("connections cut", 10, (0, 0), _cut),
+    Fault("connections blackholed", 8, (0.5, LEASE + 3), _blackhole),
+    Fault("connections refused", 6, (0.5, 4), _refuse),
+    Fault("simulator killed", 5, (0.2, 3), _kill_simulator),
+    Fault("key refused", 3, (0.5, 4), _refuse_key),
+    Fault("list lag beyond the grace", 4, (7, 12), _lag),
+    Fault("create without a job", 4, (2, 6), _null),
+)
+
+EXCLUSIVE = {
+    "redis killed": "redis",
+    "redis frozen": "redis",
+    "redis flushed": "redis",
+    "postgres restarted (immediate)": "postgres",
+    "simulator killed": "simulator",
+    "key refused": "switches",
+    "list lag beyond the grace": "switches",
+    "create without a job": "switches",
+    "connections blackholed": "proxies",
+    "connections refused": "proxies",
+}
+"""Faults with the same word do not overlap: one would be mended by the other's end."""
+
+
+class Plan:
+    """Strikes faults and mends them. Every few seconds one, and they overlap."""
+
+    def __init__(self, house: House, ledger: Ledger, seed: int, pause: tuple[float, float]) -> None:
+        self._house = house
+        self._ledger = ledger
+        self._luck = random.Random(seed)
+        self._pause = pause
+        self._next = time.monotonic() + 2
+        self._mends: list[tuple[float, int, Fault, float, Mend]] = []
+        self._busy: set[str] = set()
+        self._numbers = itertools.count()
+
+    def step(self) -> None:
+        """Mend what it is time for, strike if it is time."""
+        now = time.monotonic()
+        while self._mends and self._mends[0][0] <= now:
+            self._mend()
+        if now >= self._next:
+            self._strike()
+            self._next = time.monotonic() + self._luck.uniform(*self._pause)
+
+    def end(self) -> None:
+        """Mend everything and start what does not run."""
+        while self._mends:
+            self._mend()
+        house = self._house
+        for part in house.parts.values():
+            if not part.alive:
+                house.start(part.name)
+
+    def restart_what_ended(self) -> None:
+        """The supervisor of a deployment: what ended by itself is started again."""
+        for name, part in self._house.parts.items():
+            if not part.alive and not part.ending:
+                self._ledger.ended[name] += 1
+                self._house.start(name)
+            elif not part.alive and not self._down:
+                self._house.start(name)  # it took its time to end
+
+    @property
+    def _down(self) -> bool:
+        return any(fault.ends_processes for *_, fault, _, _ in self._mends)
+
+    def _strike(self) -> None:
+        fault = self._luck.choices(FAULTS, [fault.weight for fault in FAULTS])[0]
+        lasting = self._luck.uniform(*fault.lasting)
+        luck = random.Random(self._luck.random())
+        word = EXCLUSIVE.get(fault.kind)
+        if word in self._busy:
+            return
+        at = time.time()
+        mend = fault.strike(self._house, luck)
+        if word is not None:
+            self._busy.add(word)
+        due = time.monotonic() + lasting
+        heapq.heappush(self._mends, (due, next(self._numbers), fault, at, mend))
+
+    def _mend(self) -> None:
+        _, _, fault, at, mend = heapq.heappop(self._mends)
+        mend()
+        self._busy.discard(EXCLUSIVE.get(fault.kind, ""))
+        self._ledger.breaks(fault.kind, at)
