@@ -1,6 +1,7 @@
 """Fixtures for every test: real servers, fresh databases, real processes."""
 
 import os
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -19,6 +20,11 @@ from tests.servers import (
 )
 
 pytest_plugins = ["tests.simulator", "tests.pipeline", "tests.api"]
+
+# Started in the background, as CI may be, we would hand on that these are ignored.
+for _number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.SIG_DFL)
 
 _REPORTS = pytest.StashKey[Processes]()
 
