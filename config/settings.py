@@ -105,7 +105,19 @@ class Settings(BaseSettings):
     create_grace_seconds: Seconds = timedelta(seconds=60)
     retry_base_seconds: Seconds = timedelta(seconds=10)
     probe_seconds: Seconds = timedelta(seconds=30)
+    slowest_poll_seconds: Seconds | None = None
+    """The longest time between two looks at a batch; ten times `poll_seconds` by default."""
     stage_tries: int = Field(default=25, ge=1)
+    max_inflight_batches: int | None = Field(default=None, ge=1)
+    """How many batches an account may have at Together at once, for each model."""
+    max_enqueued_tokens: int = Field(default=30_000_000_000, ge=1)
+    """The tokens of all batches of a model that an account may have at Together at once
+    (Together documents 30 billion for each model)."""
+    control_requests_per_second: float | None = Field(default=None, gt=0)
+    """Calls of an account's control API, over all workers; uploads' bytes and downloads not
+    counted."""
+    retention_days: float | None = Field(default=None, gt=0)
+    """How long finished jobs are kept, with their results; for ever by default."""
     shard_requests: int = Field(default=50_000, ge=1, le=50_000)
     shard_bytes: int = Field(default=100_000_000, ge=1, le=100_000_000)
     concurrency: int = Field(default=2, ge=1)

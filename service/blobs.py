@@ -30,9 +30,10 @@ _manifest = msgspec.msgpack.Decoder(list[Entry])
 
 
 class BlobWriter:
-    """Writes one blob. Knows how many bytes it has taken."""
+    """Writes one blob. Knows its name, and how many bytes it has taken."""
 
-    def __init__(self, file: "WritableFile") -> None:
+    def __init__(self, name: str, file: "WritableFile") -> None:
+        self.name = name
         self._file = file
         self.size = 0
 
@@ -62,7 +63,7 @@ class Blobs:
     def writer(self, name: str) -> Iterator[BlobWriter]:
         """Write a blob piece by piece. It is durable when the block is left."""
         file = obstore.open_writer(self._store, name, buffer_size=PART, max_concurrency=2)
-        yield BlobWriter(file)
+        yield BlobWriter(name, file)
         file.close()
         self._sync(name)
 
@@ -93,8 +94,10 @@ class Blobs:
         """Bytes of a blob. Raises FileNotFoundError."""
         return int(obstore.head(self._store, name)["size"])
 
-    def put_manifest(self, name: str, entries: list[Entry]) -> None:
+    def put_manifest(self, name: str, entries: list[Entry]) -> str:
+        """Store a manifest, and return what `get_manifest` finds it by."""
         self.put(name, msgspec.msgpack.encode(entries))
+        return name
 
     def get_manifest(self, name: str) -> list[Entry]:
         return _manifest.decode(self.get(name))

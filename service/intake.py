@@ -69,7 +69,6 @@ class _Lane:
 
     number: int
     writer: BlobWriter
-    input_blob: str
     entries: list[Entry] = field(default_factory=list)
     bytes: int = 0
 
@@ -192,7 +191,7 @@ class Intake:
             number = len(self._lanes)
             name = f"{self._prefix}/input-{number}.jsonl"
             writer = self._stack.enter_context(self._blobs.writer(name))
-            lane = self._lanes[model] = _Lane(number, writer, name)
+            lane = self._lanes[model] = _Lane(number, writer)
         return lane
 
     def _store(self, lane: _Lane, custom_id: str, line: bytes) -> None:
@@ -207,15 +206,15 @@ class Intake:
 
     def _cut(self, lane: _Lane) -> None:
         name = f"{self._prefix}/shard-{len(self._shards)}.manifest"
-        self._blobs.put_manifest(name, lane.entries)
+        manifest_blob = self._blobs.put_manifest(name, lane.entries)
         model = next(model for model, known in self._lanes.items() if known is lane)
         self._shards.append(
             (
                 lane.entries[0].ordinal,
                 Shard(
                     model=model,
-                    input_blob=lane.input_blob,
-                    manifest_blob=name,
+                    input_blob=lane.writer.name,
+                    manifest_blob=manifest_blob,
                     requests=len(lane.entries),
                     bytes=lane.bytes,
                 ),

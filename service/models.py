@@ -93,6 +93,23 @@ class Account(Base):
     refusals: Mapped[int] = mapped_column(server_default="0")
 
 
+class Lane(Base):
+    """What is known of one model under one account, and where admission to it stands."""
+
+    __tablename__ = "lanes"
+
+    account: Mapped[str] = mapped_column(primary_key=True)
+    model: Mapped[str] = mapped_column(primary_key=True)
+    ended: Mapped[int] = mapped_column(server_default="0")
+    """Batches that Together completed."""
+    seconds: Mapped[float | None]
+    """How long a batch takes from its create to its end: a moving average."""
+    tokens_per_byte: Mapped[float | None]
+    """Tokens used for each byte of request lines: a moving average."""
+    admitted: Mapped[int] = mapped_column(server_default="0")
+    """Batches that were let in, ever."""
+
+
 class Job(Leased, Base):
     __tablename__ = "jobs"
 
@@ -111,6 +128,8 @@ class Job(Leased, Base):
     input: Mapped[str | None]
     plan: Mapped[list[Any] | None]
     """The shards that were cut while the body was taken in; None where split is to read `input`."""
+    page_blob: Mapped[str | None]
+    """The blob that its requests share with those of other small jobs, where they do."""
 
     total: Mapped[int] = mapped_column(server_default="0")
     succeeded: Mapped[int] = mapped_column(server_default="0")
@@ -160,6 +179,13 @@ class Job(Leased, Base):
         Index("jobs_producer_id_idx", "producer", "created_at", "id"),
         Index("jobs_created_at_id_idx", "created_at", "id"),
         Index("jobs_state_created_at_id_idx", "state", "created_at", "id"),
+        # What may be old enough to be forgotten, oldest first.
+        Index(
+            "jobs_finished_at_idx",
+            "finished_at",
+            postgresql_where=text("finished_at IS NOT NULL"),
+        ),
+        Index("jobs_page_blob_idx", "page_blob", postgresql_where=text("page_blob IS NOT NULL")),
     )
 
 
@@ -175,8 +201,13 @@ class Batch(Leased, Base):
     poison: Mapped[int] = mapped_column(server_default="0")
     """How often in a row its requests were in a batch that FAILED as a whole."""
     account: Mapped[str]
+    producer: Mapped[str] = mapped_column(server_default="")
     priority: Mapped[int] = mapped_column(server_default="0")
     model: Mapped[str]
+    admitted_at: Mapped[datetime | None]
+    """Since when it may be uploaded; a queued batch without it waits for its turn."""
+    tokens: Mapped[int] = mapped_column(server_default="0")
+    """The tokens it was taken to need when it was let in."""
     input_blob: Mapped[str]
     manifest_blob: Mapped[str]
     bytes: Mapped[int]
@@ -227,10 +258,32 @@ class Batch(Leased, Base):
             "state NOT IN ('created', 'ended', 'settled') OR provider_batch_id IS NOT NULL",
             name="created",
         ),
+        # What waits to be let in is not in it: there may be very much of that.
         Index(
             "batches_due_idx",
             "not_before",
-            postgresql_where=text(f"parked_at IS NULL AND {_one_of('state', OPEN_BATCH_STATES)}"),
+            postgresql_where=text(
+                f"parked_at IS NULL AND {_one_of('state', OPEN_BATCH_STATES)}"
+                " AND (state <> 'queued' OR admitted_at IS NOT NULL)"
+            ),
+        ),
+        Index(
+            "batches_waiting_idx",
+            "account",
+            "model",
+            "priority",
+            "producer",
+            "not_before",
+            "shard",
+            postgresql_where=text("state = 'queued' AND admitted_at IS NULL AND parked_at IS NULL"),
+        ),
+        Index(
+            "batches_admitted_idx",
+            "account",
+            "model",
+            postgresql_where=text(
+                "admitted_at IS NOT NULL AND state IN ('queued', 'uploaded', 'created')"
+            ),
         ),
         Index("batches_job_id_idx", "job_id", "shard", "id"),
         # Files of creates that were given up are rare, and looked for again and again.
@@ -322,6 +375,30 @@ class Delivery(Base):
         ),
         Index("deliveries_job_id_idx", "job_id"),
     )
+
+
+class Leftover(Base):
+    """What a forgotten job has left in blob storage or at Together, to be deleted."""
+
+    __tablename__ = "leftovers"
+
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    account: Mapped[str | None]
+    """Whose file at Together `name` is; None where it is the beginning of names of blobs."""
+    name: Mapped[str]
+    not_before: Mapped[datetime] = mapped_column(server_default=func.now())
+    failures: Mapped[int] = mapped_column(server_default="0")
+
+    __table_args__ = (Index("leftovers_due_idx", "not_before"),)
+
+
+class Chore(Base):
+    """Something to be done now and then, by whichever process comes first."""
+
+    __tablename__ = "chores"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    begun_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class Heartbeat(Base):

@@ -217,17 +217,27 @@ class House:
 
     db: Database
 
-    def submitted(self, *shards: int, **fields: Any) -> UUID:
+    def submitted(self, *shards: int, producer: str = "default", **fields: Any) -> UUID:
         """An accepted job whose shards have so many requests each."""
         job_id = uuid4()
         cut = tuple(shard(requests) for requests in shards or (3,))
         taken = Taken(sum(piece.requests for piece in cut), cut, "0" * 64)
-        submission = Submission(id=job_id, producer="default", spec=spec(**fields), taken=taken)
+        submission = Submission(id=job_id, producer=producer, spec=spec(**fields), taken=taken)
         submit(self.db, [submission])
         return job_id
 
     def split(self, *shards: int, **fields: Any) -> list[UUID]:
-        """The queued batches of a running job, by shard."""
+        """The queued batches of a running job, by shard, let in to be uploaded."""
+        ids = self.waiting(*shards, **fields)
+        self.let_in()
+        return ids
+
+    def let_in(self) -> None:
+        """Admit all that waits."""
+        self.run("UPDATE haulier.batches SET admitted_at = coalesce(admitted_at, now())")
+
+    def waiting(self, *shards: int, **fields: Any) -> list[UUID]:
+        """The queued batches of a running job, by shard, waiting to be let in."""
         job_id = self.submitted(*shards, **fields)
         claim = self.claim_job(job_id, Stage.SPLIT)
         assert claim.shards is not None
@@ -316,7 +326,8 @@ class House:
 
     def sweep(self) -> None:
         """Remove every row."""
-        self.run("TRUNCATE haulier.producers, haulier.accounts, haulier.heartbeats CASCADE")
+        tables = ("producers", "accounts", "lanes", "heartbeats")
+        self.run(f"TRUNCATE {', '.join(f'haulier.{table}' for table in tables)} CASCADE")
 
     def due_now(self, batch_id: UUID) -> None:
         """As if the pause of a batch were over."""

@@ -10,10 +10,12 @@ import structlog
 from kombu.exceptions import OperationalError
 
 from config.settings import Settings
+from service.admission import Limits
 from service.crashpoints import CrashPoint, reached
 from service.models import Batch, Job
 from service.states import Stage
 from service.store import engine, heartbeats
+from service.store.admit import admit
 from service.store.due import Due, dispatch, outstanding
 from service.store.spent import spent_files
 from workers.app import CONTROL, TRANSFER
@@ -75,7 +77,7 @@ class Scheduler:
         control = heartbeats.slots(self._db, CONTROL, within=within) or FEW
         due = [
             *self._take(Job, JOBS, transfer * AHEAD),
-            *self._take(Batch, TRANSFERS, transfer * AHEAD),
+            *self._take_transfers(transfer * AHEAD),
             *self._take(Batch, CREATES, control * AHEAD),
             *self._take(Batch, POLLS, control * AHEAD * PAGE),
         ]
@@ -100,6 +102,14 @@ class Scheduler:
         again = self._again
         room = window - outstanding(self._db, row, stages, again=again)
         return dispatch(self._db, row, stages, limit=room, again=again)
+
+    def _take_transfers(self, window: int) -> list[Due]:
+        """What was begun comes first; what room is left goes to batches that wait to be let in."""
+        again = self._again
+        room = window - outstanding(self._db, Batch, TRANSFERS, again=again)
+        begun = dispatch(self._db, Batch, TRANSFERS, limit=room, again=again)
+        limits = Limits.of(self._settings)
+        return [*begun, *admit(self._db, room=room - len(begun), limits=limits)]
 
     @property
     def _again(self) -> timedelta:

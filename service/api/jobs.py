@@ -7,16 +7,18 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.admission import Limits
 from service.api import cursors
 from service.api.auth import CalledBy
 from service.api.problems import ALREADY_ENDED, NOT_FOUND, HttpProblem
-from service.api.schemas import BatchView, EventView, FailureView, JobView, Page, View
+from service.api.schemas import BatchView, EventView, FailureView, JobDetail, JobView, Page, View
 from service.api.services import Uses
 from service.errors import Conflict
 from service.models import Job
 from service.states import JobState
 from service.store import jobs as store
 from service.store.cancel import cancel
+from service.store.waiting import why
 
 router = APIRouter()
 
@@ -81,9 +83,10 @@ def list_jobs(
 
 
 @router.get("/jobs/{job_id}")
-def show_job(job: VisibleJob) -> JobView:
-    """One job."""
-    return JobView.of(job)
+def show_job(job: VisibleJob, services: Uses) -> JobDetail:
+    """One job, and why it waits if it does."""
+    limits = Limits.of(services.settings)
+    return JobDetail.explained(job, why(services.db, job, limits))
 
 
 @router.get("/jobs/{job_id}/batches")

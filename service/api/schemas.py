@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.models import Batch, DeadLetter, Event, Job
 from service.states import BatchState, JobState
+from service.store.waiting import Reason
 
 
 class View(BaseModel):
@@ -77,6 +78,27 @@ class JobView(View):
                 "results_generation": job.generation,
             }
         )
+
+
+class ReasonView(View):
+    """Why nothing of a job is under way. `code` is stable, `detail` is for people."""
+
+    code: str = Field(
+        description="worker, turn, inflight_batches, enqueued_tokens, account_paused, retry, parked"
+    )
+    detail: str
+    until: datetime | None = Field(description="when that ends by itself, where it is known")
+
+
+class JobDetail(JobView):
+    waiting: ReasonView | None = Field(
+        default=None, description="why it waits; null while something of it is under way"
+    )
+
+    @classmethod
+    def explained(cls, job: Job, reason: Reason | None) -> Self:
+        shown = None if reason is None else ReasonView.model_validate(reason)
+        return cls.of(job).model_copy(update={"waiting": shown})
 
 
 class BatchView(View):

@@ -36,6 +36,14 @@ class Problem(msgspec.Struct, frozen=True):
         return self.message if self.line is None else f"line {self.line:,}: {self.message}"
 
 
+class Reason(msgspec.Struct, frozen=True):
+    """Why nothing of a job is under way."""
+
+    code: str
+    detail: str
+    until: datetime | None = None
+
+
 class Job(msgspec.Struct, frozen=True):
     id: str
     state: str
@@ -63,6 +71,7 @@ class Job(msgspec.Struct, frozen=True):
     """Set where only an operator can help."""
     last_error: str | None = None
     """The last trouble on Haulier's side of the work."""
+    waiting: Reason | None = None
 
     @property
     def uuid(self) -> UUID:

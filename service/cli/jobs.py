@@ -87,6 +87,7 @@ def _fields(job: Job, batches: list[Batch]) -> list[tuple[str, object]]:
         ("job", job.id),
         ("state", job.state),
         ("cancelled", job.cancel_requested_at),
+        ("waits", None if job.waiting is None else job.waiting.detail),
         ("parked", job.parked_at),
         ("error", job.error),
         *(("", str(problem)) for problem in job.problems or ()),

@@ -119,7 +119,8 @@ class _Bar(Progress):
         elif time.monotonic() - self._looked > BATCHES_EVERY:
             self._batches = batches_of(self._client, self._job_id)
             self._looked = time.monotonic()
-        self._below = " · ".join(filter(None, [_counts(job), self._batches.states]))
+        waits = clean(job.waiting.detail) if job.waiting else ""
+        self._below = " · ".join(filter(None, [_counts(job), self._batches.states, waits]))
         done = job.succeeded + job.failed
         self.update(
             self._task,

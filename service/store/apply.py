@@ -18,6 +18,7 @@ from service.models import Batch, DeadLetter, Event, Job, Segment
 from service.retry import backoff
 from service.states import BatchState, JobState, check_move
 from service.store.accounts import pause_account, probed
+from service.store.admit import learn_tokens
 from service.store.copy import copy_rows
 from service.store.engine import Database
 from service.store.successor import successor
@@ -192,11 +193,13 @@ def _settle(session: Session, job: Job, batch: Batch, outcome: Settle) -> None:
     job.total_tokens += settlement.usage.total_tokens
     if job.open_batches == 0:
         job.not_before = func.now()
+    learn_tokens(session, batch, settlement.usage)
 
 
 def _add_retry(session: Session, job: Job, parent: Batch, retry: RetryBatch) -> None:
     # A cancel that came while the parent was fetched has not seen this batch: it ends at once.
-    delay = retry.delay if job.cancel_requested_at is None else timedelta(0)
+    cancelled = job.cancel_requested_at is not None
+    delay = timedelta(0) if cancelled else retry.delay
     batch = successor(
         parent,
         manifest_blob=retry.manifest_blob,
@@ -205,6 +208,7 @@ def _add_retry(session: Session, job: Job, parent: Batch, retry: RetryBatch) -> 
         poison=retry.poison,
     )
     batch.not_before = func.now() + delay
+    batch.admitted_at = job.cancel_requested_at
     session.add(batch)
     job.attempts = max(job.attempts, batch.attempt)
     session.add(
@@ -275,7 +279,10 @@ def _split(session: Session, job: Job, shards: tuple[Shard, ...]) -> None:
             "state": BatchState.QUEUED,
             "shard": number,
             "account": job.account,
+            "producer": job.producer,
             "priority": job.priority,
+            # A cancelled job's batches have nothing to wait for: they are to end.
+            "admitted_at": job.cancel_requested_at,
             "model": shard.model,
             "input_blob": shard.input_blob,
             "manifest_blob": shard.manifest_blob,

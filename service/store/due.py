@@ -24,14 +24,15 @@ class Due:
 
 
 def _in_stage(row: type[Job | Batch], stages: Iterable[Stage]) -> ColumnElement[bool]:
-    """The rows that stand before one of the stages.
+    """The rows that stand before one of the stages; of queued batches, those that were let in.
 
     As plain text, so that the planner sees that the partial index holds them all.
     """
     table = row.__tablename__
     if row is Batch:
         states = [f"'{state}'" for state, stage in BATCH_STAGES.items() if stage in stages]
-        return literal_column(f"{table}.state IN ({', '.join(sorted(states))})")
+        let_in = f"({table}.state <> 'queued' OR {table}.admitted_at IS NOT NULL)"
+        return literal_column(f"({table}.state IN ({', '.join(sorted(states))}) AND {let_in})")
     where = [
         f"{table}.state = '{JobState.ACCEPTED}'"
         if stage is Stage.SPLIT

@@ -19,6 +19,7 @@ def successor(
         attempt=parent.attempt + 1,
         poison=poison,
         account=parent.account,
+        producer=parent.producer,
         priority=parent.priority,
         model=parent.model,
         input_blob=parent.input_blob,

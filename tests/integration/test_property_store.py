@@ -27,14 +27,17 @@ from hypothesis.stateful import (
 from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import sessionmaker
 
+from service.admission import Limits
 from service.errors import Conflict, StaleLease
 from service.models import Batch, Job
 from service.states import BATCH_STAGES, OPEN_BATCH_STATES, BatchState, JobState, Stage
 from service.store import engine
+from service.store.admit import admit
 from service.store.apply import apply
 from service.store.cancel import cancel
 from service.store.claim import claim_batches, claim_job, extend
 from service.store.due import Due, dispatch
+from service.store.engine import Database
 from service.store.revive import Revival, graveyards, revive
 from service.work import (
     Advance,
@@ -80,6 +83,23 @@ LANES: tuple[tuple[type[Job | Batch], frozenset[Stage]], ...] = (
     (Batch, frozenset({Stage.POLL})),
 )
 """What a scheduler asks for, one after the other."""
+
+NARROW = Limits(batches=3, tokens=1_000_000)
+WIDE = Limits(batches=None, tokens=1_000_000)
+
+
+def sent(
+    db: Database,
+    lane: tuple[type[Job | Batch], frozenset[Stage]],
+    limit: int,
+    limits: Limits = NARROW,
+) -> list[Due]:
+    """What a scheduler sends of a lane: what is due, and for uploads what is let in."""
+    due = dispatch(db, *lane, limit=limit, again=LEASE)
+    if Stage.UPLOAD in lane[1]:
+        due += admit(db, room=limit - len(due), limits=limits)
+    return due
+
 
 OUR_CLOCKS = {
     "jobs": ("not_before", "leased_until", "dispatched_at"),
@@ -172,7 +192,7 @@ class Store(RuleBasedStateMachine):
 
     def tick(self, luck: Random) -> None:
         lane = luck.choice(LANES)
-        self.due += dispatch(self.db, *lane, limit=luck.randint(1, 5), again=LEASE)
+        self.due += sent(self.db, lane, luck.randint(1, 5))
 
     def deliver(self, luck: Random) -> None:
         """A message arrives, or it is lost, or it will come once more."""
@@ -190,7 +210,7 @@ class Store(RuleBasedStateMachine):
         self.pass_time(luck.choice((61.0, 0.0, 400.0)))
         self.due.clear()
         for lane in LANES:
-            for message in dispatch(self.db, *lane, limit=99, again=LEASE):
+            for message in sent(self.db, lane, 99):
                 self.claims += self.claim(message.stage, message.id)
 
     def deliver_what_nobody_sent(self, luck: Random) -> None:
@@ -326,9 +346,7 @@ class Store(RuleBasedStateMachine):
 
     def look_for_forgotten_rows(self) -> None:
         with self.a_day_later() as db:
-            found = {
-                due.id for lane in LANES for due in dispatch(db, *lane, limit=999, again=LEASE)
-            }
+            found = {due.id for lane in LANES for due in sent(db, lane, 999, WIDE)}
         waiting = self.ids(
             "SELECT id FROM haulier.batches WHERE finished_at IS NULL AND parked_at IS NULL"
             " UNION ALL SELECT id FROM haulier.jobs WHERE finished_at IS NULL"
@@ -360,7 +378,7 @@ class Store(RuleBasedStateMachine):
         Gives how many rows were due.
         """
         self.pass_time(seconds)
-        due = [d for lane in LANES for d in dispatch(self.db, *lane, limit=99, again=LEASE)]
+        due = [message for lane in LANES for message in sent(self.db, lane, 99)]
         for message in due:
             for claim in self.claim(message.stage, message.id):
                 self.say(claim, self.success(claim) if luck is None else self.hoped(claim, luck))

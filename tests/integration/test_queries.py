@@ -17,19 +17,23 @@ import psycopg
 import pytest
 from sqlalchemy import Engine, event, text
 
+from service.admission import Limits
 from service.models import Batch, Job
 from service.states import BatchState, JobState, Stage
 from service.store import engine, heartbeats, jobs
+from service.store.admit import admit
 from service.store.cancel import cancel
 from service.store.claim import claim_batches, claim_job, extend, final_lines
 from service.store.due import dispatch, outstanding
 from service.store.submit import Submission, submit
+from service.store.waiting import why
 from service.work import Assembled, Settle, Wait
 from tests.factories import LEASE, House, settlement, spec
 from tests.servers import Databases
 
 FINISHED = int(os.environ.get("HAULIER_TEST_FINISHED_ROWS", "50000"))
 OPEN = 300
+WAITING = 20_000
 MINUTE = timedelta(minutes=1)
 BIG = ("jobs", "batches", "events", "dead_letters", "segments")
 
@@ -69,6 +73,13 @@ INSERT INTO haulier.batches (id, job_id, state, shard, account, model, input_blo
     (ARRAY['queued', 'uploaded', 'created', 'ended'])[1 + n % 4], 0, 'default', 'm', 'i', 'm',
     1000, 10, 'file-' || n, 'open-' || n, now() + (n % 3 - 1) * interval '1 min'
   FROM generate_series(1, :open) n;
+UPDATE haulier.batches SET admitted_at = now(), producer = 'producer-' || requests % 10
+  WHERE finished_at IS NULL;
+INSERT INTO haulier.batches (id, job_id, state, shard, account, producer, priority, model,
+    input_blob, manifest_blob, bytes, requests)
+  SELECT md5('waiting' || n)::uuid, md5('running' || 1 + n % :open)::uuid, 'queued', 0, 'default',
+    'producer-' || n % 10, n % 2, 'm-' || n % 3, 'i', 'm', 1000, 10
+  FROM generate_series(1, :waiting) n;
 INSERT INTO haulier.jobs (id, producer, state, endpoint, account, max_attempts, total, pending)
   SELECT md5('accepted' || n)::uuid, 'producer-' || n % 10, 'accepted', '/v1/chat/completions',
     'default', 3, 10, 10
@@ -118,7 +129,7 @@ def _filled(databases: Databases) -> Iterator[tuple[House, Plans]]:
         connection.execute(text("SET session_replication_role = replica"))  # no foreign keys
         for statement in FILL.split(";\n"):
             if statement.strip():
-                values = {"finished": FINISHED, "open": OPEN}
+                values = {"finished": FINISHED, "open": OPEN, "waiting": WAITING}
                 used = {name: n for name, n in values.items() if f":{name}" in statement}
                 connection.execute(text(statement), used)
         connection.execute(text("VACUUM ANALYZE"))
@@ -182,6 +193,25 @@ def test_a_tick_stays_on_an_index(
         found = plans.of(tick)
         assert len(found) == 2
         _assert_on_an_index(found)
+
+
+def test_letting_in_reads_a_few_of_those_that_wait(house: House, plans: Plans) -> None:
+    limits = Limits(batches=None, tokens=10**12)
+    for _ in range(TIMES):
+        found = plans.of(lambda: admit(house.db, room=2, limits=limits))
+        _assert_on_an_index(found)
+        assert (
+            max(int(rows) for plan in found for rows in re.findall(r"actual rows=(\d+)", plan))
+            < OPEN
+        )
+
+
+def test_saying_why_a_job_waits_stays_on_an_index(house: House, plans: Plans) -> None:
+    limits = Limits(batches=1, tokens=10**12)
+    for number in range(TIMES):
+        job = jobs.job(house.db, _id("running", number + 1), None)
+        assert job is not None
+        _assert_on_an_index(plans.of(partial(why, house.db, job, limits)))
 
 
 def test_claiming_and_applying_stay_on_an_index(house: House, plans: Plans) -> None:

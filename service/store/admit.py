@@ -1,0 +1,163 @@
+"""Letting waiting batches in, as far as there is room for them (`service.admission` chooses)."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import ARRAY, BigInteger, Uuid, cast, func, select, text, tuple_, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from service.admission import TOKENS_PER_BYTE, LaneName, Limits, Scene, Waiting, choose
+from service.models import Batch, Lane
+from service.states import Stage
+from service.store.due import Due
+from service.store.engine import Database
+from service.work import Usage
+
+_ADMISSION = 0x61646D6974  # "admit"
+NEWEST = 0.2
+"""The weight of the newest batch in what its lane knows of tokens."""
+
+UNDER_WAY = text(
+    "batches.admitted_at IS NOT NULL AND batches.state IN ('queued', 'uploaded', 'created')"
+)
+"""Let in, and not yet ended over there: the words of a partial index."""
+
+_WAITING = "state = 'queued' AND admitted_at IS NULL AND parked_at IS NULL"
+
+# The first few of each group (lane, priority, producer), however many wait: the groups are found
+# by skipping from one to the next along the index, not by reading what is in them.
+_CANDIDATES = text(f"""
+WITH RECURSIVE groups AS (
+  (SELECT account, model, priority, producer FROM haulier.batches WHERE {_WAITING}
+   ORDER BY account, model, priority, producer LIMIT 1)
+  UNION ALL
+  SELECT following.* FROM groups, LATERAL (
+    SELECT b.account, b.model, b.priority, b.producer FROM haulier.batches b
+    WHERE {_WAITING} AND (b.account, b.model, b.priority, b.producer)
+      > (groups.account, groups.model, groups.priority, groups.producer)
+    ORDER BY b.account, b.model, b.priority, b.producer LIMIT 1) following)
+SELECT first.* FROM groups, LATERAL (
+  SELECT b.id, b.account, b.model, b.producer, b.priority, b.not_before, b.requests, b.bytes
+  FROM haulier.batches b
+  WHERE {_WAITING} AND b.account = groups.account AND b.model = groups.model
+    AND b.priority = groups.priority AND b.producer = groups.producer AND b.not_before <= now()
+    AND (b.lease IS NULL OR b.leased_until < now())
+  ORDER BY b.not_before, b.shard LIMIT :room) first
+WHERE NOT EXISTS (SELECT FROM haulier.accounts a
+                  WHERE a.name = groups.account AND a.paused_until > now())
+""")  # noqa: S608  constant words
+
+
+def admit(db: Database, *, room: int, limits: Limits) -> list[Due]:
+    """Let at most `room` batches in, stamp them as dispatched, and say which.
+
+    One scheduler at a time; another one finds nothing to do meanwhile.
+    """
+    if room <= 0:
+        return []
+    with db.begin() as session:
+        if not session.scalar(select(func.pg_try_advisory_xact_lock(_ADMISSION))):
+            return []
+        found = session.execute(_CANDIDATES, {"room": room}).all()
+        if not found:
+            return []
+        scene = load(session)
+        rates = token_rates(session, {(row.account, row.model) for row in found})
+        waiting = [_waiting(row, rates) for row in found]
+        return _let_in(session, choose(waiting, scene, limits, room))
+
+
+def load(session: Session) -> Scene:
+    """What is under way."""
+    rows = session.execute(
+        select(
+            Batch.account,
+            Batch.model,
+            Batch.producer,
+            func.count(),
+            func.sum(Batch.tokens),
+            func.sum(Batch.requests),
+        )
+        .where(UNDER_WAY)
+        .group_by(Batch.account, Batch.model, Batch.producer)
+    )
+    scene = Scene()
+    for account, model, producer, batches, tokens, requests in rows:
+        lane = scene.lanes[account, model]
+        lane.batches += batches
+        lane.tokens += int(tokens)
+        scene.producers[producer] += int(requests)
+    for name in session.scalars(select(Lane)):
+        scene.lanes[name.account, name.model].admitted = name.admitted
+    return scene
+
+
+def token_rates(session: Session, lanes: Iterable[LaneName]) -> dict[LaneName, float]:
+    """Tokens for each byte of request lines, as far as usage has told."""
+    rows = session.execute(
+        select(Lane.account, Lane.model, Lane.tokens_per_byte).where(
+            tuple_(Lane.account, Lane.model).in_(list(lanes)), Lane.tokens_per_byte.is_not(None)
+        )
+    )
+    return {(account, model): float(rate or 0) for account, model, rate in rows}
+
+
+def learn_tokens(session: Session, batch: Batch, usage: Usage) -> None:
+    """Correct the lane's estimate by what a settled batch used."""
+    served = batch.bytes * batch.succeeded / batch.requests
+    if not usage.total_tokens or not served:
+        return
+    rate = usage.total_tokens / served
+    known = func.coalesce(Lane.tokens_per_byte, rate)
+    session.execute(
+        insert(Lane)
+        .values(account=batch.account, model=batch.model, tokens_per_byte=rate)
+        .on_conflict_do_update(
+            index_elements=["account", "model"],
+            set_={"tokens_per_byte": known + (rate - known) * NEWEST},
+        )
+    )
+
+
+def _waiting(row: Any, rates: dict[LaneName, float]) -> Waiting:
+    lane = (row.account, row.model)
+    return Waiting(
+        id=row.id,
+        lane=lane,
+        producer=row.producer,
+        priority=row.priority,
+        since=row.not_before,
+        requests=row.requests,
+        tokens=round(row.bytes * rates.get(lane, TOKENS_PER_BYTE)),
+    )
+
+
+def _let_in(session: Session, chosen: Sequence[Waiting]) -> list[Due]:
+    if not chosen:
+        return []
+    asked = (
+        func.unnest(
+            cast([batch.id for batch in chosen], ARRAY(Uuid)),
+            cast([batch.tokens for batch in chosen], ARRAY(BigInteger)),
+        )
+        .table_valued("id", "tokens")
+        .render_derived()
+    )
+    let_in = session.execute(
+        update(Batch)
+        .where(Batch.id == asked.c.id, Batch.admitted_at.is_(None))
+        .values(admitted_at=func.now(), dispatched_at=func.now(), tokens=asked.c.tokens)
+        .returning(Batch.id, Batch.account, Batch.model)
+    ).all()
+    counts = Counter((account, model) for _, account, model in let_in)
+    for (account, model), count in sorted(counts.items()):
+        session.execute(
+            insert(Lane)
+            .values(account=account, model=model, admitted=count)
+            .on_conflict_do_update(
+                index_elements=["account", "model"], set_={"admitted": Lane.admitted + count}
+            )
+        )
+    return [Due(Stage.UPLOAD, batch_id, account) for batch_id, account, _ in let_in]
