@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 BLOCK = 1 << 20
 PART = 8 << 20  # S3 takes parts of 5 MB and more; two at a time bound a writer's memory
+LOCAL_PART = 1 << 20  # a job of 64 models has as many writers
 
 STORAGE_ERRORS = (BaseError,)
 """What blob storage raises beside OSError (FileNotFoundError and PermissionError are its own)."""
@@ -62,7 +63,8 @@ class Blobs:
     @contextmanager
     def writer(self, name: str) -> Iterator[BlobWriter]:
         """Write a blob piece by piece. It is durable when the block is left."""
-        file = obstore.open_writer(self._store, name, buffer_size=PART, max_concurrency=2)
+        part = PART if self._root is None else LOCAL_PART
+        file = obstore.open_writer(self._store, name, buffer_size=part, max_concurrency=2)
         yield BlobWriter(name, file)
         file.close()
         self._sync(name)

@@ -4,21 +4,29 @@ Nothing is sent anywhere before the whole input was found good.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from array import array
+from bisect import bisect_right, insort
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
+from itertools import accumulate, chain
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from config.settings import Settings
 from service.blobs import STORAGE_ERRORS, Blobs, BlobWriter
+from service.duplicates import Hashes
 from service.errors import MOST_PROBLEMS, BadInput, HaulierError, Problem
-from service.lines import LineError, read_request
+from service.lines import LineError, LineSplitter, RequestLine, read_request, read_requests
 from service.spec import Spec, canonical, may_read, place, request_lines
 from service.work import Entry, Shard
 
 MOST_MODELS = 64
+MOST_OPEN = 200_000
+"""Requests whose shard is not cut yet, over all models; beyond that the fullest shard is cut."""
+MOST_SUSPECTS = 1000
+"""Hashes of custom_ids that seem to be used twice, of which the text is looked at."""
 
 
 class InputUnreadable(HaulierError):
@@ -63,17 +71,25 @@ class Taken:
     sha256: str | None
 
 
+class Storage(Protocol):
+    """Where an intake puts what it takes in."""
+
+    def writer(self, name: str) -> AbstractContextManager[BlobWriter]: ...
+    def put_manifest(self, name: str, entries: list[Entry]) -> str: ...
+    def get_manifest(self, name: str) -> list[Entry]: ...
+
+
 @dataclass
 class _Lane:
     """The requests of one model on their way into blobs."""
 
-    number: int
+    model: str
     writer: BlobWriter
     entries: list[Entry] = field(default_factory=list)
     bytes: int = 0
 
 
-def take_in(spec: Spec, blobs: Blobs, prefix: str, settings: Settings) -> Taken | None:
+def take_in(spec: Spec, blobs: Storage, prefix: str, settings: Settings) -> Taken | None:
     """Take in the requests of a JSON spec; None where its `input` is still to be read.
 
     Raises BadInput.
@@ -81,12 +97,7 @@ def take_in(spec: Spec, blobs: Blobs, prefix: str, settings: Settings) -> Taken 
     if spec.requests is None:
         return None
     with Intake(
-        blobs,
-        prefix,
-        spec.endpoint,
-        shard_requests=settings.shard_requests,
-        shard_bytes=settings.shard_bytes,
-        hashed=spec.idempotency_key is not None,
+        blobs, prefix, spec.endpoint, settings, hashed=spec.idempotency_key is not None
     ) as intake:
         for line in request_lines(spec):
             intake.add(line, hash_as=canonical)
@@ -94,35 +105,37 @@ def take_in(spec: Spec, blobs: Blobs, prefix: str, settings: Settings) -> Taken 
 
 
 class Intake:
-    """Use as a context manager: `add` every line, then `finish`.
+    """Use as a context manager: `feed` every block or `add` every line, then `finish`.
 
     `prefix` must be fresh: what is written below it becomes true only when a row names it.
+    Bad lines are noted and left out; the input is refused for them at the end.
     """
 
     def __init__(
         self,
-        blobs: Blobs,
+        blobs: Storage,
         prefix: str,
         endpoint: str,
+        settings: Settings,
         *,
-        shard_requests: int,
-        shard_bytes: int,
         hashed: bool = False,
     ) -> None:
         self._blobs = blobs
         self._prefix = prefix
         self._endpoint = endpoint
-        self._shard_requests = shard_requests
-        self._shard_bytes = shard_bytes
-        self._hash = hashlib.sha256() if hashed else None
+        self._shard_requests = settings.shard_requests
+        self._shard_bytes = settings.shard_bytes
+        self._sha256 = hashlib.sha256() if hashed else None
         self._stack = ExitStack()
+        self._splitter = LineSplitter()
         self._lanes: dict[str, _Lane] = {}
         self._shards: list[tuple[int, Shard]] = []
-        self._seen: set[str] = set()
+        self._ids = Hashes(settings.scratch)
+        self._stack.callback(self._ids.close)
+        self._places = LineNumbers()
         self._line = 0
         self._total = 0
-        self._problems: list[Problem] = []
-        self._more = 0
+        self._problems = Problems()
 
     def __enter__(self) -> Self:
         return self
@@ -135,6 +148,10 @@ class Intake:
     ) -> None:
         self._stack.__exit__(kind, error, trace)
 
+    def feed(self, block: bytes) -> None:
+        """Take a block of JSONL; lines may go on in the next one."""
+        self._take(self._splitter.feed(block))
+
     def add(self, line: bytes, *, hash_as: Callable[[bytes], bytes] | None = None) -> None:
         """Take one line. Blank lines are passed over; a bad one is noted and refused at the end."""
         self._line += 1
@@ -144,28 +161,19 @@ class Intake:
         try:
             request = read_request(line, self._endpoint)
         except LineError as error:
-            self._note(str(error))
+            self._problems.note(str(error), self._line)
             return
-        if request.custom_id in self._seen:
-            self._note(f"custom_id {request.custom_id!r} was used before")
-            return
-        self._seen.add(request.custom_id)
-        self._total += 1
-        if self._hash is not None:
-            self._hash.update(hash_as(line) if hash_as is not None else line)
-            self._hash.update(b"\n")
-        if self._problems:
-            return  # it will be refused as a whole: only further problems matter
-        lane = self._lane(request.body.model)
-        if lane is not None:
-            self._store(lane, request.custom_id, line)
+        if self._sha256 is not None:
+            self._sha256.update((hash_as(line) if hash_as is not None else line) + b"\n")
+        self._accept([request], [line])
 
     def finish(self) -> Taken:
         """Close the blobs. Raises BadInput with everything that was wrong."""
-        if not self._problems and not self._total:
-            self._note("the input holds no requests", line=False)
-        if self._problems:
-            raise BadInput(self._problems, more=self._more)
+        self._take(self._splitter.end())
+        self._note_repeated()
+        if not self._problems.count and not self._total:
+            self._problems.note("the input holds no requests")
+        self._problems.raise_any()
         for lane in self._lanes.values():
             self._cut(lane)
         self._stack.close()
@@ -173,52 +181,168 @@ class Intake:
         return Taken(
             self._total,
             tuple(shard for _, shard in self._shards),
-            self._hash.hexdigest() if self._hash is not None else None,
+            self._sha256.hexdigest() if self._sha256 is not None else None,
         )
 
-    def _note(self, message: str, *, line: bool = True) -> None:
-        if len(self._problems) < MOST_PROBLEMS:
-            self._problems.append(Problem(message, self._line if line else None))
-        else:
-            self._more += 1
+    def _take(self, lines: list[bytes]) -> None:
+        """Many lines at once where all are as they should be, else one by one."""
+        if not lines:
+            return
+        block = b"\n".join(lines)
+        requests = read_requests(block, lines, self._endpoint)
+        if requests is None:
+            for line in lines:
+                self.add(line)
+            return
+        if self._sha256 is not None:
+            self._sha256.update(block)
+            self._sha256.update(b"\n")
+        self._line += len(lines)
+        self._accept(requests, lines)
+
+    def _accept(self, requests: Sequence[RequestLine], lines: list[bytes]) -> None:
+        """Store good requests, the last of which stands in the present line."""
+        ids = [request.custom_id for request in requests]
+        ordinals = range(self._total, self._total + len(ids))
+        self._places.note(self._total, self._line - len(ids) + 1)
+        self._ids.add(ids)
+        self._total += len(ids)
+        models = [request.body.model for request in requests]
+        if len(set(models)) == 1:
+            self._store(models[0], ids, ordinals, lines)
+            return
+        groups: dict[str, list[int]] = {}
+        for at, model in enumerate(models):
+            groups.setdefault(model, []).append(at)
+        for model, places in groups.items():
+            self._store(
+                model,
+                [ids[at] for at in places],
+                [ordinals[at] for at in places],
+                [lines[at] for at in places],
+            )
+
+    # --- lanes: the requests of a model, cut into shards -----------------------------------------
 
     def _lane(self, model: str) -> _Lane | None:
         lane = self._lanes.get(model)
-        if lane is None:
-            if len(self._lanes) == MOST_MODELS:
-                self._note(f"a job may use {MOST_MODELS} models; this one is one too many")
-                return None
-            number = len(self._lanes)
-            name = f"{self._prefix}/input-{number}.jsonl"
+        if lane is None and len(self._lanes) < MOST_MODELS:
+            name = f"{self._prefix}/input-{len(self._lanes)}.jsonl"
             writer = self._stack.enter_context(self._blobs.writer(name))
-            lane = self._lanes[model] = _Lane(number, writer)
+            lane = self._lanes[model] = _Lane(model, writer)
         return lane
 
-    def _store(self, lane: _Lane, custom_id: str, line: bytes) -> None:
-        length = len(line) + 1
-        if lane.entries and (
-            len(lane.entries) == self._shard_requests or lane.bytes + length > self._shard_bytes
-        ):
-            self._cut(lane)
-        lane.entries.append(Entry(custom_id, self._total - 1, lane.writer.size, length))
-        lane.bytes += length
-        lane.writer.write(line + b"\n")
+    def _store(
+        self, model: str, ids: Sequence[str], ordinals: Sequence[int], lines: Sequence[bytes]
+    ) -> None:
+        """Store requests of one model, and cut its shards where they are full."""
+        lane = self._lane(model)
+        if lane is None:
+            words = f"a job may use {MOST_MODELS} models; this one is one too many"
+            self._problems.note(words, self._places.line_of(ordinals[0]))
+            return
+        lengths = [len(line) + 1 for line in lines]
+        ends = list(accumulate(lengths, initial=lane.writer.size))
+        at = 0
+        while at < len(ids):
+            stop = self._fitting(lane, ends, at)
+            here = slice(at, stop)
+            lane.entries += map(Entry, ids[here], ordinals[here], ends[here], lengths[here])
+            lane.bytes += ends[stop] - ends[at]
+            at = stop
+            if at < len(ids):
+                self._cut(lane)
+        lane.writer.write(b"\n".join(lines) + b"\n")
+        if sum(len(lane.entries) for lane in self._lanes.values()) > MOST_OPEN:
+            self._cut(max(self._lanes.values(), key=lambda lane: len(lane.entries)))
+
+    def _fitting(self, lane: _Lane, ends: list[int], at: int) -> int:
+        """Up to where the lines from `at` on fit into the shard; an empty one takes any line.
+
+        `ends` are where the lines begin, and where the last one ends.
+        """
+        by_count = at + self._shard_requests - len(lane.entries)
+        by_bytes = bisect_right(ends, ends[at] + self._shard_bytes - lane.bytes) - 1
+        stop = min(by_count, by_bytes, len(ends) - 1)
+        return max(stop, at if lane.entries else at + 1)
 
     def _cut(self, lane: _Lane) -> None:
+        if not lane.entries:
+            return
         name = f"{self._prefix}/shard-{len(self._shards)}.manifest"
-        manifest_blob = self._blobs.put_manifest(name, lane.entries)
-        model = next(model for model, known in self._lanes.items() if known is lane)
-        self._shards.append(
-            (
-                lane.entries[0].ordinal,
-                Shard(
-                    model=model,
-                    input_blob=lane.writer.name,
-                    manifest_blob=manifest_blob,
-                    requests=len(lane.entries),
-                    bytes=lane.bytes,
-                ),
-            )
+        shard = Shard(
+            model=lane.model,
+            input_blob=lane.writer.name,
+            manifest_blob=self._blobs.put_manifest(name, lane.entries),
+            requests=len(lane.entries),
+            bytes=lane.bytes,
         )
+        self._shards.append((lane.entries[0].ordinal, shard))
         lane.entries = []
         lane.bytes = 0
+
+    # --- custom_ids that were used before ---------------------------------------------------------
+
+    def _note_repeated(self) -> None:
+        suspects, surplus = self._ids.repeated(MOST_SUSPECTS)
+        if not suspects:
+            return
+        firsts: dict[str, int] = {}
+        for entry in self._entries(suspects):
+            known = firsts.get(entry.custom_id, entry.ordinal)
+            firsts[entry.custom_id] = min(known, entry.ordinal)
+        count = 0
+        for entry in self._entries(suspects):
+            if entry.ordinal != firsts[entry.custom_id]:
+                line = self._places.line_of(entry.ordinal)
+                self._problems.note(f"custom_id {entry.custom_id!r} was used before", line)
+                count += 1
+        if len(suspects) == MOST_SUSPECTS:
+            # Too many to confirm: the rest is counted by its hashes.
+            self._problems.count += max(surplus - count, 0)
+
+    def _entries(self, hashes: frozenset[int]) -> Iterator[Entry]:
+        """All requests whose custom_id has one of the hashes, in no order."""
+        stored = (self._blobs.get_manifest(shard.manifest_blob) for _, shard in self._shards)
+        for entries in chain(stored, [lane.entries for lane in self._lanes.values()]):
+            for entry in entries:
+                if hash(entry.custom_id) in hashes:
+                    yield entry
+
+
+class Problems:
+    """What is wrong with an input: the first MOST_PROBLEMS by line, and how many there are."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._kept: list[Problem] = []
+
+    def note(self, message: str, line: int | None = None) -> None:
+        self.count += 1
+        if len(self._kept) == MOST_PROBLEMS and (line or 0) >= (self._kept[-1].line or 0):
+            return
+        insort(self._kept, Problem(message, line), key=lambda problem: problem.line or 0)
+        del self._kept[MOST_PROBLEMS:]
+
+    def raise_any(self) -> None:
+        """Raise BadInput if there are any."""
+        if self._kept:
+            raise BadInput(self._kept, more=self.count - len(self._kept))
+
+
+class LineNumbers:
+    """Which request stands in which line. Costs nothing but where lines are left out."""
+
+    def __init__(self) -> None:
+        self._ordinals = array("Q")
+        self._lines = array("Q")
+
+    def note(self, ordinal: int, line: int) -> None:
+        """From this request on, each stands in the line after the one before."""
+        if not self._lines or line - ordinal != self._lines[-1] - self._ordinals[-1]:
+            self._ordinals.append(ordinal)
+            self._lines.append(line)
+
+    def line_of(self, ordinal: int) -> int:
+        at = bisect_right(self._ordinals, ordinal) - 1
+        return self._lines[at] + ordinal - self._ordinals[at]

@@ -70,6 +70,24 @@ def read_request(line: bytes, endpoint: str) -> RequestLine:
     return request
 
 
+def read_requests(block: bytes, lines: list[bytes], endpoint: str) -> list[RequestLine] | None:
+    """All requests of a block of lines (joined by LF, no LF at the end) at once.
+
+    None where any line is not as it should be, or perhaps not: then read_request has the word.
+    """
+    framed = block.startswith(b"{") and block.endswith(b"}")
+    if not framed or block.count(b"}\n{") != len(lines) - 1:
+        return None  # a blank line, or space around one
+    if b"\\u0000" in block or max(map(len, lines)) > LINE_BYTES:
+        return None
+    try:
+        if not block.isascii():
+            block.decode()
+        return list(map(_decoders[endpoint].decode, lines))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
 def _plain(error: str) -> str:
     """msgspec's words, with the mend for what people get wrong most."""
     if "field `method`" in error or "$.method" in error:

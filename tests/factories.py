@@ -83,8 +83,7 @@ def take(
         blobs,
         f"jobs/{uuid4()}",
         endpoint,
-        shard_requests=shard_requests,
-        shard_bytes=shard_bytes,
+        Settings(shard_requests=shard_requests, shard_bytes=shard_bytes),
         hashed=hashed,
     ) as intake:
         for line in lines:

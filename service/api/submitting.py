@@ -22,7 +22,6 @@ from service.api.services import Services, Uses
 from service.crashpoints import CrashPoint, reached
 from service.errors import BadInput, Conflict, Problem
 from service.intake import Intake, Taken, take_in
-from service.lines import LineSplitter
 from service.models import Job
 from service.spec import SPEC_BYTES, Rules, Spec, envelope_problems, read_spec
 from service.store import jobs
@@ -97,23 +96,15 @@ async def _take_lines(
 ) -> tuple[Spec, Taken]:
     """The request lines, in constant memory: each block is done with before the next is read."""
     spec = _keyed(_spec_of(request.query_params, rules), request.headers.get("idempotency-key"))
-    splitter = LineSplitter()
     with Intake(
         services.blobs,
         prefix,
         spec.endpoint,
-        shard_requests=services.settings.shard_requests,
-        shard_bytes=services.settings.shard_bytes,
+        services.settings,
         hashed=spec.idempotency_key is not None,
     ) as intake:
-
-        def add(lines: list[bytes]) -> None:
-            for line in lines:
-                intake.add(line)
-
         async for block in body.blocks(request):
-            await _in_thread(services, partial(add, splitter.feed(block)))
-        add(splitter.end())
+            await _in_thread(services, partial(intake.feed, block))
         return spec, await _in_thread(services, intake.finish)
 
 

@@ -3,7 +3,6 @@
 from service.crashpoints import CrashPoint, reached
 from service.errors import BadInput
 from service.intake import InputUnreadable, Intake, open_input
-from service.lines import split_lines
 from service.stages.clients import Clients
 from service.work import Fail, JobClaim, Outcome, Split
 
@@ -20,11 +19,10 @@ def split(job: JobClaim, clients: Clients) -> Outcome:
             clients.blobs,
             f"jobs/{job.id}/{job.lease}",
             job.endpoint,
-            shard_requests=settings.shard_requests,
-            shard_bytes=settings.shard_bytes,
+            settings,
         ) as intake:
-            for line in split_lines(open_input(job.input, settings.input_roots)):
-                intake.add(line)
+            for block in open_input(job.input, settings.input_roots):
+                intake.feed(block)
                 clients.lease.keep()
             taken = intake.finish()
         reached(CrashPoint.SPLIT_COPIED)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from uuid import uuid4
 
 import msgspec
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config.settings import Settings
+from service import intake
 from service.blobs import Blobs
 from service.errors import BadInput
 from service.intake import MOST_MODELS, Intake, Taken, take_in
@@ -220,12 +222,111 @@ def test_a_deeply_nested_request_with_a_key_is_refused_not_broken(blobs: Blobs) 
 
 def test_leaving_early_leaves_no_blob(tmp_path: Path) -> None:
     blobs = Blobs((tmp_path / "blobs").as_uri())
-    intake = Intake(blobs, "jobs/x", CHAT, shard_requests=10, shard_bytes=1000)
-    with pytest.raises(KeyboardInterrupt), intake:
-        _interrupted(intake)
+    taking = Intake(blobs, "jobs/x", CHAT, Settings())
+    with pytest.raises(KeyboardInterrupt), taking:
+        _interrupted(taking)
     assert [path for path in (tmp_path / "blobs").rglob("*") if path.is_file()] == []
 
 
-def _interrupted(intake: Intake) -> None:
-    intake.add(chat_line("a"))
+def _interrupted(taking: Intake) -> None:
+    taking.add(chat_line("a"))
     raise KeyboardInterrupt
+
+
+# --- blocks -------------------------------------------------------------------------------------
+
+
+def _fed(blobs: Blobs, content: bytes, size: int, **fields: int) -> Taken | BadInput:
+    """What comes of JSONL that arrives in blocks of a size."""
+    limits = Settings.model_validate(fields)
+    with Intake(blobs, f"jobs/{uuid4()}", CHAT, limits, hashed=True) as taking:
+        for start in range(0, len(content), size):
+            taking.feed(content[start : start + size])
+        try:
+            return taking.finish()
+        except BadInput as refusal:
+            return refusal
+
+
+def _told(taken: Taken | BadInput, blobs: Blobs) -> object:
+    """What a producer or a later stage can see of it."""
+    if isinstance(taken, BadInput):
+        return [(problem.line, problem.message) for problem in taken.problems], taken.more
+    shards = [
+        (
+            shard.model,
+            shard.bytes,
+            blobs.get_manifest(shard.manifest_blob),
+            blobs.get(shard.input_blob),
+        )
+        for shard in taken.shards
+    ]
+    return taken.total, taken.sha256, shards
+
+
+LINES = st.one_of(
+    st.builds(
+        lambda custom_id, model: chat_line(custom_id, model=model),
+        st.text("abc\u00e9\u2028", min_size=1, max_size=2),
+        st.sampled_from(["one", "two"]),
+    ),
+    st.sampled_from([b"", b"  ", b"{", b"nonsense", b"[]", b'{"custom_id": "\\u0000"}', b"\xff"]),
+)
+
+
+@given(
+    lines=st.lists(LINES, max_size=12), size=st.integers(1, 400), end=st.sampled_from([b"", b"\n"])
+)
+@settings(deadline=None, max_examples=30)
+def test_blocks_of_any_size_come_to_the_same_as_line_by_line(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], size: int, end: bytes
+) -> None:
+    blobs = Blobs(tmp_path_factory.mktemp("blobs").as_uri())
+    content = b"\n".join(lines) + end
+    one_by_one = _fed(blobs, content, 1)
+    assert _told(_fed(blobs, content, size), blobs) == _told(one_by_one, blobs)
+
+
+def test_a_repeated_custom_id_is_named_with_its_line_though_it_stands_in_another_shard(
+    blobs: Blobs,
+) -> None:
+    ids = [f"r{number}" for number in range(30)]
+    lines = [chat_line(custom_id) for custom_id in [*ids, "r3", "r17", "r3"]]
+    refused = _fed(blobs, b"\n\n".join(lines), 1000, shard_requests=4)
+    assert isinstance(refused, BadInput)
+    assert [(problem.line, problem.message) for problem in refused.problems] == [
+        (61, "custom_id 'r3' was used before"),
+        (63, "custom_id 'r17' was used before"),
+        (65, "custom_id 'r3' was used before"),
+    ]
+
+
+def test_of_very_many_repeated_custom_ids_a_hundred_are_named_and_all_are_counted(
+    blobs: Blobs,
+) -> None:
+    lines = [chat_line(f"r{number}") for number in range(1200)] * 2
+    refused = _fed(blobs, b"\n".join(lines), 1 << 16)
+    assert isinstance(refused, BadInput)
+    assert len(refused.problems) == 100
+    assert refused.more == 1100
+
+
+def test_bad_lines_and_repeated_ids_are_told_in_the_order_of_their_lines(blobs: Blobs) -> None:
+    content = b"\n".join([chat_line("a"), chat_line("a"), b"nonsense", chat_line("a")])
+    refused = _fed(blobs, content, 1 << 16)
+    assert isinstance(refused, BadInput)
+    assert [problem.line for problem in refused.problems] == [2, 3, 4]
+
+
+def test_shards_of_many_models_are_cut_before_they_fill_the_memory(
+    blobs: Blobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "MOST_OPEN", 10)
+    lines = [chat_line(f"r{n}", model=f"model-{n % 3}") for n in range(60)]
+    taken = _fed(blobs, b"\n".join(lines), 500)
+    assert isinstance(taken, Taken)
+    assert len(taken.shards) > 3
+    ordinals = [
+        entry.ordinal for shard in taken.shards for entry in blobs.get_manifest(shard.manifest_blob)
+    ]
+    assert sorted(ordinals) == list(range(60))
