@@ -164,12 +164,10 @@ class LineUsage(msgspec.Struct, gc=False):
 
 
 class Choice(msgspec.Struct, gc=False):
+    """What it says is not looked at here: texts are most of a line, and to decode them most of
+    the work."""
+
     finish_reason: str | None = None
-    message: "Message | None" = None
-
-
-class Message(msgspec.Struct, gc=False):
-    content: Any = None
 
 
 class BareFrame(msgspec.Struct, gc=False):
@@ -185,6 +183,35 @@ class BareResponse(msgspec.Struct, gc=False):
     body: Any = None
 
 
+class Said(msgspec.Struct):
+    """What an answer says, for the few of which that matters."""
+
+    response: "SaidResponse"
+
+
+class SaidResponse(msgspec.Struct):
+    body: "SaidBody"
+
+
+class SaidBody(msgspec.Struct):
+    choices: "list[SaidChoice]"
+
+
+class SaidChoice(msgspec.Struct):
+    finish_reason: str | None = None
+    message: "SaidMessage | None" = None
+
+    @property
+    def is_empty(self) -> bool:
+        said = self.message is not None and self.message.content
+        return self.finish_reason == "length" and not said
+
+
+class SaidMessage(msgspec.Struct):
+    content: Any = None
+
+
+_said = msgspec.json.Decoder(Said)
 _frame = msgspec.json.Decoder(Frame)
 _bare = msgspec.json.Decoder(BareFrame)
 
@@ -199,6 +226,25 @@ def read_answer(line: bytes) -> Frame | None:
         return _read_bare(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+
+
+def read_frames(lines: list[bytes]) -> list[Frame | None]:
+    """The same for many lines at once."""
+    if all(map(bytes.isascii, lines)):
+        try:
+            return list(map(_frame.decode, lines))
+        except (msgspec.DecodeError, RecursionError):
+            pass  # one of them is not as the others
+    return list(map(read_answer, lines))
+
+
+def says_nothing(line: bytes) -> bool:
+    """Whether an answer was cut by the token limit before it said anything."""
+    try:
+        said = _said.decode(line)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return any(choice.is_empty for choice in said.response.body.choices)
 
 
 def _read_bare(line: bytes) -> Frame | None:

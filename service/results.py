@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from service.blobs import Blobs
+from service.blobs import BLOCK, Blobs
 from service.work import FinalLines, Segment
 
 
@@ -25,30 +25,33 @@ class LinesWriter:
         self._ordinals = array("Q")
         self._lengths = array("I")
         self._bytes = 0
-        self._pending = bytearray()
+        self._pending: list[bytes] = []
+        self._held = 0
 
     @contextmanager
     def open(self) -> Iterator[None]:
         """The blobs are durable when the block is left."""
         with self._blobs.writer(self.blob) as self._writer:
             yield
-            self._writer.write(bytes(self._pending))
-            self._pending.clear()
+            self._flush()
         self._blobs.put(self.index_blob, _packed(self._ordinals) + _packed(self._lengths))
 
     def write(self, ordinal: int, line: bytes) -> None:
         """Take a line with or without its line feed."""
-        length = len(line)
-        self._pending += line
-        if not line.endswith(b"\n"):
-            self._pending += b"\n"
-            length += 1
+        if line[-1:] != b"\n":
+            line += b"\n"
+        self._pending.append(line)
+        self._held += len(line)
         self._ordinals.append(ordinal)
-        self._lengths.append(length)
-        self._bytes += length
-        if len(self._pending) >= 1 << 20:
-            self._writer.write(bytes(self._pending))
-            self._pending.clear()
+        self._lengths.append(len(line))
+        if self._held >= BLOCK:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._writer.write(b"".join(self._pending))
+        self._bytes += self._held
+        self._pending.clear()
+        self._held = 0
 
     @property
     def final_lines(self) -> FinalLines | None:

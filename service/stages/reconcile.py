@@ -4,18 +4,20 @@ By set difference, never by counts or statuses. A success wins over an error, th
 successes wins, and what is in neither file is missing.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import IO
 
 import msgspec
 
-from service.lines import Frame, read_answer
+from service.lines import Frame, read_frames, says_nothing
 from service.retry import MOST_LOST, Verdict, classify
 from service.stages.bury import dead_letter
 from service.stages.poison import Division
 from service.work import DeadLetter, Entry, Oddities, Usage
+
+BLOCK = 1 << 20
+"""Bytes of lines that are looked at together; what one line has beyond that is read as well."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +36,17 @@ class Answers:
     found: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     """(file, offset, length) of the first success of each custom_id."""
     failures: dict[str, Failure] = field(default_factory=dict)
-    usage: Usage = field(default_factory=Usage)
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
     unknown: int = 0
     duplicate: int = 0
     unreadable: int = 0
     truncated: int = 0
 
-    def success(self, files: list[IO[bytes]], custom_id: str) -> bytes:
-        """The provider's line, unchanged."""
-        file, offset, length = self.found[custom_id]
-        return os.pread(files[file].fileno(), length, offset)
+    @property
+    def usage(self) -> Usage:
+        return Usage(self.prompt_tokens, self.completion_tokens, self.total_tokens)
 
     def oddities(self, missing: int) -> Oddities:
         return Oddities(
@@ -55,69 +58,65 @@ class Answers:
         )
 
 
-def read_answers(files: list[IO[bytes]], wanted: set[str], keep: Callable[[], None]) -> Answers:
+def read_answers(files: Sequence[IO[bytes]], wanted: set[str], keep: Callable[[], None]) -> Answers:
     """Index the answers of `wanted` in the files, each read once from its start."""
     answers = Answers()
-    prompt = completion = total = 0
     for number, file in enumerate(files):
         file.seek(0)
         offset = 0
-        for line in file:
-            length = len(line)
-            frame = read_answer(line)
-            if frame is not None:
-                usage = _take(answers, frame, (number, offset, length), wanted)
-                if usage is not None:
-                    prompt += usage.prompt_tokens
-                    completion += usage.completion_tokens
-                    total += usage.total_tokens
-            elif line.strip():
-                answers.unreadable += 1
-            offset += length
+        while lines := file.readlines(BLOCK):
+            for line, frame in zip(lines, read_frames(lines), strict=True):
+                length = len(line)
+                if frame is not None:
+                    _take(answers, frame, line, (number, offset, length), wanted)
+                elif line.strip():
+                    answers.unreadable += 1
+                offset += length
             keep()
-    answers.usage = Usage(prompt, completion, total)
     return answers
 
 
-def _take(answers: Answers, frame: Frame, place: tuple[int, int, int], wanted: set[str]) -> Any:
-    """Note one answer. Returns its usage where it is a success that counts."""
-    if frame.custom_id not in wanted:
+def _take(
+    answers: Answers, frame: Frame, line: bytes, place: tuple[int, int, int], wanted: set[str]
+) -> None:
+    """Note one answer."""
+    custom_id = frame.custom_id
+    if custom_id not in wanted:
         answers.unknown += 1
-        return None
-    failure = _failure(frame)
-    if failure is not None:
-        answers.failures.setdefault(frame.custom_id, failure)
-        return None
-    if frame.custom_id in answers.found:
+        return
+    response = frame.response
+    body = response.body if response is not None and response.status_code == 200 else None
+    if body is None or body.error or frame.error:
+        answers.failures.setdefault(custom_id, _failure(frame))
+        return
+    if custom_id in answers.found:
         answers.duplicate += 1
-        return None
-    answers.found[frame.custom_id] = place
-    body = frame.response.body if frame.response is not None else None
-    if body is None:
-        return None
+        return
+    answers.found[custom_id] = place
+    if body.usage is not None:
+        answers.prompt_tokens += body.usage.prompt_tokens
+        answers.completion_tokens += body.usage.completion_tokens
+        answers.total_tokens += body.usage.total_tokens
     for choice in body.choices or ():
-        if choice.finish_reason == "length" and not (choice.message and choice.message.content):
+        if choice.finish_reason == "length" and says_nothing(line):
             answers.truncated += 1
             break
-    return body.usage
 
 
-def _failure(frame: Frame) -> Failure | None:
-    """What went wrong with a request, None where nothing did."""
+def _failure(frame: Frame) -> Failure:
+    """What went wrong with a request."""
     response = frame.response
     status = response.status_code if response is not None else None
     body_error = response.body.error if response is not None and response.body else None
     error = frame.error or body_error
+    if isinstance(error, dict):
+        code, message = error.get("code"), error.get("message")
+        return Failure(_text(code)[:200] if code else None, status, _text(message or error))
     if error:
-        if isinstance(error, dict):
-            code, message = error.get("code"), error.get("message")
-            return Failure(_text(code)[:200] if code else None, status, _text(message or error))
         return Failure(None, status, _text(error))
     if response is not None and status != 200:
         return Failure(None, status, f"Together answered with status {status}")
-    if response is None or response.body is None:
-        return Failure("empty_line", None, "Together returned neither an answer nor an error")
-    return None
+    return Failure("empty_line", None, "Together returned neither an answer nor an error")
 
 
 def _text(message: object) -> str:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from service.retry import MOST_LOST, Verdict, classify
 from service.stages.bury import result_line
 from service.stages.poison import Division
-from service.stages.reconcile import Answers, Rules, Verdicts, judge, read_answers
+from service.stages.reconcile import BLOCK, Answers, Rules, Verdicts, judge, read_answers
 from service.work import DeadLetter, Entry, Usage
 from tests.factories import entry
 
@@ -33,6 +33,13 @@ def _files(*contents: bytes) -> Iterator[list[IO[bytes]]]:
             file.write(content)
             files.append(file)
         yield files
+
+
+def _line(answers: Answers, files: list[IO[bytes]], custom_id: str) -> bytes:
+    """The line that was found for a request."""
+    number, offset, length = answers.found[custom_id]
+    files[number].seek(offset)
+    return files[number].read(length)
 
 
 def _success(custom_id: str, tokens: int = 1, content: str = "hi") -> bytes:
@@ -153,7 +160,7 @@ def test_every_request_is_final_or_carried_exactly_once(
                 first.setdefault(custom_id, line)
         assert {known[i].ordinal for i in first} == verdicts.successes
         for custom_id, line in first.items():
-            assert answers.success(files, custom_id).rstrip(b"\n") == line
+            assert _line(answers, files, custom_id).rstrip(b"\n") == line
         usages = [
             msgspec.json.decode(line)["response"]["body"].get("usage") for line in first.values()
         ]
@@ -206,7 +213,7 @@ def test_a_success_wins_over_an_error_whichever_comes_first(order: int) -> None:
 def test_the_first_of_two_successes_wins_and_is_paid_once() -> None:
     with _files(_success("r0", 5) + b"\n" + _success("r0", 7)) as files:
         answers = read_answers(files, {"r0"}, lambda: None)
-        assert answers.success(files, "r0") == _success("r0", 5) + b"\n"
+        assert _line(answers, files, "r0") == _success("r0", 5) + b"\n"
     assert answers.usage == Usage(5, 1, 6)
     assert answers.duplicate == 1
 
@@ -333,7 +340,8 @@ def test_an_answer_cut_by_the_token_limit_is_a_success_that_is_counted() -> None
 
 def test_the_lease_is_kept_while_lines_are_read() -> None:
     kept: list[int] = []
-    with _files(b"\n".join([_success("r0")] * 5)) as files:
+    lines = [_success("r0", content="x" * BLOCK)] * 5
+    with _files(b"\n".join(lines)) as files:
         read_answers(files, {"r0"}, lambda: kept.append(1))
     assert len(kept) == 5
 
