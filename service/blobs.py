@@ -82,19 +82,22 @@ class Blobs:
         """A whole small blob. Raises FileNotFoundError."""
         return bytes(obstore.get(self._store, name).bytes())
 
-    def stream(self, name: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
-        """The bytes of a blob, or of a range of it, in blocks of about a megabyte."""
+    def stream(
+        self, name: str, offset: int = 0, length: int | None = None, *, block: int = BLOCK
+    ) -> Iterator[bytes]:
+        """The bytes of a blob, or of a range of it, in blocks of about `block` bytes."""
         if length == 0:
             return
         if self._root is not None:
-            yield from _read(self._root / name, offset, length)
+            yield from _read(self._root / name, offset, length, block)
             return
         if length is None:
             options: GetOptions = {"range": {"offset": offset}} if offset else {}
         else:
             options = {"range": (offset, offset + length)}
-        for block in obstore.get(self._store, name, options=options).stream(min_chunk_size=BLOCK):
-            yield bytes(block)
+        found = obstore.get(self._store, name, options=options)
+        for piece in found.stream(min_chunk_size=block):
+            yield bytes(piece)
 
     def size(self, name: str) -> int:
         """Bytes of a blob. Raises FileNotFoundError."""
@@ -138,13 +141,13 @@ def _whole(path: Path) -> Iterator[BinaryIO]:
         part.unlink(missing_ok=True)
 
 
-def _read(path: Path, offset: int, length: int | None) -> Iterator[bytes]:
+def _read(path: Path, offset: int, length: int | None, block: int) -> Iterator[bytes]:
     left = length if length is not None else sys.maxsize
     with path.open("rb", buffering=0) as file:
         file.seek(offset)
-        while left and (block := file.read(min(left, BLOCK))):
-            left -= len(block)
-            yield block
+        while left and (piece := file.read(min(left, block))):
+            left -= len(piece)
+            yield piece
 
 
 def _created_with(path: Path, root: Path) -> Iterator[Path]:

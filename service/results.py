@@ -7,12 +7,19 @@ their lengths with the line feed (32 bit each), both little-endian.
 import heapq
 import sys
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 
 from service.blobs import BLOCK, Blobs
 from service.work import FinalLines, Segment
+
+RUN_LINES = 1024
+RUN_BYTES = 1 << 18
+"""What is read of a batch at once: when the batches of 64 models are merged, all are open."""
+SEGMENT_LINES = 50_000
 
 
 class LinesWriter:
@@ -47,11 +54,23 @@ class LinesWriter:
         if self._held >= BLOCK:
             self._flush()
 
+    def write_run(self, run: "Run") -> None:
+        self._pending.append(run.data)
+        self._held += len(run.data)
+        self._ordinals += run.ordinals
+        self._lengths += run.lengths
+        if self._held >= BLOCK:
+            self._flush()
+
     def _flush(self) -> None:
         self._writer.write(b"".join(self._pending))
         self._bytes += self._held
         self._pending.clear()
         self._held = 0
+
+    @property
+    def requests(self) -> int:
+        return len(self._ordinals)
 
     @property
     def final_lines(self) -> FinalLines | None:
@@ -92,40 +111,82 @@ def read_index(blobs: Blobs, name: str) -> Index:
     return Index(ordinals, lengths)
 
 
-def _lines(blobs: Blobs, lines: FinalLines) -> Iterator[tuple[int, bytes]]:
-    """(ordinal, line with its line feed) of one batch."""
-    index = read_index(blobs, lines.index_blob)
-    blocks = blobs.stream(lines.blob)
-    held, at = b"", 0
-    for ordinal, length in zip(index.ordinals, index.lengths, strict=True):
-        while len(held) - at < length:
-            held, at = held[at:] + next(blocks), 0
-        yield ordinal, held[at : at + length]
-        at += length
+@dataclass(frozen=True)
+class Run:
+    """Lines that stand together: their ordinals, their lengths, and their bytes."""
+
+    ordinals: "array[int]"
+    lengths: "array[int]"
+    data: bytes
 
 
-def merged(blobs: Blobs, parts: Sequence[FinalLines]) -> Iterator[tuple[int, bytes]]:
-    """(ordinal, line) in input order; where two batches speak of a request, the later is right.
+class _Cursor:
+    """Reads the final lines of one batch from its start."""
+
+    def __init__(self, blobs: Blobs, lines: FinalLines) -> None:
+        self._index = read_index(blobs, lines.index_blob)
+        self._at = 0
+        self._blocks = blobs.stream(lines.blob, block=RUN_BYTES)
+        self._held = b""
+        self._used = 0
+
+    @property
+    def ordinal(self) -> int | None:
+        """That of the next line; None at the end."""
+        ordinals = self._index.ordinals
+        return ordinals[self._at] if self._at < len(ordinals) else None
+
+    def take(self, before: int) -> Run:
+        """The next line, and those behind it up to this ordinal, as far as a run goes."""
+        ordinals, lengths = self._index.ordinals, self._index.lengths
+        furthest = min(self._at + RUN_LINES, len(ordinals))
+        stop = bisect_left(ordinals, before, self._at + 1, furthest)
+        lengths = lengths[self._at : stop]
+        size = sum(lengths)
+        while size > RUN_BYTES and len(lengths) > 1:
+            lengths = lengths[: len(lengths) // 2]
+            size = sum(lengths)
+        stop = self._at + len(lengths)
+        run = Run(ordinals[self._at : stop], lengths, self._read(size))
+        self._at = stop
+        return run
+
+    def _read(self, size: int) -> bytes:
+        if len(self._held) - self._used < size:
+            pieces = [self._held[self._used :]]
+            missing = size - len(pieces[0])
+            while missing > 0:
+                pieces.append(next(self._blocks))
+                missing -= len(pieces[-1])
+            self._held, self._used = b"".join(pieces), 0
+        self._used += size
+        return self._held[self._used - size : self._used]
+
+
+def merged(blobs: Blobs, parts: Sequence[FinalLines]) -> Iterator[Run]:
+    """The lines in input order; where two batches speak of a request, the later is right.
 
     `parts` are in the order in which the batches settled.
     """
-    # (ordinal, -rank, the lines from there on): of one ordinal the latest comes first. A part is
+    # (ordinal, -rank, what reads from there on): of one ordinal the latest comes first. A part is
     # opened only when its turn has come.
-    heap: list[tuple[int, int, Iterator[tuple[int, bytes]] | None, bytes]] = [
-        (part.first_ordinal, -rank, None, b"") for rank, part in enumerate(parts)
+    heap: list[tuple[int, int, _Cursor | None]] = [
+        (part.first_ordinal, -rank, None) for rank, part in enumerate(parts)
     ]
     heapq.heapify(heap)
-    last = None
+    last = -1
     while heap:
-        ordinal, rank, lines, line = heapq.heappop(heap)
-        if lines is None:
-            lines = _lines(blobs, parts[-rank])
-        elif ordinal != last:
-            yield ordinal, line
-            last = ordinal
-        for following in lines:
-            heapq.heappush(heap, (following[0], rank, lines, following[1]))
-            break
+        ordinal, rank, cursor = heapq.heappop(heap)
+        cursor = cursor or _Cursor(blobs, parts[-rank])
+        following = heap[0][0] if heap else sys.maxsize
+        if ordinal == last:
+            cursor.take(before=ordinal + 1)  # an earlier word on what has been said
+        else:
+            run = cursor.take(before=max(following, ordinal + 1))
+            last = run.ordinals[-1]
+            yield run
+        if cursor.ordinal is not None:
+            heapq.heappush(heap, (cursor.ordinal, rank, cursor))
 
 
 def clusters(parts: Iterable[FinalLines]) -> Iterator[list[FinalLines]]:
@@ -147,27 +208,49 @@ def clusters(parts: Iterable[FinalLines]) -> Iterator[list[FinalLines]]:
         yield sorted(group, key=lambda part: order[id(part)])
 
 
-def assembled(blobs: Blobs, prefix: str, parts: Sequence[FinalLines]) -> tuple[Segment, ...]:
-    """The segments of a job's results. What is in order already is not copied."""
-    segments = []
+def assembled(
+    blobs: Blobs,
+    prefix: str,
+    parts: Sequence[FinalLines],
+    keep: Callable[[], None] = lambda: None,
+) -> tuple[Segment, ...]:
+    """The segments of a job's results. What is in order already is not copied.
+
+    `keep` is called at each piece of work.
+    """
+    segments: list[Segment] = []
     for number, group in enumerate(clusters(parts)):
-        lines: FinalLines | None = group[0]
-        if len(group) > 1:
-            writer = LinesWriter(blobs, f"{prefix}/results-{number}")
-            with writer.open():
-                for ordinal, line in merged(blobs, group):
-                    writer.write(ordinal, line)
-            lines = writer.final_lines
-        if lines is not None:
-            segments.append(
-                Segment(
-                    blob=lines.blob,
-                    index_blob=lines.index_blob,
-                    bytes=lines.bytes,
-                    requests=lines.requests,
-                )
-            )
+        if len(group) == 1:
+            segments.append(_segment(group[0]))
+        else:
+            segments.extend(_written(blobs, f"{prefix}/results-{number}", group, keep))
     return tuple(segments)
+
+
+def _written(
+    blobs: Blobs, prefix: str, group: Sequence[FinalLines], keep: Callable[[], None]
+) -> Iterator[Segment]:
+    """Merge a group into segments of bounded size: an index has a place for each line."""
+    runs = merged(blobs, group)
+    for number, first in enumerate(runs):
+        writer = LinesWriter(blobs, f"{prefix}-{number}")
+        with writer.open():
+            for run in chain([first], runs):
+                writer.write_run(run)
+                keep()
+                if writer.requests >= SEGMENT_LINES:
+                    break
+        if writer.final_lines is not None:
+            yield _segment(writer.final_lines)
+
+
+def _segment(lines: FinalLines) -> Segment:
+    return Segment(
+        blob=lines.blob,
+        index_blob=lines.index_blob,
+        bytes=lines.bytes,
+        requests=lines.requests,
+    )
 
 
 def stream(
@@ -185,12 +268,6 @@ def stream(
 
 def stream_partial(blobs: Blobs, parts: Sequence[FinalLines]) -> Iterator[bytes]:
     """What is final so far, in input order, in blocks."""
-    held = bytearray()
     for group in clusters(parts):
-        for _, line in merged(blobs, group):
-            held += line
-            if len(held) >= 1 << 18:
-                yield bytes(held)
-                held.clear()
-    if held:
-        yield bytes(held)
+        for run in merged(blobs, group):
+            yield run.data

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, BinaryIO, TypeVar
+from typing import IO, Any, TypeVar
 from urllib.parse import urljoin
 
 import httpx
@@ -159,7 +159,7 @@ class Together:
         if response.status_code != 404:
             _checked(response)
 
-    def download(self, file_id: str, to: BinaryIO, progress: Callable[[], None]) -> int:
+    def download(self, file_id: str, to: IO[bytes], progress: Callable[[], None]) -> int:
         """Write a file's content to `to` (empty, seekable) and return its size in bytes.
 
         Whole or not at all: goes on with Range after a cut where that is honoured, else begins
@@ -180,7 +180,7 @@ class Together:
             raise Transient(f"file {file_id} came with {size} bytes instead of {expected}")
         return size
 
-    def _download_whole(self, file_id: str, to: BinaryIO, progress: Callable[[], None]) -> None:
+    def _download_whole(self, file_id: str, to: IO[bytes], progress: Callable[[], None]) -> None:
         """Until it ends by itself, going on after cuts for as long as there is progress."""
         stalled = furthest = 0
         while True:
@@ -197,7 +197,7 @@ class Together:
             else:
                 return
 
-    def _download_from(self, file_id: str, to: BinaryIO, progress: Callable[[], None]) -> None:
+    def _download_from(self, file_id: str, to: IO[bytes], progress: Callable[[], None]) -> None:
         start = to.tell()
         headers = {**self._auth, "Accept-Encoding": "identity"}
         if start:
@@ -304,7 +304,7 @@ def _translated() -> Iterator[None]:
         raise Transient(f"Together sent an address that is none: {error}") from error
 
 
-def _sha256(file: BinaryIO) -> bytes:
+def _sha256(file: IO[bytes]) -> bytes:
     """Over all of the file; leaves it at its end."""
     file.seek(0)
     digest = hashlib.sha256()

@@ -9,6 +9,6 @@ from service.work import Assembled, JobClaim, Outcome
 def assemble(job: JobClaim, clients: Clients) -> Outcome:
     """A generation of results under a fresh name; readers of the last one are not disturbed."""
     prefix = f"jobs/{job.id}/{job.lease}"
-    segments = results.assembled(clients.blobs, prefix, job.final_lines)
+    segments = results.assembled(clients.blobs, prefix, job.final_lines, clients.lease.keep)
     reached(CrashPoint.ASSEMBLE_WRITTEN)
     return Assembled(segments)

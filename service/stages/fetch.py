@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import BinaryIO, cast
+from typing import IO
 
 from service.crashpoints import CrashPoint, reached
 from service.errors import Missing
@@ -66,14 +66,14 @@ def _rules(batch: BatchClaim, clients: AccountClients) -> Rules:
 
 
 @contextmanager
-def _downloads(batch: BatchClaim, clients: AccountClients) -> Iterator[list[BinaryIO]]:
+def _downloads(batch: BatchClaim, clients: AccountClients) -> Iterator[list[IO[bytes]]]:
     """The output and error files on local scratch space, as far as there are any."""
     with ExitStack() as stack:
-        files: list[BinaryIO] = []
+        files: list[IO[bytes]] = []
         for file_id in (batch.output_file_id, batch.error_file_id):
             if file_id is not None:
                 file = stack.enter_context(
-                    cast("BinaryIO", tempfile.TemporaryFile("w+b", BLOCK, dir=clients.scratch))
+                    tempfile.TemporaryFile(buffering=BLOCK, dir=clients.scratch)
                 )
                 clients.together.download(file_id, file, clients.lease.keep)
                 files.append(file)
@@ -83,7 +83,7 @@ def _downloads(batch: BatchClaim, clients: AccountClients) -> Iterator[list[Bina
 def _write(
     batch: BatchClaim,
     clients: AccountClients,
-    files: list[BinaryIO],
+    files: list[IO[bytes]],
     answers: Answers,
     verdicts: Verdicts,
 ) -> FinalLines | None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service import results
@@ -47,7 +47,16 @@ parts_drawn = st.lists(
 ).map(lambda drawn: [_part(part, number) for number, part in enumerate(drawn)])
 
 
-@settings(max_examples=60)
+@pytest.fixture(params=["pieces-of-a-few-lines", "pieces-as-they-are"])
+def pieces(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "pieces-of-a-few-lines":
+        monkeypatch.setattr(results, "RUN_LINES", 3)
+        monkeypatch.setattr(results, "RUN_BYTES", 60)
+        monkeypatch.setattr(results, "SEGMENT_LINES", 4)
+
+
+@pytest.mark.usefixtures("pieces")
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(parts_drawn)
 def test_results_are_in_input_order_and_the_later_batch_is_right(
     blobs: Blobs, parts: list[Part]
@@ -55,7 +64,11 @@ def test_results_are_in_input_order_and_the_later_batch_is_right(
     wanted = _naive(parts)
     stored = _stored(blobs, parts)
 
-    merged = [(ordinal, line.rstrip(b"\n")) for ordinal, line in results.merged(blobs, stored)]
+    merged = [
+        (ordinal, line)
+        for run in results.merged(blobs, stored)
+        for ordinal, line in zip(run.ordinals, run.data.splitlines(), strict=True)
+    ]
     assert merged == wanted
 
     segments = results.assembled(blobs, f"jobs/{uuid4()}", stored)
