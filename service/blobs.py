@@ -6,9 +6,9 @@ A blob becomes true when a row commits its name. What no row names may be delete
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
@@ -29,6 +29,27 @@ STORAGE_ERRORS = (BaseError,)
 """What blob storage raises beside OSError (FileNotFoundError and PermissionError are its own)."""
 
 _manifest = msgspec.msgpack.Decoder(list[Entry])
+
+
+class Writer(Protocol):
+    """Takes the bytes of a blob. `size` is where in the blob the next ones will stand."""
+
+    name: str
+
+    @property
+    def size(self) -> int: ...
+
+    def write(self, data: bytes) -> None: ...
+
+
+class Destination(Protocol):
+    """Where requests can be taken in to: blob storage, or what will go there as a whole."""
+
+    def writer(self, name: str) -> AbstractContextManager[Writer]: ...
+
+    def put_manifest(self, name: str, entries: list[Entry]) -> str: ...
+
+    def get_manifest(self, name: str) -> list[Entry]: ...
 
 
 class BlobWriter:
@@ -105,11 +126,15 @@ class Blobs:
 
     def put_manifest(self, name: str, entries: list[Entry]) -> str:
         """Store a manifest, and return what `get_manifest` finds it by."""
-        self.put(name, msgspec.msgpack.encode(entries))
+        self.put(name, packed(entries))
         return name
 
     def get_manifest(self, name: str) -> list[Entry]:
-        return _manifest.decode(self.get(name))
+        """A manifest that is a blob of its own or a part of one (`part_of`)."""
+        blob, offset, length = place_of(name)
+        if length is None:
+            return unpacked(self.get(blob))
+        return unpacked(b"".join(self.stream(blob, offset, length)))
 
     def _sync(self, name: str) -> None:
         """On a local disk, a blob must survive a power cut before a row may name it."""
@@ -148,6 +173,29 @@ def _read(path: Path, offset: int, length: int | None, block: int) -> Iterator[b
         while left and (piece := file.read(min(left, block))):
             left -= len(piece)
             yield piece
+
+
+def packed(entries: list[Entry]) -> bytes:
+    """A manifest as it is stored."""
+    return msgspec.msgpack.encode(entries)
+
+
+def unpacked(data: bytes | bytearray) -> list[Entry]:
+    return _manifest.decode(data)
+
+
+def part_of(blob: str, offset: int, length: int) -> str:
+    """The name of `length` bytes of a blob from `offset` on."""
+    return f"{blob}@{offset}+{length}"
+
+
+def place_of(name: str) -> tuple[str, int, int | None]:
+    """The blob that `part_of` named, with offset and length; None is its end."""
+    blob, _, part = name.partition("@")
+    if not part:
+        return blob, 0, None
+    offset, _, length = part.partition("+")
+    return blob, int(offset), int(length)
 
 
 def _created_with(path: Path, root: Path) -> Iterator[Path]:

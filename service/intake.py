@@ -7,15 +7,15 @@ import hashlib
 from array import array
 from bisect import bisect_right, insort
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import accumulate, chain
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from config.settings import Settings
-from service.blobs import STORAGE_ERRORS, Blobs, BlobWriter
+from service.blobs import STORAGE_ERRORS, Blobs, Destination, Writer
 from service.duplicates import Hashes
 from service.errors import MOST_PROBLEMS, BadInput, HaulierError, Problem
 from service.lines import LineError, LineSplitter, RequestLine, read_request, read_requests
@@ -64,19 +64,15 @@ def open_input(url: str, roots: tuple[str, ...]) -> Iterator[bytes]:
 
 @dataclass(frozen=True)
 class Taken:
-    """An input that was taken in whole. `sha256` (hex) is over its lines, where asked for."""
+    """An input that was taken in whole. `sha256` (hex) is over its lines, where asked for.
+
+    `page_blob` is what it shares with other inputs, where it does.
+    """
 
     total: int
     shards: tuple[Shard, ...]
     sha256: str | None
-
-
-class Storage(Protocol):
-    """Where an intake puts what it takes in."""
-
-    def writer(self, name: str) -> AbstractContextManager[BlobWriter]: ...
-    def put_manifest(self, name: str, entries: list[Entry]) -> str: ...
-    def get_manifest(self, name: str) -> list[Entry]: ...
+    page_blob: str | None = None
 
 
 @dataclass
@@ -84,12 +80,12 @@ class _Lane:
     """The requests of one model on their way into blobs."""
 
     model: str
-    writer: BlobWriter
+    writer: Writer
     entries: list[Entry] = field(default_factory=list)
     bytes: int = 0
 
 
-def take_in(spec: Spec, blobs: Storage, prefix: str, settings: Settings) -> Taken | None:
+def take_in(spec: Spec, blobs: Destination, prefix: str, settings: Settings) -> Taken | None:
     """Take in the requests of a JSON spec; None where its `input` is still to be read.
 
     Raises BadInput.
@@ -113,7 +109,7 @@ class Intake:
 
     def __init__(
         self,
-        blobs: Storage,
+        blobs: Destination,
         prefix: str,
         endpoint: str,
         settings: Settings,
@@ -243,6 +239,7 @@ class Intake:
             return
         lengths = [len(line) + 1 for line in lines]
         ends = list(accumulate(lengths, initial=lane.writer.size))
+        lane.writer.write(b"\n".join(lines) + b"\n")
         at = 0
         while at < len(ids):
             stop = self._fitting(lane, ends, at)
@@ -252,7 +249,6 @@ class Intake:
             at = stop
             if at < len(ids):
                 self._cut(lane)
-        lane.writer.write(b"\n".join(lines) + b"\n")
         if sum(len(lane.entries) for lane in self._lanes.values()) > MOST_OPEN:
             self._cut(max(self._lanes.values(), key=lambda lane: len(lane.entries)))
 

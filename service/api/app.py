@@ -14,6 +14,7 @@ from config.settings import Settings, SettingsError
 from service.api import health, jobs, operating, problems, results, retrying, submitting
 from service.api.access_log import AccessLog
 from service.api.auth import Tokens, authenticated
+from service.api.gathering import Gathering
 from service.api.openapi import problem
 from service.api.services import Services
 from service.blobs import STORAGE_ERRORS, Blobs
@@ -36,12 +37,14 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        db = engine.database(connections)
         app.state.services = Services(
             settings=settings,
-            db=engine.database(connections),
+            db=db,
             blobs=blobs,
             tokens=Tokens(settings),
             intake=CapacityLimiter(INTAKES),
+            gathering=Gathering(db, blobs, settings),
         )
         yield
         connections.dispose()

@@ -9,6 +9,7 @@ from starlette.requests import Request
 
 from config.settings import Settings
 from service.api.auth import Tokens
+from service.api.gathering import Gathering
 from service.blobs import Blobs
 from service.store.engine import Database
 
@@ -21,6 +22,7 @@ class Services:
     tokens: Tokens
     intake: CapacityLimiter
     """Threads that take requests in; they must not use up those of the small calls."""
+    gathering: Gathering
 
 
 async def _services(request: Request) -> Services:

@@ -14,15 +14,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api import body
-from service.api.auth import CalledBy
+from service.api.auth import CalledBy, Caller
+from service.api.gathering import Accepted
 from service.api.openapi import SUBMIT
 from service.api.problems import KEY_REUSED, UNSUPPORTED, HttpProblem, invalid
 from service.api.schemas import JobView
 from service.api.services import Services, Uses
 from service.crashpoints import CrashPoint, reached
 from service.errors import BadInput, Conflict, Problem
-from service.intake import Intake, Taken, take_in
-from service.models import Job
+from service.intake import Intake, take_in
+from service.pages import SMALL_BYTES
 from service.spec import SPEC_BYTES, Rules, Spec, envelope_problems, read_spec
 from service.store import jobs
 from service.store.engine import Database
@@ -43,20 +44,21 @@ router = APIRouter()
 @router.post("/jobs", status_code=201, response_model=JobView, openapi_extra=SUBMIT)
 async def submit_job(request: Request, services: Uses, caller: CalledBy) -> Response:
     """Submit a job: a batch spec as JSON, or its requests as JSONL with the rest in the query."""
-    job_id = uuid4()
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type == "application/json":
-        spec, taken = await _take_spec(request, services, caller.rules, _prefix(job_id))
-    elif media_type in JSONL_TYPES:
-        spec, taken = await _take_lines(request, services, caller.rules, _prefix(job_id))
-    else:
-        raise HttpProblem(
-            UNSUPPORTED,
-            f"content-type {media_type!r}: send application/json or application/x-ndjson",
-            headers={"Accept-Post": "application/json, application/x-ndjson"},
-        )
-    submission = Submission(id=job_id, producer=caller.producer, spec=spec, taken=taken)
-    job, new = await _in_thread(services, partial(_store, services.db, submission))
+    try:
+        if media_type == "application/json":
+            accepted = await _submit_spec(request, services, caller)
+        elif media_type in JSONL_TYPES:
+            accepted = await _submit_lines(request, services, caller)
+        else:
+            raise HttpProblem(
+                UNSUPPORTED,
+                f"content-type {media_type!r}: send application/json or application/x-ndjson",
+                headers={"Accept-Post": "application/json, application/x-ndjson"},
+            )
+    except Conflict as error:
+        raise HttpProblem(KEY_REUSED, str(error)) from None
+    job, new = accepted.job, accepted.new
     structlog.contextvars.bind_contextvars(job=str(job.id))
     log.info("submission_accepted" if new else "submission_known", total=job.total)
     return Response(
@@ -75,37 +77,44 @@ async def _in_thread(services: Services, work: Callable[[], T]) -> T:
     return await anyio.to_thread.run_sync(work, limiter=services.intake)
 
 
-async def _take_spec(
-    request: Request, services: Services, rules: Rules, prefix: str
-) -> tuple[Spec, Taken | None]:
+async def _submit_spec(request: Request, services: Services, caller: Caller) -> Accepted:
     """A spec in JSON, with its requests or its `input`."""
     if request.query_params:
         raise invalid("a JSON spec takes no query parameters: everything stands in the body")
     key = request.headers.get("idempotency-key")
     data = await body.at_most(request, SPEC_BYTES)
+    job_id = uuid4()
+    if len(data) <= SMALL_BYTES:
+        spec = _keyed(read_spec(data, caller.rules), key)
+        return await services.gathering.submit(
+            Submission(id=job_id, producer=caller.producer, spec=spec)
+        )
 
-    def take() -> tuple[Spec, Taken | None]:
-        spec = _keyed(read_spec(data, rules), key)
-        return spec, take_in(spec, services.blobs, prefix, services.settings)
+    def take() -> Submission:
+        spec = _keyed(read_spec(data, caller.rules), key)
+        taken = take_in(spec, services.blobs, _prefix(job_id), services.settings)
+        return Submission(id=job_id, producer=caller.producer, spec=spec, taken=taken)
 
-    return await _in_thread(services, take)
+    return await _in_thread(services, lambda: _store(services.db, take()))
 
 
-async def _take_lines(
-    request: Request, services: Services, rules: Rules, prefix: str
-) -> tuple[Spec, Taken]:
+async def _submit_lines(request: Request, services: Services, caller: Caller) -> Accepted:
     """The request lines, in constant memory: each block is done with before the next is read."""
-    spec = _keyed(_spec_of(request.query_params, rules), request.headers.get("idempotency-key"))
+    key = request.headers.get("idempotency-key")
+    spec = _keyed(_spec_of(request.query_params, caller.rules), key)
+    job_id = uuid4()
     with Intake(
         services.blobs,
-        prefix,
+        _prefix(job_id),
         spec.endpoint,
         services.settings,
         hashed=spec.idempotency_key is not None,
     ) as intake:
         async for block in body.blocks(request):
             await _in_thread(services, partial(intake.feed, block))
-        return spec, await _in_thread(services, intake.finish)
+        taken = await _in_thread(services, intake.finish)
+    submission = Submission(id=job_id, producer=caller.producer, spec=spec, taken=taken)
+    return await _in_thread(services, partial(_store, services.db, submission))
 
 
 def _spec_of(query: QueryParams, rules: Rules) -> Spec:
@@ -163,13 +172,10 @@ def _keyed(spec: Spec, header: str | None) -> Spec:
     return msgspec.structs.replace(spec, idempotency_key=header)
 
 
-def _store(db: Database, submission: Submission) -> tuple[Job, bool]:
-    """The job that stands for the submission, and whether it is new."""
-    try:
-        stored = submit(db, [submission])[0]
-    except Conflict as error:
-        raise HttpProblem(KEY_REUSED, str(error)) from None
+def _store(db: Database, submission: Submission) -> Accepted:
+    """The job that stands for the submission. Raises Conflict."""
+    stored = submit(db, [submission])[0]
     reached(CrashPoint.ACCEPT_STORED)
     job = jobs.job(db, stored.id, submission.producer)
     assert job is not None
-    return job, stored.new
+    return Accepted(job, stored.new)

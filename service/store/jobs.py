@@ -1,6 +1,6 @@
 """Looking at jobs. Everything here only reads."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -17,6 +17,12 @@ def job(db: Database, job_id: UUID, producer: str | None) -> Job | None:
     with db.begin() as session:
         found = session.get(Job, job_id)
         return found if found is not None and producer in {None, found.producer} else None
+
+
+def jobs_by_id(db: Database, ids: Collection[UUID]) -> dict[UUID, Job]:
+    """Those of these jobs that are there."""
+    with db.begin() as session:
+        return {found.id: found for found in session.scalars(select(Job).where(Job.id.in_(ids)))}
 
 
 def jobs(

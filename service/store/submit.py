@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from msgspec import to_builtins
-from sqlalchemy import func, select
+from sqlalchemy import func, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -46,32 +46,48 @@ class Submitted:
 
 
 def submit(db: Database, submissions: Sequence[Submission]) -> list[Submitted]:
-    """Store submissions in one transaction and say which job stands for each.
+    """Store submissions in one transaction, all or none, and say which job stands for each.
 
     A submission whose id or idempotency key is there already finds that job. Raises Conflict if
     the key was used for other content.
     """
     reached(CrashPoint.ACCEPT_COPIED)
     with db.begin() as session:
-        _add_producers(session, {submission.producer for submission in submissions})
-        now = session.scalars(select(func.now())).one()
-        rows = {s.id: _row(s, now) for s in sorted(submissions, key=lambda s: s.id)}
-        new = set(
-            session.scalars(
-                insert(Job).on_conflict_do_nothing().returning(Job.id), list(rows.values())
-            )
+        return [_agreed(one) for one in _store(session, submissions)]
+
+
+def submit_each(db: Database, submissions: Sequence[Submission]) -> list[Submitted | Conflict]:
+    """Like `submit`, but a Conflict stands in its submission's place and touches no other."""
+    reached(CrashPoint.ACCEPT_COPIED)
+    with db.begin() as session:
+        return _store(session, submissions)
+
+
+def _agreed(stored: Submitted | Conflict) -> Submitted:
+    if isinstance(stored, Conflict):
+        raise stored
+    return stored
+
+
+def _store(session: Session, submissions: Sequence[Submission]) -> list[Submitted | Conflict]:
+    _add_producers(session, {submission.producer for submission in submissions})
+    now = session.scalars(select(func.now())).one()
+    # In one order for everybody: two pages with the same keys must not wait for each other.
+    rows = {s.id: _row(s, now) for s in sorted(submissions, key=_order)}
+    new = set(
+        session.scalars(insert(Job).on_conflict_do_nothing().returning(Job.id), list(rows.values()))
+    )
+    if new:
+        session.execute(
+            insert(Event),
+            [{"job_id": i, "target": rows[i]["state"], "detail": {}} for i in rows if i in new],
         )
-        if new:
-            session.execute(
-                insert(Event),
-                [{"job_id": i, "target": rows[i]["state"], "detail": {}} for i in rows if i in new],
-            )
-        return [
-            Submitted(submission.id, new=True)
-            if submission.id in new
-            else _existing(session, submission)
-            for submission in submissions
-        ]
+    known = _known(session, [s for s in submissions if s.id not in new])
+    return [known.get(s.id) or Submitted(s.id, new=True) for s in submissions]
+
+
+def _order(submission: Submission) -> tuple[str, str, UUID]:
+    return submission.producer, submission.spec.idempotency_key or "", submission.id
 
 
 def _add_producers(session: Session, names: set[str]) -> None:
@@ -96,6 +112,7 @@ def _row(submission: Submission, now: datetime) -> dict[str, Any]:
         "idempotency_key": spec.idempotency_key if bad is None else None,
         "fingerprint": submission.fingerprint if bad is None else None,
         "input": spec.input,
+        "page_blob": None if taken is None else taken.page_blob,
         "plan": None if taken is None else [to_builtins(shard) for shard in taken.shards],
         "total": 0 if taken is None else taken.total,
         "pending": 0 if taken is None else taken.total,
@@ -109,18 +126,32 @@ def _problem(problem: Any) -> dict[str, Any]:
     return {"line": problem.line, "message": problem.message.replace("\x00", "\ufffd")}
 
 
-def _existing(session: Session, submission: Submission) -> Submitted:
-    if session.scalar(select(Job.id).where(Job.id == submission.id)) is not None:
-        return Submitted(submission.id, new=False)
-    job_id, known = session.execute(
-        select(Job.id, Job.fingerprint).where(
-            Job.producer == submission.producer,
-            Job.idempotency_key == submission.spec.idempotency_key,
+def _known(session: Session, submissions: Sequence[Submission]) -> dict[UUID, Submitted | Conflict]:
+    """What submissions that made no row found in its place, by their ids."""
+    if not submissions:
+        return {}
+    ids = set(session.scalars(select(Job.id).where(Job.id.in_([s.id for s in submissions]))))
+    keys = {_key(s): s for s in submissions if s.id not in ids}
+    holders = session.execute(
+        select(Job.id, Job.fingerprint, Job.producer, Job.idempotency_key).where(
+            tuple_(Job.producer, Job.idempotency_key).in_(keys)
         )
-    ).one()
-    if known != submission.fingerprint:
-        raise Conflict(
-            f"idempotency key {submission.spec.idempotency_key!r} was used for job {job_id}"
-            " with other content"
-        )
-    return Submitted(job_id, new=False)
+    )
+    by_key = {(producer, key): (job_id, known) for job_id, known, producer, key in holders}
+    return {
+        s.id: Submitted(s.id, new=False) if s.id in ids else _holder(s, *by_key[_key(s)])
+        for s in submissions
+    }
+
+
+def _key(submission: Submission) -> tuple[str, str | None]:
+    return submission.producer, submission.spec.idempotency_key
+
+
+def _holder(submission: Submission, job_id: UUID, known: str | None) -> Submitted | Conflict:
+    if known == submission.fingerprint:
+        return Submitted(job_id, new=False)
+    return Conflict(
+        f"idempotency key {submission.spec.idempotency_key!r} was used for job {job_id}"
+        " with other content"
+    )
