@@ -6,6 +6,8 @@ of them at a time. While Postgres is down nothing is consumed.
 
 import signal
 import threading
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
 
@@ -17,17 +19,17 @@ from config.settings import Settings
 from service.blobs import Blobs
 from service.crashpoints import CrashPoint, reached
 from service.errors import BadInput, Conflict, Problem
-from service.intake import take_in
+from service.intake import Taken
+from service.pages import PAGE_BYTES, PAGE_SPECS, take_in_together
 from service.spec import Rules, Spec, read_spec
 from service.store import engine
-from service.store.submit import Submission, Submitted, submit
+from service.store.submit import Submission, Submitted, submit, submit_each
 from workers.app import SUBMIT, transport_options
 from workers.heartbeat import Heartbeat
 from workers.process import run
 
 log = structlog.get_logger("workers.inbox")  # the module itself is run as __main__
 
-PAGE = 100
 PAUSE = 1.0
 """Seconds to wait before asking a broken broker or database again."""
 REDELIVERY = 60
@@ -42,6 +44,7 @@ class Inbox:
         self._blobs = Blobs(settings.blobs)
         self._rules = Rules(accounts=settings.account_names, input_roots=settings.input_roots)
         self._page: list[Any] = []
+        self._page_bytes = 0
         self._heartbeat = Heartbeat(settings, "inbox")
         self._stop = threading.Event()
 
@@ -61,7 +64,7 @@ class Inbox:
     def _consume(self) -> None:
         """Read pages until something breaks; what was not acknowledged comes again."""
         self._heartbeat.touch()
-        self._page.clear()
+        self._turn_page()
         options = {**transport_options(), "visibility_timeout": REDELIVERY}
         try:
             with (
@@ -69,8 +72,8 @@ class Inbox:
                 Consumer(
                     connection,
                     [Queue(SUBMIT)],
-                    on_message=self._page.append,
-                    prefetch_count=PAGE,
+                    on_message=self._take,
+                    prefetch_count=PAGE_SPECS,
                     accept=None,
                 ),
             ):
@@ -79,7 +82,7 @@ class Inbox:
                     self._read_page(connection)
                     if self._page:
                         self.store(self._page)
-                        self._page.clear()
+                        self._turn_page()
         except connection_errors() as error:
             log.warning("redis_unavailable", reason=str(error))
             self._stop.wait(PAUSE)
@@ -91,28 +94,32 @@ class Inbox:
             self._stop.wait(PAUSE)
 
     def _read_page(self, connection: Any) -> None:
-        """Wait for a message, then take what else is there."""
+        """Wait for a message, then take what else is there, up to a page."""
         timeout = 1.0
-        while len(self._page) < PAGE:
+        while len(self._page) < PAGE_SPECS and self._page_bytes < PAGE_BYTES:
             try:
                 connection.drain_events(timeout=timeout)
             except TimeoutError:
                 return
             timeout = 0.01
 
+    def _take(self, message: Any) -> None:
+        self._page.append(message)
+        self._page_bytes += len(message.body or b"")
+
+    def _turn_page(self) -> None:
+        self._page.clear()
+        self._page_bytes = 0
+
     def store(self, page: list[Any]) -> None:
         """Store a page in one transaction and acknowledge it after the commit."""
-        submissions = [self._read(message) for message in page]
         # A redelivered message may stand beside itself.
-        unique = list({submission.id: submission for submission in submissions}.values())
-        try:
-            stored = submit(self._db, unique)
-        except Conflict:
-            stored = [self._store_one(submission) for submission in unique]
+        unique = list({read.id: read for read in map(self._read, page)}.values())
+        stored = list(self._stored(self._taken_in(unique)))
         reached(CrashPoint.INBOX_STORED)
         for message in page:
             message.ack()
-        for submission, done in zip(unique, stored, strict=True):
+        for submission, done in stored:
             with structlog.contextvars.bound_contextvars(job=str(done.id)):
                 if not done.new:
                     log.info("submission_known", asked_as=str(submission.id))
@@ -121,36 +128,46 @@ class Inbox:
                 else:
                     log.info("submission_accepted")
 
-    def _store_one(self, submission: Submission) -> Submitted:
-        """A page in which one key was used for two things: each for itself."""
-        try:
-            return submit(self._db, [submission])[0]
-        except Conflict as error:
-            refused = msgspec.structs.replace(submission.spec, idempotency_key=None)
-            return submit(
-                self._db,
-                [
-                    Submission(
-                        id=submission.id,
-                        producer=submission.producer,
-                        spec=refused,
-                        bad=BadInput([Problem(str(error))]),
-                    )
-                ],
-            )[0]
-
     def _read(self, message: Any) -> Submission:
         """A message as a submission; whatever cannot be read becomes a rejected one."""
         headers = message.headers or {}
         job_id = job_id_of(headers.get("id") or message.properties.get("correlation_id"))
         producer = str(headers.get("haulier-producer") or "default").replace("\x00", "")[:255]
-        spec = Spec(endpoint="")
         try:
             spec = read_spec(_spec_of(message), self._rules)
-            taken = take_in(spec, self._blobs, f"jobs/{job_id}/{uuid4()}", self._settings)
-            return Submission(id=job_id, producer=producer, spec=spec, taken=taken)
+            return Submission(id=job_id, producer=producer, spec=spec)
         except BadInput as error:
-            return Submission(id=job_id, producer=producer, spec=spec, bad=error)
+            return Submission(id=job_id, producer=producer, spec=Spec(endpoint=""), bad=error)
+
+    def _taken_in(self, read: list[Submission]) -> list[Submission]:
+        """The submissions with their requests in blob storage, or with what is wrong with them."""
+        good = [(submission.id, submission.spec) for submission in read if submission.bad is None]
+        found = iter(take_in_together(good, self._blobs, self._settings))
+        return [one if one.bad is not None else _with(one, next(found)) for one in read]
+
+    def _stored(self, submissions: list[Submission]) -> Iterator[tuple[Submission, Submitted]]:
+        """Each submission with the job that stands for it.
+
+        One whose key was used for something else becomes a rejected job, without the key.
+        """
+        for submission, found in zip(submissions, submit_each(self._db, submissions), strict=True):
+            if isinstance(found, Conflict):
+                refused = _refused(submission, found)
+                yield refused, submit(self._db, [refused])[0]
+            else:
+                yield submission, found
+
+
+def _with(submission: Submission, found: Taken | BadInput | None) -> Submission:
+    if isinstance(found, BadInput):
+        return replace(submission, bad=found)
+    return replace(submission, taken=found)
+
+
+def _refused(submission: Submission, conflict: Conflict) -> Submission:
+    keyless = msgspec.structs.replace(submission.spec, idempotency_key=None)
+    bad = BadInput([Problem(str(conflict))])
+    return replace(submission, spec=keyless, taken=None, bad=bad)
 
 
 def connection_errors() -> tuple[type[BaseException], ...]:
