@@ -1,6 +1,6 @@
 """GET …/results: JSONL in input order, whole, in part, or a range of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Annotated
 
@@ -11,9 +11,10 @@ from starlette.responses import Response, StreamingResponse
 
 from service import results
 from service.api import ranges
+from service.api.compression import Coding, acceptable, compressed
 from service.api.jobs import VisibleJob
 from service.api.openapi import problem
-from service.api.problems import BAD_RANGE, NO_RESULTS, NOT_FINISHED, HttpProblem
+from service.api.problems import BAD_RANGE, NO_RESULTS, NOT_ACCEPTABLE, NOT_FINISHED, HttpProblem
 from service.api.services import Services, Uses
 from service.models import Job
 from service.states import JobState
@@ -23,6 +24,7 @@ from service.store.claim import final_lines
 router = APIRouter()
 
 MEDIA_TYPE = "application/x-ndjson"
+VARY = {"Vary": "Accept-Encoding"}
 _LINES = {MEDIA_TYPE: {"schema": {"type": "string"}}}
 
 
@@ -39,6 +41,7 @@ class ResultsQuery(BaseModel):
         200: {"description": "JSONL, one line for each request", "content": _LINES},
         206: {"description": "A range of it", "content": _LINES},
         304: {"description": "Not changed since"},
+        406: problem("None of the codings is acceptable to the client"),
         409: problem("Not finished, or never to be"),
         416: problem("The range lies outside the results"),
     },
@@ -49,14 +52,24 @@ def show_results(
     request: Request,
     asked: Annotated[ResultsQuery, Query()],
 ) -> Response:
-    """The result lines in input order. Whole results have an ETag and can be had in ranges."""
+    """The result lines in input order. Whole results have an ETag and can be had in ranges.
+
+    Compressed with zstd or gzip where the client asks for it (Accept-Encoding), but for ranges.
+    """
+    codings = acceptable(request.headers.get("accept-encoding"))
+    if not codings:
+        raise HttpProblem(
+            NOT_ACCEPTABLE, f"accept-encoding: the results can be had in {', '.join(Coding)}"
+        )
     if asked.partial and job.state in {JobState.ACCEPTED, JobState.RUNNING}:
         lines = final_lines(services.db, job.id)
         return _streamed(
-            results.stream_partial(services.blobs, lines), headers={"Cache-Control": "no-store"}
+            results.stream_partial(services.blobs, lines),
+            coding=codings[0],
+            headers={"Cache-Control": "no-store", **VARY},
         )
     if job.generation:
-        return _whole(job, services, request)
+        return _whole(job, services, request, codings)
     if job.state in {JobState.REJECTED, JobState.FAILED}:
         raise HttpProblem(NO_RESULTS, f"the job is {job.state}: {job.error}", state=job.state)
     raise HttpProblem(
@@ -68,14 +81,22 @@ def show_results(
     )
 
 
-def _whole(job: Job, services: Services, request: Request) -> Response:
-    etag = f'"{job.id}-{job.generation}"'
-    headers = {"ETag": etag, "Accept-Ranges": "bytes", "Cache-Control": "private, no-cache"}
-    if ranges.names(request.headers.get("if-none-match"), etag):
-        return Response(status_code=304, headers=headers)
-    segments = store.segments(services.db, job.id, job.generation)
-    total = sum(segment.bytes for segment in segments)
+def _whole(job: Job, services: Services, request: Request, codings: Sequence[Coding]) -> Response:
     wanted = request.headers.get("range")
+    if wanted is not None and Coding.IDENTITY in codings:
+        coding = Coding.IDENTITY  # a range is one of the lines, not of what they are packed into
+    else:
+        coding, wanted = codings[0], None
+    etag = _etag(job, coding)
+    headers = {"ETag": etag, "Cache-Control": "private, no-cache", **VARY}
+    for known in (etag, *(_etag(job, other) for other in Coding)):
+        if ranges.names(request.headers.get("if-none-match"), known):
+            return Response(status_code=304, headers={**headers, "ETag": known})
+    segments = store.segments(services.db, job.id, job.generation)
+    if coding is not Coding.IDENTITY:
+        return _streamed(results.stream(services.blobs, segments), coding=coding, headers=headers)
+    headers["Accept-Ranges"] = "bytes"
+    total = sum(segment.bytes for segment in segments)
     if request.headers.get("if-range", etag) != etag:
         wanted = None
     try:
@@ -95,9 +116,24 @@ def _whole(job: Job, services: Services, request: Request) -> Response:
     return _streamed(blocks, status=206, headers=headers)
 
 
-def _streamed(blocks: Iterator[bytes], *, status: int = 200, headers: dict[str, str]) -> Response:
+def _etag(job: Job, coding: Coding) -> str:
+    """Of one generation in one coding: a strong ETag stands for the very bytes."""
+    suffix = "" if coding is Coding.IDENTITY else f"-{coding}"
+    return f'"{job.id}-{job.generation}{suffix}"'
+
+
+def _streamed(
+    blocks: Iterator[bytes],
+    *,
+    status: int = 200,
+    coding: Coding = Coding.IDENTITY,
+    headers: dict[str, str],
+) -> Response:
+    if coding is not Coding.IDENTITY:
+        headers = {**headers, "Content-Encoding": coding}
+    packed = compressed(blocks, coding)
     # Storage that does not work should be found while there still is a status to say so with.
-    first = next(blocks, b"")
+    first = next(packed, b"")
     return StreamingResponse(
-        chain([first], blocks), status_code=status, media_type=MEDIA_TYPE, headers=headers
+        chain([first], packed), status_code=status, media_type=MEDIA_TYPE, headers=headers
     )
