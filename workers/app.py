@@ -11,11 +11,11 @@ from kombu import Queue
 
 from config.logging import configure
 from config.settings import SettingsError, settings
+from workers.broker import transport_options
 from workers.heartbeat import Heartbeat
 
 TRANSFER = "haulier.transfer"  # split, assemble, upload, fetch: as long as their bytes take
 CONTROL = "haulier.control"  # create, poll: short calls that must not wait for transfers
-SUBMIT = "haulier.submit"  # producers' submissions; read by the inbox, never by a worker
 
 TIME_LIMIT = timedelta(hours=6)
 """A task's end of all ends; stages have their own deadlines and leases."""
@@ -52,17 +52,6 @@ def _say_goodbye(**_: object) -> None:
 
 
 _alive: list[Heartbeat] = []
-
-
-def transport_options() -> dict[str, Any]:
-    return {
-        # Without a timeout, a publish to a frozen Redis blocks for ever.
-        "socket_timeout": 5,
-        "socket_connect_timeout": 3,
-        "socket_keepalive": True,
-        "health_check_interval": 10,
-        "visibility_timeout": 3600,
-    }
 
 
 def _make() -> Celery:

@@ -24,7 +24,7 @@ from service.pages import PAGE_BYTES, PAGE_SPECS, take_in_together
 from service.spec import Rules, Spec, read_spec
 from service.store import engine
 from service.store.submit import Submission, Submitted, submit, submit_each
-from workers.app import SUBMIT, transport_options
+from workers.broker import SUBMIT, transport_options
 from workers.heartbeat import Heartbeat
 from workers.process import run
 

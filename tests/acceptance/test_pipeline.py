@@ -9,10 +9,15 @@ import msgspec
 import pytest
 from celery import Celery
 
+from config.settings import Settings
+from service.errors import BadInput
 from service.models import Job
+from service.pages import take_in_together
+from service.spec import Rules, read_spec
 from service.states import BatchState, JobState
 from service.store import jobs
 from service.store.cancel import cancel
+from service.store.submit import Submission, submit
 from tests.eventually import eventually
 from tests.pipeline import Pipeline, chat
 from tests.simulator import Simulator
@@ -216,6 +221,35 @@ def test_any_celery_application_submits_by_name_alone(
     assert "/v1/embeddings" in (running.job(UUID(bad.id)).error or "")
     assert running.ended(UUID(positional.id)).state is JobState.REJECTED
     assert simulator.batches_created == 2
+
+
+def test_jobs_that_share_a_page_run_each_for_itself(
+    running: Pipeline, simulator: Simulator
+) -> None:
+    simulator.line_rule("error", custom_id="b0001", times=1, message="Internal Server Error")
+    simulator.line_rule("error", custom_id="c0002", message="Maximum four stop sequences allowed")
+    names = {uuid4(): [f"{letter}{number:04}" for number in range(4)] for letter in "abcd"}
+    specs = {
+        job_id: read_spec(msgspec.json.encode(chat(*found)), Rules())
+        for job_id, found in names.items()
+    }
+    taken = take_in_together(list(specs.items()), running.blobs, Settings())
+
+    submit(
+        running.db,
+        [
+            Submission(id=job_id, producer="default", spec=specs[job_id], taken=one)
+            for job_id, one in zip(specs, taken, strict=True)
+            if not isinstance(one, BadInput)
+        ],
+    )
+
+    for job_id, found in names.items():
+        assert_complete(running, running.ended(job_id), found)
+    done = [running.job(job_id) for job_id in names]
+    assert [job.failed for job in done] == [0, 0, 1, 0]
+    assert len({job.page_blob for job in done}) == 1
+    assert simulator.executed("b0001") == 2
 
 
 def test_no_line_of_any_log_holds_a_secret_or_a_payload(

@@ -1,0 +1,125 @@
+"""The inbox: a page of messages becomes jobs, whatever stands on it."""
+
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID
+
+import pytest
+import redis
+from celery import Celery
+
+from config.settings import Settings
+from service.models import Job
+from service.pages import PAGE_BYTES
+from service.spec import SPEC_BYTES
+from service.states import JobState
+from service.store import engine, jobs
+from service.store.engine import Database
+from tests.pipeline import chat
+from workers.inbox import Inbox
+
+
+class WatchedInbox(Inbox):
+    """Keeps the sizes of its pages, and ends after so many messages."""
+
+    def __init__(self, settings: Settings, messages: int) -> None:
+        super().__init__(settings)
+        self.sizes: list[list[int]] = []
+        self._left = messages
+
+    def store(self, page: list[Any]) -> None:
+        super().store(page)
+        self.sizes.append([len(message.body) for message in page])
+        self._left -= len(page)
+        if self._left <= 0:
+            self._stop.set()
+
+    def read_all(self) -> None:
+        """As `run` does, but in a test's thread."""
+        while not self._stop.is_set():
+            self._consume()
+
+
+@pytest.fixture
+def settings(database_url: str, redis_url: str, blob_url: str) -> Settings:
+    return Settings.model_validate(
+        {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "blob_url": blob_url}
+    )
+
+
+@pytest.fixture
+def db(database_url: str) -> Iterator[Database]:
+    made = engine.create(database_url)
+    yield engine.database(made)
+    made.dispose()
+
+
+def send(redis_url: str, *specs: dict[str, Any]) -> list[UUID]:
+    """Submit specs in this order, before anybody reads."""
+    with Celery("producer", broker=redis_url) as producer:
+        return [
+            UUID(
+                producer.send_task(
+                    "haulier.submit", kwargs={"spec": spec}, queue="haulier.submit"
+                ).id
+            )
+            for spec in specs
+        ]
+
+
+def found(db: Database, job_id: UUID) -> Job:
+    job = jobs.job(db, job_id, None)
+    assert job is not None
+    return job
+
+
+def test_a_page_of_messages_holds_good_bad_big_and_conflicting_ones(
+    settings: Settings, redis_url: str, db: Database
+) -> None:
+    small = [chat(f"r{number}") for number in range(10)]
+    big = chat("big", metadata={})
+    big["requests"][0]["body"]["messages"][0]["content"] = "x" * 100_000
+    page = [
+        *small,
+        chat("twice", "twice"),
+        big,
+        chat("a", idempotency_key="k"),
+        chat("b", idempotency_key="k"),
+        chat("a", idempotency_key="l"),
+        chat("a", idempotency_key="l"),
+    ]
+    ids = send(redis_url, *page)
+
+    inbox = WatchedInbox(settings, len(page))
+    inbox.read_all()
+
+    stored = {job.id: job for job in jobs.jobs(db, producer=None, limit=100)}
+    shared = {stored[job_id].page_blob for job_id in ids[:10]}
+    assert None not in shared
+    assert len(shared) <= len(inbox.sizes)
+    bad, large, *keyed = ids[10:]
+    assert stored[bad].state is JobState.REJECTED
+    assert stored[bad].problems == [{"line": 2, "message": "custom_id 'twice' was used before"}]
+    assert (stored[large].state, stored[large].page_blob) == (JobState.ACCEPTED, None)
+    first, second = (stored[job_id] for job_id in keyed[:2])
+    assert {first.state, second.state} == {JobState.ACCEPTED, JobState.REJECTED}
+    assert "with other content" in f"{first.error} {second.error}"
+    assert len([job_id for job_id in keyed[2:] if job_id in stored]) == 1
+    with redis.Redis.from_url(redis_url) as broker:
+        assert (broker.llen("haulier.submit"), broker.hlen("unacked")) == (0, 0)
+
+
+def test_a_page_of_big_messages_is_bounded_by_their_bytes(
+    settings: Settings, redis_url: str, db: Database
+) -> None:
+    spec = chat("a")
+    spec["requests"][0]["body"]["messages"][0]["content"] = "x" * 3_000_000
+    ids = send(redis_url, *[spec] * 8)
+
+    inbox = WatchedInbox(settings, len(ids))
+    inbox.read_all()
+
+    assert sum(map(len, inbox.sizes)) == 8
+    assert max(map(sum, inbox.sizes)) < PAGE_BYTES + 3_100_000
+    assert PAGE_BYTES < SPEC_BYTES
+    assert {found(db, job_id).state for job_id in ids} == {JobState.ACCEPTED}
