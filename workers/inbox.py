@@ -132,7 +132,7 @@ class Inbox:
         """A message as a submission; whatever cannot be read becomes a rejected one."""
         headers = message.headers or {}
         job_id = job_id_of(headers.get("id") or message.properties.get("correlation_id"))
-        producer = str(headers.get("haulier-producer") or "default").replace("\x00", "")[:255]
+        producer = _storable(headers.get("haulier-producer") or "default")[:255]
         try:
             spec = read_spec(_spec_of(message), self._rules)
             return Submission(id=job_id, producer=producer, spec=spec)
@@ -179,11 +179,16 @@ def connection_errors() -> tuple[type[BaseException], ...]:
 
 def job_id_of(task_id: object) -> UUID:
     """The job's id is the task's id; uuid5 of it where it is no UUID."""
-    text = str(task_id) if task_id else str(uuid4())
+    text = _storable(task_id or uuid4())
     try:
         return UUID(text)
     except ValueError:
         return uuid5(NAMESPACE_URL, text)
+
+
+def _storable(header: object) -> str:
+    """A header as text that Postgres takes: no NUL, and no half of a surrogate pair."""
+    return str(header).replace("\x00", "").encode(errors="replace").decode()
 
 
 def _spec_of(message: Any) -> bytes:

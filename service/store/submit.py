@@ -71,7 +71,8 @@ def _agreed(stored: Submitted | Conflict) -> Submitted:
 
 def _store(session: Session, submissions: Sequence[Submission]) -> list[Submitted | Conflict]:
     _add_producers(session, {submission.producer for submission in submissions})
-    now = session.scalars(select(func.now())).one()
+    refused = any(submission.bad is not None for submission in submissions)
+    now = session.scalars(select(func.now())).one() if refused else None
     # In one order for everybody: two pages with the same keys must not wait for each other.
     rows = {s.id: _row(s, now) for s in sorted(submissions, key=_order)}
     new = set(
@@ -96,7 +97,7 @@ def _add_producers(session: Session, names: set[str]) -> None:
     )
 
 
-def _row(submission: Submission, now: datetime) -> dict[str, Any]:
+def _row(submission: Submission, now: datetime | None) -> dict[str, Any]:
     spec, taken, bad = submission.spec, submission.taken, submission.bad
     return {
         "id": submission.id,

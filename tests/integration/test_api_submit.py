@@ -402,8 +402,21 @@ def test_the_same_key_sent_many_times_at_once_makes_one_job(api: Api) -> None:
     def send(_: int) -> httpx.Response:
         return post_json(api, chat("a", "b", idempotency_key="k"))
 
-    with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(send, range(16)))
+    with ThreadPoolExecutor(25) as pool:
+        answers = list(pool.map(send, range(50)))
 
-    assert sorted(answer.status_code for answer in answers) == [200] * 15 + [201]
+    assert sorted(answer.status_code for answer in answers) == [200] * 49 + [201]
     assert len({answer.json()["id"] for answer in answers}) == 1
+
+
+def test_other_content_under_one_key_sent_at_once_is_refused_alone(api: Api) -> None:
+    def send(number: int) -> httpx.Response:
+        same = chat("a", "b", idempotency_key="k")
+        return post_json(api, [same, chat("c", idempotency_key="k"), chat("d")][number % 3])
+
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(send, range(24)))
+
+    statuses = [sorted(answer.status_code for answer in answers[kind::3]) for kind in range(3)]
+    assert statuses[2] == [201] * 8
+    assert sorted(statuses[:2]) == [[200] * 7 + [201], [409] * 8]

@@ -36,8 +36,11 @@ class WatchedInbox(Inbox):
 
     def read_all(self) -> None:
         """As `run` does, but in a test's thread."""
-        while not self._stop.is_set():
-            self._consume()
+        try:
+            while not self._stop.is_set():
+                self._consume()
+        finally:
+            self._db.kw["bind"].dispose()
 
 
 @pytest.fixture
@@ -123,3 +126,24 @@ def test_a_page_of_big_messages_is_bounded_by_their_bytes(
     assert max(map(sum, inbox.sizes)) < PAGE_BYTES + 3_100_000
     assert PAGE_BYTES < SPEC_BYTES
     assert {found(db, job_id).state for job_id in ids} == {JobState.ACCEPTED}
+
+
+def test_messages_with_strange_headers_do_not_hold_up_the_others(
+    settings: Settings, redis_url: str, db: Database
+) -> None:
+    values = ["half a \ud800 pair", "a NUL \x00", "x" * 1000, 17]
+    with Celery("producer", broker=redis_url) as producer:
+        for header in ("haulier-producer", "id"):
+            for value in values:
+                producer.send_task(
+                    "haulier.submit",
+                    kwargs={"spec": chat("a")},
+                    queue="haulier.submit",
+                    headers={header: value},
+                )
+    (other,) = send(redis_url, chat("b"))
+
+    WatchedInbox(settings, 9).read_all()
+
+    assert found(db, other).state is JobState.ACCEPTED
+    assert len(jobs.jobs(db, producer=None, limit=10)) == 9
