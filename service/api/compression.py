@@ -20,14 +20,11 @@ class Coding(StrEnum):
     IDENTITY = "identity"
 
 
-def acceptable(header: str | None) -> list[Coding]:
+def acceptable(header: str) -> list[Coding]:
     """The codings that an Accept-Encoding header allows, best first; none where it allows none.
 
-    A client that sends no header may not know of any, and one that does not name `identity`
-    takes it, but rather has what it names.
+    Whoever does not name `identity` takes it, but rather has what it names.
     """
-    if header is None:
-        return [Coding.IDENTITY]
     weights = dict(_weights(header))
     rest = weights.get("*", 0.0)
     weight = {coding: weights.get(coding, rest) for coding in Coding}

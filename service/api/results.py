@@ -56,7 +56,7 @@ def show_results(
 
     Compressed with zstd or gzip where the client asks for it (Accept-Encoding), but for ranges.
     """
-    codings = acceptable(request.headers.get("accept-encoding"))
+    codings = acceptable(",".join(request.headers.getlist("accept-encoding")))
     if not codings:
         raise HttpProblem(
             NOT_ACCEPTABLE, f"accept-encoding: the results can be had in {', '.join(Coding)}"

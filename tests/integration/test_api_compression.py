@@ -2,7 +2,7 @@
 
 import gzip
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import islice, product
 from uuid import UUID
 
 import httpx
@@ -52,20 +52,18 @@ def get(api: Api, path: str, accept: str, **headers: str) -> tuple[httpx.Respons
         return answer, b"".join(answer.iter_raw())
 
 
-@pytest.mark.parametrize("coding", ["zstd", "gzip"])
-def test_whole_results_come_in_the_coding_that_the_client_takes(
-    api: Api, finished: str, coding: str
-) -> None:
+def test_whole_results_come_in_the_coding_that_the_client_takes(api: Api, finished: str) -> None:
     plain = api.http.get(finished)
 
-    answer, body = get(api, finished, coding)
+    for coding, unpack in UNPACKED.items():
+        answer, body = get(api, finished, coding)
 
-    assert answer.headers["content-encoding"] == coding
-    assert UNPACKED[coding](body) == plain.content == CONTENT
-    assert len(body) < len(CONTENT) / 5
-    assert "content-length" not in answer.headers
-    assert answer.headers["vary"] == plain.headers["vary"] == "Accept-Encoding"
-    assert answer.headers["etag"] == plain.headers["etag"][:-1] + f'-{coding}"'
+        assert answer.headers["content-encoding"] == coding
+        assert unpack(body) == plain.content == CONTENT
+        assert len(body) < len(CONTENT) / 5
+        assert "content-length" not in answer.headers
+        assert answer.headers["vary"] == plain.headers["vary"] == "Accept-Encoding"
+        assert answer.headers["etag"] == plain.headers["etag"][:-1] + f'-{coding}"'
 
 
 def test_partial_results_are_compressed_too(api: Api, running: UUID) -> None:
@@ -111,17 +109,16 @@ def test_a_compressed_copy_cannot_be_carried_on_with_a_range(api: Api, finished:
     assert (answer.status_code, body) == (200, CONTENT)
 
 
-@pytest.mark.parametrize("had", ["identity", "gzip", "zstd"])
-@pytest.mark.parametrize("asked", ["identity", "gzip"])
 def test_results_that_the_client_has_in_any_coding_are_not_sent_again(
-    api: Api, finished: str, had: str, asked: str
+    api: Api, finished: str
 ) -> None:
-    etag = get(api, finished, had)[0].headers["etag"]
+    for had, asked in product(Coding, Coding):
+        etag = get(api, finished, had)[0].headers["etag"]
 
-    answer, body = get(api, finished, asked, **{"If-None-Match": etag})
+        answer, body = get(api, finished, asked, **{"If-None-Match": etag})
 
-    assert (answer.status_code, body, answer.headers["etag"]) == (304, b"", etag)
-    assert answer.headers["vary"] == "Accept-Encoding"
+        assert (answer.status_code, body, answer.headers["etag"]) == (304, b"", etag)
+        assert answer.headers["vary"] == "Accept-Encoding"
 
 
 def test_a_client_that_takes_nothing_that_is_spoken_here_is_told_so(
@@ -130,6 +127,13 @@ def test_a_client_that_takes_nothing_that_is_spoken_here_is_told_so(
     answer = api.http.get(finished, headers={"Accept-Encoding": "br, identity;q=0"})
 
     assert "zstd, gzip, identity" in problem(answer, 406)["detail"]
+
+
+def test_an_accept_encoding_header_may_come_in_pieces(api: Api, finished: str) -> None:
+    pieces = [("Accept-Encoding", "br"), ("Accept-Encoding", "gzip")]
+
+    with api.http.stream("GET", finished, headers=pieces) as answer:
+        assert answer.headers["content-encoding"] == "gzip"
 
 
 def test_storage_that_does_not_work_is_said_before_anything_is_sent(
@@ -145,7 +149,6 @@ def test_storage_that_does_not_work_is_said_before_anything_is_sent(
 @pytest.mark.parametrize(
     ("header", "codings"),
     [
-        (None, "identity"),
         ("", "identity"),
         ("identity", "identity"),
         ("gzip", "gzip identity"),
@@ -168,9 +171,7 @@ def test_storage_that_does_not_work_is_said_before_anything_is_sent(
         (",, ;, =", "identity"),
     ],
 )
-def test_an_accept_encoding_header_means_codings_in_an_order(
-    header: str | None, codings: str
-) -> None:
+def test_an_accept_encoding_header_means_codings_in_an_order(header: str, codings: str) -> None:
     assert " ".join(acceptable(header)) == codings
 
 
