@@ -8,6 +8,7 @@ statements: auto_explain hands them back. HAULIER_TEST_FINISHED_ROWS sets how ma
 import os
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from hashlib import md5
@@ -19,13 +20,14 @@ from sqlalchemy import Engine, event, text
 
 from service.admission import Limits
 from service.models import Batch, Job
+from service.pages import PAGE_SPECS
 from service.states import BatchState, JobState, Stage
 from service.store import engine, heartbeats, jobs
 from service.store.admit import admit
 from service.store.cancel import cancel
 from service.store.claim import claim_batches, claim_job, extend, final_lines
 from service.store.due import dispatch, outstanding
-from service.store.submit import Submission, submit
+from service.store.submit import Submission, Submitted, submit, submit_each
 from service.store.waiting import why
 from service.work import Assembled, Settle, Wait
 from tests.factories import LEASE, House, settlement, spec
@@ -249,6 +251,21 @@ def test_submitting_stays_on_an_index(house: House, plans: Plans) -> None:
         asked = spec("a", idempotency_key=f"k{number % 3}", input=None)
         submission = Submission(id=uuid4(), producer="producer-1", spec=asked)
         _assert_on_an_index(plans.of(partial(submit, house.db, [submission])))
+
+
+def test_a_page_of_submissions_stays_on_an_index(house: House, plans: Plans) -> None:
+    page = [
+        Submission(id=uuid4(), producer=f"producer-{number % 9}", spec=spec("a", **key))
+        for number in range(PAGE_SPECS // 2)
+        for key in ({}, {"idempotency_key": f"page-{number}"})
+    ]
+
+    def store() -> None:
+        stored = submit_each(house.db, [replace(s, id=uuid4()) for s in page[1::2]] + page[::2])
+        jobs.jobs_by_id(house.db, {s.id for s in stored if isinstance(s, Submitted)})
+
+    for _ in range(TIMES):  # all but the first find them by their keys and by their ids
+        _assert_on_an_index(plans.of(store))
 
 
 @pytest.mark.parametrize("producer", [None, "producer-3"])
