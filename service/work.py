@@ -76,6 +76,14 @@ class BatchClaim:
     output_file_id: str | None = None
     error_file_id: str | None = None
     cancel_sent: bool = False
+    submitted_at: datetime | None = None
+    expected: timedelta | None = None
+    """How long batches of its model have taken so far, from create to end; None: none has ended."""
+
+    @property
+    def elapsed(self) -> timedelta:
+        """How long Together has had it."""
+        return self.now - self.submitted_at if self.submitted_at is not None else timedelta(0)
 
 
 Claim = JobClaim | BatchClaim

@@ -15,12 +15,15 @@ from sqlalchemy.orm import Session
 
 from service.errors import StaleLease
 from service.models import Batch, DeadLetter, Event, Job, Segment
+from service.pace import spread
 from service.retry import backoff
 from service.states import BatchState, JobState, check_move
 from service.store.accounts import pause_account, probed
 from service.store.admit import learn_tokens
 from service.store.copy import copy_rows
 from service.store.engine import Database
+from service.store.lanes import learn_pace
+from service.store.postpone import MOST_ERROR_TEXT
 from service.store.successor import successor
 from service.work import (
     Advance,
@@ -40,8 +43,6 @@ from service.work import (
     Split,
     Wait,
 )
-
-MOST_ERROR_TEXT = 4000
 
 
 def apply(
@@ -99,8 +100,7 @@ def _lock_batch(session: Session, claim: BatchClaim) -> Batch | None:
 def _postpone(row: Job | Batch, outcome: Wait | Retry, retry_base: timedelta) -> None:
     """No move: the row stays where it is and is due again later."""
     if isinstance(outcome, Wait):
-        # Spread over the last tenth, so that what began together does not stay together.
-        delay = outcome.delay * random.uniform(0.9, 1.0)  # noqa: S311  not for secrets
+        delay = spread(outcome.delay, random.random())  # noqa: S311  not for secrets
         row.failures = 0
     else:
         row.failures += 1
@@ -164,6 +164,8 @@ def _advance(session: Session, batch: Batch, outcome: Advance) -> None:
     if outcome.to is not BatchState.CREATED:
         # The next link of the chain is on its way; the scheduler steps in when it got lost.
         batch.dispatched_at = func.now()
+    if outcome.to is BatchState.ENDED and batch.provider_status == "COMPLETED":
+        learn_pace(session, batch)
 
 
 def _settle(session: Session, job: Job, batch: Batch, outcome: Settle) -> None:

@@ -1,16 +1,31 @@
 """Taking rows to work on: the first of the two short transactions of every stage."""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
 import msgspec
-from sqlalchemy import ColumnElement, and_, exists, func, or_, select, update
+from sqlalchemy import (
+    ARRAY,
+    Boolean,
+    ColumnElement,
+    Uuid,
+    and_,
+    any_,
+    case,
+    cast,
+    column,
+    exists,
+    func,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.orm import Session
 
 from service.errors import StaleLease
-from service.models import Account, Batch, Job
+from service.models import Account, Batch, Job, Lane
 from service.states import BATCH_STAGES, JOB_STAGES, BatchState, JobState, Stage
 from service.store.engine import Database
 from service.work import BatchClaim, Claim, FinalLines, JobClaim, Shard
@@ -55,7 +70,11 @@ def claim_job(db: Database, job_id: UUID, stage: Stage, lease_for: timedelta) ->
         if found is None:
             return None
         job, now = found
-        lease, until = _take(job, now + lease_for)
+        if job.lease is not None:
+            # The last worker on it never said what became of it: perhaps the work killed it.
+            job.tries += 1
+        lease, until = uuid4(), now + lease_for
+        job.lease, job.leased_until, job.dispatched_at = lease, until, None
         return JobClaim(
             id=job.id,
             lease=lease,
@@ -82,66 +101,109 @@ def claim_batches(
     For `create` this commits the intent: from here on Together may hold the batch.
     """
     with db.begin() as session:
-        rows = session.execute(
-            select(
-                Batch,
-                Job.endpoint,
-                Job.max_attempts,
-                Job.cancel_requested_at,
-                func.now(),
-                exists().where(Account.blocked_since.is_not(None), _holds(Batch)),
-            )
-            .join(Job, Job.id == Batch.job_id)
-            .where(Batch.id.in_(ids), Batch.state == _BATCH_STATES[stage])
-            .where(is_free(Batch), account_is_open(Batch))
-            .with_for_update(of=Batch, skip_locked=True)
-        ).all()
-        claims: list[BatchClaim] = []
-        if any(blocked for *_, blocked in rows):
-            rows = rows[:1] if _may_probe(session, rows[0][0].account, lease_for) else []
-        for batch, endpoint, max_attempts, cancel_requested_at, now, blocked in rows:
-            earlier = batch.create_deadline
-            lease, until = _take(batch, now + lease_for)
-            cancelled = cancel_requested_at is not None
-            if batch.state is BatchState.UPLOADED and earlier is None and not cancelled:
-                batch.create_deadline = until
-            claims.append(
-                BatchClaim(
-                    id=batch.id,
-                    job_id=batch.job_id,
-                    lease=lease,
-                    leased_until=until,
-                    now=now,
-                    state=batch.state,
-                    shard=batch.shard,
-                    attempt=batch.attempt,
-                    tries=batch.tries,
-                    failures=batch.failures,
-                    poison=batch.poison,
-                    twin_error=_twin_error(session, batch),
-                    suspects=_suspects(session, batch),
-                    endpoint=endpoint,
-                    account=batch.account,
-                    account_blocked=blocked,
-                    model=batch.model,
-                    max_attempts=max_attempts,
-                    requests=batch.requests,
-                    input_blob=batch.input_blob,
-                    manifest_blob=batch.manifest_blob,
-                    upload_bytes=batch.bytes,
-                    cancel_requested=cancelled,
-                    create_deadline=earlier,
-                    spent_file_ids=tuple(batch.spent_file_ids),
-                    input_file_id=batch.input_file_id,
-                    provider_batch_id=batch.provider_batch_id,
-                    provider_status=batch.provider_status,
-                    provider_error=batch.provider_error,
-                    output_file_id=batch.output_file_id,
-                    error_file_id=batch.error_file_id,
-                    cancel_sent=batch.cancel_sent,
-                )
-            )
+        found = session.execute(_DUE.where(Batch.state == _BATCH_STATES[stage], _among(ids)))
+        rows = [dict(row) for row in found.mappings()]
+        if any(row["account_blocked"] for row in rows):
+            rows = rows[:1] if _may_probe(session, rows[0]["account"], lease_for) else []
+        claims = [_claim(session, row, lease_for) for row in rows]
+        _lease(session, claims)
         return claims
+
+
+_TRIES = Batch.tries + case((Batch.lease.is_not(None), 1), else_=0)
+"""The last worker on it never said what became of it: perhaps the work killed it."""
+
+# Columns, not entities: a page has up to a thousand rows, each to be read and written once. The
+# names are those of the claim.
+_DUE = (
+    select(
+        Batch.id,
+        Batch.job_id,
+        Batch.parent_id,
+        func.now().label("now"),
+        Batch.state,
+        Batch.shard,
+        Batch.attempt,
+        _TRIES.label("tries"),
+        Batch.failures,
+        Batch.poison,
+        Job.endpoint,
+        Batch.account,
+        exists().where(Account.blocked_since.is_not(None), _holds(Batch)).label("account_blocked"),
+        Batch.model,
+        Job.max_attempts,
+        Batch.requests,
+        Batch.input_blob,
+        Batch.manifest_blob,
+        Batch.bytes.label("upload_bytes"),
+        Job.cancel_requested_at.is_not(None).label("cancel_requested"),
+        Batch.create_deadline,
+        Batch.spent_file_ids,
+        Batch.input_file_id,
+        Batch.provider_batch_id,
+        Batch.provider_status,
+        Batch.provider_error,
+        Batch.output_file_id,
+        Batch.error_file_id,
+        Batch.cancel_sent,
+        Batch.submitted_at,
+        Lane.seconds.label("expected"),
+    )
+    .join(Job, Job.id == Batch.job_id)
+    .outerjoin(Lane, and_(Lane.account == Batch.account, Lane.model == Batch.model))
+    .where(is_free(Batch), account_is_open(Batch))
+    .with_for_update(of=Batch, skip_locked=True)
+)
+
+
+def _among(ids: Sequence[UUID]) -> ColumnElement[bool]:
+    """As one array: a parameter for each would be slow."""
+    return Batch.id == any_(cast(list(ids), ARRAY(Uuid)))
+
+
+def _claim(session: Session, row: dict[str, Any], lease_for: timedelta) -> BatchClaim:
+    twin_error, suspects = _twin_error(session, row), _suspects(session, row)
+    del row["parent_id"]
+    expected = row.pop("expected")
+    return BatchClaim(
+        **{**row, "spent_file_ids": tuple(row["spent_file_ids"])},
+        lease=uuid4(),
+        leased_until=row["now"] + lease_for,
+        twin_error=twin_error,
+        suspects=suspects,
+        expected=None if expected is None else timedelta(seconds=expected),
+    )
+
+
+def _intends(claim: BatchClaim) -> bool:
+    """Whether it is the first that may send the create of a batch."""
+    is_next = claim.state is BatchState.UPLOADED and claim.create_deadline is None
+    return is_next and not claim.cancel_requested
+
+
+def _lease(session: Session, claims: Sequence[BatchClaim]) -> None:
+    """Write the leases and intents of one page, in one statement."""
+    if not claims:
+        return
+    until = claims[0].leased_until
+    taken = func.unnest(
+        cast([claim.id for claim in claims], ARRAY(Uuid)),
+        cast([claim.lease for claim in claims], ARRAY(Uuid)),
+        cast([_intends(claim) for claim in claims], ARRAY(Boolean)),
+    ).table_valued(column("id", Uuid), column("lease", Uuid), column("intends", Boolean))
+    taken = taken.render_derived("taken")
+    session.execute(
+        update(Batch)
+        .where(Batch.id == taken.c.id)
+        .values(
+            lease=taken.c.lease,
+            leased_until=until,
+            tries=_TRIES,
+            dispatched_at=None,
+            create_deadline=case((taken.c.intends, until), else_=Batch.create_deadline),
+        )
+        .execution_options(synchronize_session=False)
+    )
 
 
 def _may_probe(session: Session, account: str, lease_for: timedelta) -> bool:
@@ -164,39 +226,28 @@ def _may_probe(session: Session, account: str, lease_for: timedelta) -> bool:
     )
 
 
-def _twin_error(session: Session, batch: Batch) -> str | None:
-    if batch.poison < 2:
+def _twin_error(session: Session, row: dict[str, Any]) -> str | None:
+    if row["poison"] < 2:
         return None
     return session.scalar(
         select(Batch.provider_error).where(
-            Batch.job_id == batch.job_id,
-            Batch.shard == batch.shard,
-            Batch.parent_id == batch.parent_id,
-            Batch.id != batch.id,
+            Batch.job_id == row["job_id"],
+            Batch.shard == row["shard"],
+            Batch.parent_id == row["parent_id"],
+            Batch.id != row["id"],
             Batch.provider_status == "FAILED",
         )
     )
 
 
-def _suspects(session: Session, batch: Batch) -> int:
-    if batch.poison == 0:
+def _suspects(session: Session, row: dict[str, Any]) -> int:
+    if row["poison"] == 0:
         return 0
     return session.scalars(
         select(func.count())
         .select_from(Batch)
-        .where(Batch.job_id == batch.job_id, Batch.shard == batch.shard, Batch.poison > 0)
+        .where(Batch.job_id == row["job_id"], Batch.shard == row["shard"], Batch.poison > 0)
     ).one()
-
-
-def _take(row: Job | Batch, until: datetime) -> tuple[UUID, datetime]:
-    if row.lease is not None:
-        # The last worker on it never said what became of it: perhaps the work killed it.
-        row.tries += 1
-    lease = uuid4()
-    row.lease = lease
-    row.leased_until = until
-    row.dispatched_at = None
-    return lease, until
 
 
 def extend(db: Database, claim: Claim, lease_for: timedelta) -> None:

@@ -211,7 +211,7 @@ def test_wait_keeps_what_was_learned_and_clears_failures(house: House) -> None:
         12.5,
     )
     assert (batch.failures, batch.last_error, batch.lease) == (0, None, None)
-    assert 50 < _due_in(house, batch_id) <= 60
+    assert 55 < _due_in(house, batch_id) < 66
 
 
 def test_retry_backs_off_further_each_time(house: House) -> None:
