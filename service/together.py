@@ -5,7 +5,7 @@ exception is a download, which goes on from where it was cut.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -38,8 +38,8 @@ class File(msgspec.Struct, frozen=True):
     filename: str | None = None
 
 
-class _Job(msgspec.Struct):
-    """A batch as Together shows it."""
+class _Job(msgspec.Struct, gc=False):
+    """A batch as Together shows it. A list of an account's may have tens of thousands."""
 
     id: str
     status: str
@@ -74,6 +74,10 @@ class ProviderBatch:
         """Whether the status is terminal. An unknown status is not."""
         return self.status in _ENDED
 
+    @property
+    def without_files(self) -> bool:
+        return self.output_file_id is None and self.error_file_id is None
+
 
 Pool = httpx.Client
 """The connections of one process."""
@@ -93,12 +97,27 @@ class Together:
     """One account at Together.
 
     Every method raises Transient, RateLimited, AccountBlocked or Refused (Missing for a 404).
+    `gate` is called before each call of the control API, that is before all but the bytes of
+    uploads and downloads: it may wait, and raises Transient where that would take too long.
     """
 
-    def __init__(self, pool: httpx.Client, base_url: str, api_key: str) -> None:
+    def __init__(
+        self,
+        pool: httpx.Client,
+        base_url: str,
+        api_key: str,
+        *,
+        gate: Callable[[], None] = lambda: None,
+    ) -> None:
         self._pool = pool
         self._base = f"{base_url}/v1"
         self._auth = {"Authorization": f"Bearer {api_key}"}
+        self._gate = gate
+
+    def take_turn(self) -> None:
+        """Wait until a create may be sent. Whoever creates must come here before, and look at its
+        lease after: `create` itself sends at once."""
+        self._gate()
 
     # --- files -----------------------------------------------------------------------------
 
@@ -109,10 +128,7 @@ class Together:
         """
         location, file_id = self._begin_upload(filename)
         self._put(location, size, content)
-        with _translated():
-            response = self._pool.post(
-                f"{self._base}/files/{file_id}/preprocess", headers=self._auth
-            )
+        response = self._call("POST", f"/files/{file_id}/preprocess")
         file = _decode(_checked(response), File)
         if file.bytes is not None and file.bytes != size:
             raise Transient(f"Together holds {file.bytes} bytes of {size} of file {file.id}")
@@ -120,12 +136,8 @@ class Together:
 
     def _begin_upload(self, filename: str) -> tuple[str, str]:
         fields = {"purpose": "batch-api", "file_name": filename, "file_type": "jsonl"}
-        with _translated():
-            response = self._pool.post(
-                f"{self._base}/files",
-                headers=self._auth,
-                files={name: (None, value) for name, value in fields.items()},
-            )
+        parts = {name: (None, value) for name, value in fields.items()}
+        response = self._call("POST", "/files", files=parts)
         location = response.headers.get("location")
         file_id = response.headers.get("x-together-file-id")
         if response.status_code == 302 and location and file_id:
@@ -154,8 +166,7 @@ class Together:
 
     def delete_file(self, file_id: str) -> None:
         """Delete a file; one that is gone already is fine."""
-        with _translated():
-            response = self._pool.delete(f"{self._base}/files/{file_id}", headers=self._auth)
+        response = self._call("DELETE", f"/files/{file_id}")
         if response.status_code != 404:
             _checked(response)
 
@@ -234,7 +245,7 @@ class Together:
     ) -> ProviderBatch | None:
         """Create a batch; None where Together took it without showing it.
 
-        The request is on its way for at most `within`: its phases share it.
+        The request is on its way for at most `within`: its phases share it. See `take_turn`.
         There is no idempotency key. Whoever repeats this after a Transient whose `sent` is True
         may buy the batch twice.
         """
@@ -254,25 +265,31 @@ class Together:
     def batch(self, batch_id: str) -> ProviderBatch:
         return _batch(_decode(self._get(f"/batches/{batch_id}"), _Job))
 
-    def batches(self) -> list[ProviderBatch]:
-        """Every batch of the account, in no reliable order. A new one may be late."""
+    def batches(self, ids: Collection[str] | None = None) -> list[ProviderBatch]:
+        """Every batch of the account (or those with these ids), in no reliable order.
+
+        A new one may be late.
+        """
         response = self._get("/batches")
         if response.content.strip() == b"null":  # an account without any
             return []
-        return [_batch(job) for job in _decode(response, list[_Job])]
+        jobs = _decode(response, list[_Job])
+        return [_batch(job) for job in jobs if ids is None or job.id in ids]
 
     def cancel(self, batch_id: str) -> None:
         """Ask for a batch to be cancelled; one that has ended already is fine."""
-        with _translated():
-            response = self._pool.post(
-                f"{self._base}/batches/{batch_id}/cancel", headers=self._auth
-            )
+        response = self._call("POST", f"/batches/{batch_id}/cancel")
         if response.status_code != 409:
             _checked(response)
 
     def _get(self, path: str) -> httpx.Response:
+        return _checked(self._call("GET", path))
+
+    def _call(self, method: str, path: str, **content: Any) -> httpx.Response:
+        """A call of the control API, when its turn has come."""
+        self._gate()
         with _translated():
-            return _checked(self._pool.get(f"{self._base}{path}", headers=self._auth))
+            return self._pool.request(method, f"{self._base}{path}", headers=self._auth, **content)
 
 
 def _exactly(size: int, blocks: Iterator[bytes]) -> Iterator[bytes]:

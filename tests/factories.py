@@ -173,6 +173,7 @@ def clients(
     return AccountClients(
         blobs=blobs,
         together=together,
+        show=together.batch,
         lease=FakeLease(left),
         scratch=scratch,
         settings=Settings(**{"lease_seconds": LEASE, **settings}),

@@ -12,8 +12,8 @@ from service.states import Stage
 from service.store.due import Due
 from workers.app import CONTROL, TRANSFER
 
-PAGE = 100
-"""Batches in one poll message."""
+PAGE = 1000
+"""Batches in one poll message, so that one list serves many."""
 
 QUEUES = {
     Stage.SPLIT: TRANSFER,

@@ -1,17 +1,16 @@
 """One way to move: claim, work, apply. The clients that stages work with live here, per process."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import gettempdir
 from uuid import UUID
 
 import structlog
-from tenacity import Retrying, retry_if_exception, wait_random_exponential
 
 from config.settings import Settings
 from service import stages
@@ -27,7 +26,6 @@ from service.store.engine import is_unavailable
 from service.together import Pool, Together, open_pool
 from service.work import (
     Advance,
-    Assembled,
     BatchClaim,
     Claim,
     Fail,
@@ -36,11 +34,12 @@ from service.work import (
     Park,
     Pause,
     Retry,
-    Settle,
-    Split,
     Wait,
 )
+from workers.ratelimit import RateLimit
 from workers.stopping import stopping
+from workers.waits import Waits, while_lasts
+from workers.worklog import bound, report
 
 log = structlog.get_logger()
 
@@ -91,6 +90,7 @@ class Runner:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._costs: defaultdict[str, stages.Costs] = defaultdict(stages.Costs)
 
     @cached_property
     def db(self) -> engine.Database:
@@ -107,6 +107,18 @@ class Runner:
         return open_pool(min(timedelta(seconds=120), self.settings.lease_seconds / 2))
 
     @cached_property
+    def _rate(self) -> RateLimit | None:
+        per_second = self.settings.control_requests_per_second
+        if per_second is None:
+            return None
+        self.settings.required("redis_url")
+        return RateLimit(self.settings.redis_url or "", per_second)
+
+    @property
+    def _quarter(self) -> timedelta:
+        return self.settings.lease_seconds / 4
+
+    @cached_property
     def _scratch(self) -> Path:
         path = self.settings.scratch or Path(gettempdir())
         path.mkdir(parents=True, exist_ok=True)
@@ -119,7 +131,7 @@ class Runner:
         if claim is None:
             log.debug("not_due", stage=stage, job=str(job_id))
             return
-        with _bound(claim, stage):
+        with bound(claim, stage):
             lease = HeldLease(self, claim, taken)
             self._finish(claim, lease, self._work(claim, stage, lease))
 
@@ -133,9 +145,13 @@ class Runner:
         What goes wrong with one is contained in its row.
         """
         taken = time.monotonic()
+        claims = claim_batches(self.db, list(ids), stage, self.settings.lease_seconds)
+        if stage is Stage.POLL:
+            yield from self._poll_page(claims, taken)
+            return
         pause: Pause | None = None
-        for claim in claim_batches(self.db, list(ids), stage, self.settings.lease_seconds):
-            with _bound(claim, stage):
+        for claim in claims:
+            with bound(claim, stage):
                 lease = HeldLease(self, claim, taken)
                 # What stops one batch of an account would stop the rest of its page as well.
                 outcome = pause or self._work(claim, stage, lease)
@@ -143,6 +159,32 @@ class Runner:
                     pause = outcome
                 if self._finish(claim, lease, outcome):
                     yield claim.id
+
+    def _poll_page(self, claims: Sequence[BatchClaim], taken: float) -> Iterator[UUID]:
+        """Like `batches`, with one look for all where that is cheaper, and one write for all that
+        go on waiting."""
+        if not claims:
+            return
+        shown = frozenset(claim.provider_batch_id for claim in claims if claim.provider_batch_id)
+        view = stages.View(shown, self._costs[claims[0].account])
+        waits = Waits(self.db, self.settings.lease_seconds)
+        rest: Wait | None = None
+        for claim in claims:
+            with bound(claim, Stage.POLL):
+                lease = HeldLease(self, claim, taken)
+                outcome = rest or self._work(claim, Stage.POLL, lease, view)
+                if isinstance(outcome, Wait) and not claim.account_blocked:
+                    waits.add(claim, outcome)
+                elif self._finish(claim, lease, outcome):
+                    yield claim.id
+            if isinstance(outcome, Pause):
+                # What stops one batch of an account would stop the rest of its page as well.
+                rest = Wait(timedelta(0), reason=outcome.reason)
+            elif not view.listed and time.monotonic() > taken + self._quarter.total_seconds():
+                # Single calls to come: soon each row would need its lease extended.
+                rest = Wait(timedelta(0))
+            waits.flush_if_due()
+        waits.flush()
 
     def sweep(self, account: str, spent_file_ids: list[str]) -> None:
         """Cancel batches under files that were given up. What fails is done at the next sweep."""
@@ -152,7 +194,9 @@ class Runner:
             except HaulierError as error:
                 log.warning("sweep_failed", reason=str(error))
 
-    def _work(self, claim: Claim, stage: Stage, lease: HeldLease) -> Outcome | None:
+    def _work(
+        self, claim: Claim, stage: Stage, lease: HeldLease, view: stages.View | None = None
+    ) -> Outcome | None:
         """The outcome; None where the lease was lost and nothing may be said any more."""
         try:
             reached(CrashPoint.WORKER_CLAIMED)
@@ -161,7 +205,7 @@ class Runner:
                 return self._give_up(claim, lease)
             if isinstance(claim, JobClaim):
                 return JOB_WORK[stage](claim, self._clients(lease))
-            return BATCH_WORK[stage](claim, self._account_clients(claim, lease))
+            return BATCH_WORK[stage](claim, self._account_clients(claim, lease, view))
         except StaleLease:
             log.warning("lease_lost")
             return None
@@ -188,27 +232,30 @@ class Runner:
             blobs=self._blobs, lease=lease, scratch=self._scratch, settings=self.settings
         )
 
-    def _account_clients(self, claim: BatchClaim, lease: HeldLease) -> stages.AccountClients:
+    def _account_clients(
+        self, claim: BatchClaim, lease: HeldLease, view: stages.View | None
+    ) -> stages.AccountClients:
         together = self._together(claim.account)
-        return stages.AccountClients(**vars(self._clients(lease)), together=together)
+        show = together.batch if view is None else partial(view.show, together)
+        return stages.AccountClients(**vars(self._clients(lease)), together=together, show=show)
 
     def _together(self, name: str) -> Together:
         account = self.settings.account(name)
         if account is None:
             raise AccountBlocked(f"account {name!r} has no key in the settings")
-        return Together(self._pool, account.base_url, account.api_key.get_secret_value())
+        key = account.api_key.get_secret_value()
+        if self._rate is None:
+            return Together(self._pool, account.base_url, key)
+        # For one claim: what it waits for its calls must leave its lease long enough.
+        gate = self._rate.gate(name, self._quarter)
+        return Together(self._pool, account.base_url, key, gate=gate)
 
     def _finish(self, claim: Claim, lease: HeldLease, outcome: Outcome | None) -> bool:
         """Apply the outcome, for as long as the lease lasts if Postgres is away."""
         if outcome is None:
             return False
         try:
-            for attempt in Retrying(
-                retry=retry_if_exception(is_unavailable),
-                wait=wait_random_exponential(max=2),
-                stop=lambda _: lease.remaining() <= timedelta(0),
-                reraise=True,
-            ):
+            for attempt in while_lasts(lease.remaining):
                 with attempt:
                     apply(
                         self.db,
@@ -226,49 +273,6 @@ class Runner:
             # What cannot be stored must not stop the page: its lease runs out and spends a try.
             log.exception("outcome_not_stored", outcome=type(outcome).__name__)
             return False
-        _report(outcome)
+        report(outcome)
         reached(CrashPoint.WORKER_APPLIED)
         return isinstance(outcome, Advance) and outcome.to is not BatchState.QUEUED
-
-
-@contextmanager
-def _bound(claim: Claim, stage: Stage) -> Iterator[None]:
-    """Put what is being worked on onto every line of the log."""
-    context = {"stage": str(stage), "account": claim.account}
-    if isinstance(claim, BatchClaim):
-        context |= {"job": str(claim.job_id), "batch": str(claim.id)}
-        with structlog.contextvars.bound_contextvars(**context, attempt=claim.attempt):
-            yield
-    else:
-        with structlog.contextvars.bound_contextvars(**context, job=str(claim.id)):
-            yield
-
-
-def _report(outcome: Outcome) -> None:
-    """One line for each outcome; constant names, identifiers in the context."""
-    match outcome:
-        case Advance(to=to):
-            log.info("advanced", to=str(to))
-        case Settle(to=to, settlement=settlement, reason=reason):
-            log.info(
-                "settled",
-                to=str(to),
-                succeeded=settlement.succeeded,
-                dead=len(settlement.dead),
-                carried=settlement.carried,
-                reason=reason,
-            )
-        case Split(shards=shards):
-            log.info("split", shards=len(shards))
-        case Assembled(segments=segments):
-            log.info("assembled", segments=len(segments))
-        case Wait():
-            log.debug("waiting")
-        case Retry(reason=reason):
-            log.warning("postponed", reason=reason)
-        case Pause(reason=reason):
-            log.error("account_paused", reason=reason)
-        case Fail(reason=reason):
-            log.error("job_failed", reason=reason)
-        case Park(reason=reason):
-            log.critical("parked", reason=reason)

@@ -10,6 +10,7 @@ from service.stages.bury import bury
 from service.stages.clients import AccountClients, Clients, Lease
 from service.stages.create import create
 from service.stages.fetch import fetch
+from service.stages.listing import Costs, View
 from service.stages.poll import poll
 from service.stages.split import split
 from service.stages.twins import cancel_twins
@@ -18,7 +19,9 @@ from service.stages.upload import upload
 __all__ = [
     "AccountClients",
     "Clients",
+    "Costs",
     "Lease",
+    "View",
     "assemble",
     "bury",
     "cancel_twins",

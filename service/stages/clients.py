@@ -1,5 +1,6 @@
 """What a stage works with."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Protocol
 
 from config.settings import Settings
 from service.blobs import Blobs
-from service.together import Together
+from service.together import ProviderBatch, Together
 
 
 class Lease(Protocol):
@@ -35,3 +36,5 @@ class AccountClients(Clients):
     """For the stages that speak to Together, as the account of their batch."""
 
     together: Together
+    show: Callable[[str], ProviderBatch | None]
+    """How a batch stands, by Together's id of it; None where that is to be asked again later."""

@@ -12,6 +12,7 @@ from service.crashpoints import CrashPoint, reached
 from service.errors import Missing, Refused, Transient
 from service.stages.bury import bury
 from service.stages.clients import AccountClients
+from service.stages.poll import until_next_poll
 from service.states import BatchState
 from service.together import ProviderBatch
 from service.work import Advance, BatchClaim, Changes, Outcome, Retry, Wait
@@ -29,6 +30,8 @@ def create(batch: BatchClaim, clients: AccountClients) -> Outcome:
         return bury(batch, clients, BatchState.CANCELLED, "cancelled", "the job was cancelled")
     if batch.input_file_id is None:
         raise AssertionError("an uploaded batch has an input file")
+    # This may take a while, so the lease is looked at after it.
+    clients.together.take_turn()
     deadline = clients.settings.lease_seconds / 2
     if clients.lease.remaining() < deadline:
         # Too late to be sure that the call ends while the lease is ours.
@@ -48,7 +51,7 @@ def create(batch: BatchClaim, clients: AccountClients) -> Outcome:
         return Retry(str(error), None if not error.sent else timedelta(0), not_sent=not error.sent)
     if job is None:
         return Retry("Together took the create without showing the batch", timedelta(0))
-    return _adopted(job, clients)
+    return _adopted(batch, job, clients)
 
 
 def _find(batch: BatchClaim, clients: AccountClients) -> Outcome:
@@ -63,7 +66,7 @@ def _find(batch: BatchClaim, clients: AccountClients) -> Outcome:
             clients.together.cancel(twin.id)
         reached(CrashPoint.CREATE_FOUND)
         log.warning("batch_adopted", provider_batch_id=oldest.id)
-        return _adopted(oldest, clients)
+        return _adopted(batch, oldest, clients)
     certain_at = batch.create_deadline + clients.settings.create_grace_seconds
     if batch.now < certain_at:
         # The POST may still be in flight, or the list may lag behind.
@@ -73,9 +76,9 @@ def _find(batch: BatchClaim, clients: AccountClients) -> Outcome:
     return Advance(BatchState.QUEUED)
 
 
-def _adopted(job: ProviderBatch, clients: AccountClients) -> Advance:
+def _adopted(batch: BatchClaim, job: ProviderBatch, clients: AccountClients) -> Advance:
     return Advance(
         BatchState.CREATED,
         Changes(provider_batch_id=job.id),
-        delay=clients.settings.poll_seconds,
+        delay=until_next_poll(batch, job, clients),
     )

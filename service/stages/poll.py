@@ -1,9 +1,13 @@
 """Ask Together how a batch is doing."""
 
+from datetime import timedelta
+
 from service.crashpoints import CrashPoint, reached
 from service.errors import Missing
+from service.pace import next_poll
 from service.stages.clients import AccountClients
 from service.states import BatchState
+from service.together import ProviderBatch
 from service.work import Advance, BatchClaim, Changes, Outcome, Park, Retry, Wait
 
 MOST_MISSING = 20
@@ -28,13 +32,14 @@ def not_there(batch: BatchClaim, error: Missing) -> Outcome:
 def _poll(batch: BatchClaim, clients: AccountClients) -> Outcome:
     if batch.provider_batch_id is None:
         raise AssertionError("a created batch has a provider batch")
-    together = clients.together
     cancel_sent = batch.cancel_sent
     if batch.cancel_requested and not cancel_sent:
-        together.cancel(batch.provider_batch_id)
+        clients.together.cancel(batch.provider_batch_id)
         reached(CrashPoint.POLL_CANCELLED)
         cancel_sent = True
-    job = together.batch(batch.provider_batch_id)
+    job = clients.show(batch.provider_batch_id)
+    if job is None:
+        return Wait(clients.settings.poll_seconds, Changes(cancel_sent=cancel_sent))
     changes = Changes(
         provider_status=job.status,
         provider_error=job.error,
@@ -44,10 +49,24 @@ def _poll(batch: BatchClaim, clients: AccountClients) -> Outcome:
         cancel_sent=cancel_sent,
     )
     if not job.ended:
-        return Wait(clients.settings.poll_seconds, changes)
-    without_files = job.output_file_id is None and job.error_file_id is None
-    if without_files and batch.provider_status != job.status:
+        fastest = clients.settings.poll_seconds
+        pause = fastest if cancel_sent else until_next_poll(batch, job, clients)
+        return Wait(pause, changes)
+    if job.without_files and batch.provider_status != job.status:
         # The files may only appear a moment after the status.
         return Wait(clients.settings.poll_seconds, changes)
     reached(CrashPoint.POLL_ENDED)
     return Advance(BatchState.ENDED, changes)
+
+
+def until_next_poll(batch: BatchClaim, job: ProviderBatch, clients: AccountClients) -> timedelta:
+    """How long a batch that Together shows as `job` may be left alone."""
+    fastest = clients.settings.poll_seconds
+    return next_poll(
+        status=job.status,
+        elapsed=batch.elapsed,
+        expected=batch.expected,
+        progress=job.progress,
+        fastest=fastest,
+        slowest=clients.settings.slowest_poll_seconds or fastest * 10,
+    )

@@ -393,7 +393,7 @@ def test_a_batch_at_work_is_looked_at_again(bench: Bench) -> None:
     bench.create()
     outcome = stages.poll(bench.claim, bench.clients)
     assert isinstance(outcome, Wait)
-    assert outcome.delay == POLL
+    assert POLL <= outcome.delay <= 10 * POLL
     assert outcome.changes.provider_status in {"VALIDATING", "IN_PROGRESS"}
 
 

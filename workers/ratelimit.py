@@ -1,0 +1,80 @@
+"""The rate of calls to Together's control API, shared by all workers of an account."""
+
+import math
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from fractions import Fraction
+
+import structlog
+from limits import RateLimitItem, RateLimitItemPerSecond
+from limits.storage import RedisStorage
+from limits.strategies import MovingWindowRateLimiter
+from redis.exceptions import RedisError
+
+from service.errors import Transient
+
+log = structlog.get_logger()
+
+TIMEOUT = 1.0
+"""Seconds that a Redis which does not answer may cost a call."""
+
+
+class RateLimit:
+    """A moving window in Redis: in any such window no more calls than it allows are let through."""
+
+    def __init__(self, redis_url: str, per_second: float) -> None:
+        self._storage = RedisStorage(
+            redis_url,
+            key_prefix="haulier.rate",
+            socket_timeout=TIMEOUT,
+            socket_connect_timeout=TIMEOUT,
+        )
+        self._limiter = MovingWindowRateLimiter(self._storage)
+        self._window = window(per_second)
+
+    def close(self) -> None:
+        self._storage.storage.close()
+
+    def gate(self, account: str, patience: timedelta) -> Callable[[], None]:
+        """What waits until a call may be made, for `patience` in all; then raises Transient."""
+        left = patience.total_seconds()
+
+        def wait() -> None:
+            nonlocal left
+            started = time.monotonic()
+            while (pause := self._pause(account)) > 0:
+                waited = time.monotonic() - started
+                if waited + pause > left:
+                    left -= waited
+                    raise Transient(_TOO_LONG.format(account), sent=False)
+                time.sleep(pause)
+            left -= time.monotonic() - started
+
+        return wait
+
+    def _pause(self, account: str) -> float:
+        """Take a place in the window and return 0; else the seconds until one may be free."""
+        try:
+            if self._limiter.hit(self._window, account):
+                return 0
+            free_at = self._limiter.get_window_stats(self._window, account).reset_time
+        except RedisError as error:
+            # Redis holds no truth, so work goes on without it; Together's own 429 slows us then.
+            log.warning("rate_not_limited", reason=str(error))
+            return 0
+        return min(max(free_at - time.time(), 0.005), self._window.get_expiry())
+
+
+_TOO_LONG = (
+    "the calls of account {!r} have to wait too long for their turn"
+    " (HAULIER_CONTROL_REQUESTS_PER_SECOND)"
+)
+
+
+def window(per_second: float) -> RateLimitItem:
+    """The rate as so many calls in so many whole seconds, in tenths of a call, rounded down."""
+    rate = Fraction(math.floor(round(per_second * 10, 6)), 10)
+    if rate == 0:
+        return RateLimitItemPerSecond(1, math.ceil(1 / per_second))
+    return RateLimitItemPerSecond(rate.numerator, rate.denominator)
