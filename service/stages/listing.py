@@ -28,7 +28,10 @@ WEIGHT = 0.2
 
 @dataclass
 class Costs:
-    """What the calls of one account took in this process, in seconds: moving averages."""
+    """What the calls of one account took in this process, in seconds: moving averages.
+
+    What a call waited for its turn counts as well: turns are scarce where their rate is limited.
+    """
 
     get: float | None = None
     listing: float | None = None

@@ -33,7 +33,16 @@ from service.work import (
     Wait,
 )
 from tests.eventually import eventually
-from tests.factories import NOW, batch_claim, chat_line, clients, final_lines, job_claim, take
+from tests.factories import (
+    NOW,
+    FakeLease,
+    batch_claim,
+    chat_line,
+    clients,
+    final_lines,
+    job_claim,
+    take,
+)
 from tests.simulator import KEY, Simulator
 
 SECOND = timedelta(seconds=1)
@@ -244,6 +253,39 @@ def test_a_create_with_too_short_a_lease_is_not_sent(bench: Bench, tmp_path: Pat
     assert isinstance(outcome, Retry)
     assert outcome.not_sent
     assert "create" not in bench.simulator.counts()
+
+
+def test_a_create_that_waits_long_for_its_turn_looks_at_its_lease_after_that(
+    bench: Bench, pool: Pool
+) -> None:
+    bench.upload()
+    lease = FakeLease()
+
+    def gate() -> None:
+        lease.left = timedelta(seconds=29)
+
+    patient = Together(pool, bench.simulator.url, KEY, gate=gate)
+    outcome = stages.create(bench.claim, with_(bench.clients, together=patient, lease=lease))
+    assert isinstance(outcome, Retry)
+    assert outcome.not_sent
+    assert "create" not in bench.simulator.counts()
+
+
+def test_every_call_of_the_control_api_waits_for_its_turn(bench: Bench, pool: Pool) -> None:
+    turns: list[int] = []
+    gated = Together(pool, bench.simulator.url, KEY, gate=lambda: turns.append(1))
+    at_work = with_(bench.clients, together=gated, show=gated.batch)
+    bench.learned(stages.upload(bench.claim, at_work))
+    bench.learned(stages.create(bench.claim, at_work))
+    job = gated.batches()[0]
+    eventually(lambda: gated.batch(job.id).ended)
+    gated.cancel(job.id)
+    bench.learned(stages.poll(bench.claim, at_work))
+    stages.fetch(bench.claim, at_work)
+    gated.delete_file(job.input_file_id or "")
+    counts = bench.simulator.counts()
+    uncounted = counts["put"] + counts["content"]
+    assert len(turns) == sum(counts.values()) - uncounted
 
 
 def test_a_refused_create_is_buried(bench: Bench) -> None:

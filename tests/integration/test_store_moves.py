@@ -94,6 +94,26 @@ def test_a_worker_that_lost_its_lease_changes_nothing(house: House, outcome: Out
     assert _snapshot(house) == before
 
 
+def test_a_page_of_creates_commits_the_intents_that_are_new(house: House) -> None:
+    new, sent, cancelled, taken = (house.uploaded() for _ in range(4))
+    house.claim(sent, Stage.CREATE)
+    earlier = house.batch(sent).create_deadline
+    house.expire_lease(sent)
+    cancel(house.db, house.batch(cancelled).job_id)
+    house.claim(taken, Stage.CREATE)
+    ids = [new, sent, cancelled, taken]
+    claims = {c.id: c for c in claim_batches(house.db, ids, Stage.CREATE, LEASE)}
+    assert set(claims) == {new, sent, cancelled}
+    assert [claims[i].create_deadline for i in (new, sent, cancelled)] == [None, earlier, None]
+    assert [claims[i].tries for i in (new, sent, cancelled)] == [0, 1, 0]
+    for batch_id, claim in claims.items():
+        batch = house.batch(batch_id)
+        assert (batch.lease, batch.leased_until) == (claim.lease, claim.leased_until)
+        assert (batch.tries, batch.dispatched_at) == (claim.tries, None)
+    deadlines = [house.batch(i).create_deadline for i in (new, sent, cancelled)]
+    assert deadlines == [claims[new].leased_until, earlier, None]
+
+
 @pytest.mark.parametrize(
     "outcome",
     [Wait(SECOND), Retry("no"), Fail("no"), Split((shard(3, name="s"),)), Assembled(())],
