@@ -19,6 +19,7 @@ from service.store.claim import claim_batches
 from service.store.postpone import postpone
 from service.together import Together, open_pool
 from service.work import Advance, Changes, Wait
+from tests.eventually import eventually
 from tests.factories import CHAT, LEASE, MODEL, House, chat_line
 from tests.servers import Databases
 from tests.simulator import KEY, Simulator
@@ -93,6 +94,8 @@ class Fleet:
         for runner in self.runners:
             runner.db.kw["bind"].dispose()
             runner._pool.close()
+            if runner._rate is not None:
+                runner._rate.close()
 
 
 @pytest.fixture
@@ -145,10 +148,12 @@ def test_batches_that_ended_move_on_from_a_list(fleet: Fleet) -> None:
     ids = fleet.sail(5)
     runner = fleet.runner(poll_seconds=timedelta(milliseconds=10))
     moved: set[UUID] = set()
-    for _ in range(200):
-        moved |= set(runner.batches(Stage.POLL, ids))
-        if len(moved) == 5:
-            break
+
+    def all_moved() -> bool:
+        moved.update(runner.batches(Stage.POLL, ids))
+        return len(moved) == len(ids)
+
+    eventually(all_moved)
     assert moved == set(ids)
     assert {fleet.house.batch(i).output_file_id is None for i in ids} == {False}
     assert fleet.house.rows("SELECT ended FROM haulier.lanes") == [5]
@@ -157,9 +162,7 @@ def test_batches_that_ended_move_on_from_a_list(fleet: Fleet) -> None:
 def test_an_end_without_files_in_a_list_is_asked_for_singly(fleet: Fleet) -> None:
     fleet.simulator.batch_rule(outcome="fail")
     ids = fleet.sail(5)
-    for job in fleet.together.batches():
-        while not fleet.together.batch(job.id).ended:
-            pass
+    eventually(lambda: all(job.ended for job in fleet.together.batches()))
     before = fleet.calls()
     assert list(fleet.runner().batches(Stage.POLL, ids)) == []
     assert fleet.calls()["list"] == before["list"] + 1
@@ -205,6 +208,17 @@ def test_a_page_of_slow_singles_is_handed_back_before_its_leases_run_out(fleet: 
     assert len(_waiting(fleet.house)) == 1
     free = "SELECT id FROM haulier.batches WHERE lease IS NULL AND tries = 0"
     assert len(fleet.house.rows(f"{free} AND not_before <= now()")) == 2
+
+
+def test_two_runners_keep_to_the_rate_of_their_account(fleet: Fleet, redis_url: str) -> None:
+    fleet.simulator.batch_rule(hang=True)
+    ids = fleet.sail(3)
+    limit: dict[str, Any] = {"REDIS_URL": redis_url, "control_requests_per_second": 2}
+    for page in (ids[:2], ids[2:]):
+        assert list(fleet.runner(**limit).batches(Stage.POLL, page)) == []
+    first, _, third = [call.at for call in fleet.simulator.requests("retrieve")]
+    assert third - first > 0.8
+    assert len(_waiting(fleet.house)) == 3
 
 
 def test_a_page_of_waits_changes_nothing_where_the_lease_was_lost(house: House) -> None:

@@ -27,6 +27,7 @@ from service.store.admit import admit
 from service.store.cancel import cancel
 from service.store.claim import claim_batches, claim_job, extend, final_lines
 from service.store.due import dispatch, outstanding
+from service.store.postpone import postpone
 from service.store.submit import Submission, Submitted, submit, submit_each
 from service.store.waiting import why
 from service.work import Assembled, Settle, Wait
@@ -238,6 +239,14 @@ def test_a_page_of_claims_stays_on_an_index(house: House, plans: Plans) -> None:
     for _ in range(TIMES):
         found = plans.of(lambda: claim_batches(house.db, ids, Stage.POLL, timedelta(0)))
         _assert_on_an_index(found)
+
+
+def test_a_page_of_waits_stays_on_an_index(house: House, plans: Plans) -> None:
+    ids = [_id("open", number) for number in range(1, 101)]
+    for _ in range(TIMES):
+        claims = claim_batches(house.db, ids, Stage.POLL, LEASE)
+        waits = [(claim, Wait(timedelta(0))) for claim in claims]
+        _assert_on_an_index(plans.of(partial(postpone, house.db, waits)))
 
 
 def test_cancelling_stays_on_an_index(house: House, plans: Plans) -> None:
