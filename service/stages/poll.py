@@ -39,7 +39,8 @@ def _poll(batch: BatchClaim, clients: AccountClients) -> Outcome:
         cancel_sent = True
     job = clients.show(batch.provider_batch_id)
     if job is None:
-        return Wait(clients.settings.poll_seconds, Changes(cancel_sent=cancel_sent))
+        reason = "Together's list of batches does not show it"
+        return Wait(clients.settings.poll_seconds, Changes(cancel_sent=cancel_sent), reason)
     changes = Changes(
         provider_status=job.status,
         provider_error=job.error,
