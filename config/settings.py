@@ -116,7 +116,7 @@ class Settings(BaseSettings):
     control_requests_per_second: float | None = Field(default=None, gt=0)
     """Calls of an account's control API, over all workers; uploads' bytes and downloads not
     counted."""
-    retention_days: float | None = Field(default=None, gt=0)
+    retention_days: float | None = Field(default=None, gt=0, le=36_500)
     """How long finished jobs are kept, with their results; for ever by default."""
     shard_requests: int = Field(default=50_000, ge=1, le=50_000)
     shard_bytes: int = Field(default=100_000_000, ge=1, le=100_000_000)

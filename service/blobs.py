@@ -5,8 +5,9 @@ A blob becomes true when a row commits its name. What no row names may be delete
 
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 from urllib.parse import unquote, urlsplit
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from obstore import GetOptions
 
 BLOCK = 1 << 20
+LIST_PAGE = 1000  # what S3 lists, and deletes, at once
 PART = 8 << 20  # S3 takes parts of 5 MB and more; two at a time bound a writer's memory
 
 STORAGE_ERRORS = (BaseError,)
@@ -136,6 +138,57 @@ class Blobs:
             return unpacked(self.get(blob))
         return unpacked(b"".join(self.stream(blob, offset, length)))
 
+    def older(self, prefix: str, before: datetime) -> Iterator[list[str]]:
+        """The names below a prefix (`jobs/`) of blobs that were written before then, in pages.
+
+        Read from the listing as it goes on: however many there are, one page is held. A page may
+        be deleted before the next is asked for. On a disk, what writers that died have left is
+        among them.
+        """
+        page: list[str] = []
+        for name, written_at in self._listed(prefix):
+            if written_at < before:
+                page.append(name)
+            if len(page) == LIST_PAGE:
+                yield page
+                page = []
+        if page:
+            yield page
+
+    def holds_younger(self, prefix: str, since: datetime) -> bool:
+        """Whether something below a prefix was written since then."""
+        return any(written_at >= since for _, written_at in self._listed(prefix))
+
+    def delete(self, names: Sequence[str]) -> None:
+        """Delete blobs, and folders with the last that is in them. What is gone already is fine."""
+        if self._root is None:
+            obstore.delete(self._store, names)
+            return
+        for name in names:
+            path = self._root / name
+            path.unlink(missing_ok=True)
+            with suppress(OSError):  # up to the first folder that holds something else
+                for folder in _created_with(path, self._root):
+                    if folder != self._root:
+                        folder.rmdir()
+
+    def delete_under(self, prefix: str, before: datetime) -> None:
+        """Delete what was written below a prefix before then."""
+        for page in self.older(prefix, before):
+            self.delete(page)
+
+    def _listed(self, prefix: str) -> Iterator[tuple[str, datetime]]:
+        """Names below a prefix that ends in a slash, and when they were written."""
+        if not prefix.strip("/") or not prefix.endswith("/"):
+            raise ValueError(f"{prefix!r} is not the name of a folder")
+        if self._root is not None:
+            for path, written_at in _files(self._root / prefix):
+                yield os.path.relpath(path, self._root), written_at
+            return
+        for page in obstore.list(self._store, prefix=prefix, chunk_size=LIST_PAGE):
+            for meta in page:
+                yield meta["path"], meta["last_modified"]
+
     def _sync(self, name: str) -> None:
         """On a local disk, a blob must survive a power cut before a row may name it."""
         if self._root is None:
@@ -204,3 +257,15 @@ def _created_with(path: Path, root: Path) -> Iterator[Path]:
         yield parent
         if parent == root:
             return
+
+
+def _files(folder: str | Path) -> Iterator[tuple[str, datetime]]:
+    """The files below a folder, and when they were written; passes over what goes away."""
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _files(entry.path)
+                continue
+            with suppress(FileNotFoundError):
+                written_at = entry.stat(follow_symlinks=False).st_mtime
+                yield entry.path, datetime.fromtimestamp(written_at, UTC)

@@ -31,6 +31,8 @@ class CrashPoint(StrEnum):
     BURY_WRITTEN = "bury.written"  # the lines of dead letters are in blob storage
     ASSEMBLE_WRITTEN = "assemble.written"  # the merged results are in blob storage
     RETRY_WRITTEN = "retry.written"  # the manifests of revived dead letters are
+    PRUNE_FORGOTTEN = "prune.forgotten"  # rows of old jobs are gone, their blobs and files are not
+    DISCARD_DELETED = "discard.deleted"  # a blob or file of theirs is gone, its note is not
 
 
 _CHOSEN = os.environ.get("HAULIER_CRASH_AT")

@@ -386,10 +386,12 @@ class Leftover(Base):
     account: Mapped[str | None]
     """Whose file at Together `name` is; None where it is the beginning of names of blobs."""
     name: Mapped[str]
+    written_before: Mapped[datetime] = mapped_column(server_default=func.now())
+    """Blobs that were written later are those of another job that came with the same id."""
     not_before: Mapped[datetime] = mapped_column(server_default=func.now())
     failures: Mapped[int] = mapped_column(server_default="0")
 
-    __table_args__ = (Index("leftovers_due_idx", "not_before"),)
+    __table_args__ = (Index("leftovers_due_idx", "account", "not_before"),)
 
 
 class Chore(Base):

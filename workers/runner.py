@@ -13,7 +13,7 @@ from uuid import UUID
 import structlog
 
 from config.settings import Settings
-from service import stages
+from service import retention, stages
 from service.blobs import Blobs
 from service.crashpoints import CrashPoint, reached
 from service.errors import AccountBlocked, HandedBack, HaulierError, StaleLease
@@ -193,6 +193,26 @@ class Runner:
                 stages.cancel_twins(self._together(account), spent_file_ids)
             except HaulierError as error:
                 log.warning("sweep_failed", reason=str(error))
+
+    def prune(self) -> None:
+        """Forget old jobs."""
+        if self.settings.retention_days is not None:
+            retention.prune(self.db, timedelta(days=self.settings.retention_days))
+
+    def discard(self, account: str | None) -> None:
+        """Delete what forgotten jobs left at Together; None: in blob storage."""
+        config = self.settings
+        times = {"claim_for": config.lease_seconds, "retry": config.retry_base_seconds}
+        if account is None:
+            retention.discard_blobs(self.db, self._blobs, **times)
+            return
+        with structlog.contextvars.bound_contextvars(account=account):
+            try:
+                together = self._together(account)
+            except AccountBlocked as error:
+                log.warning("discard_failed", reason=str(error))
+            else:
+                retention.discard_files(self.db, account, together, **times)
 
     def _work(
         self, claim: Claim, stage: Stage, lease: HeldLease, view: stages.View | None = None

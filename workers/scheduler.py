@@ -18,6 +18,7 @@ from service.store import engine, heartbeats
 from service.store.admit import admit
 from service.store.due import Due, dispatch, outstanding
 from service.store.spent import spent_files
+from workers import chores
 from workers.app import CONTROL, TRANSFER
 from workers.heartbeat import EVERY, Heartbeat
 from workers.pipeline import PAGE, messages, sweep
@@ -44,7 +45,7 @@ class Scheduler:
         self._settings = settings
         self._db = engine.database(engine.create(settings.database_url or ""))
         self._stop = threading.Event()
-        self._sweep_at = 0.0
+        self._look_at = 0.0
         self._gather_at = 0.0
 
     def run(self) -> None:
@@ -85,7 +86,7 @@ class Scheduler:
         if due:
             reached(CrashPoint.SCHEDULER_STAMPED)
         sent = self._publish(due)
-        self._sweep()
+        self._now_and_then()
         return sent
 
     def _gather(self, window: int) -> list[Due]:
@@ -96,12 +97,15 @@ class Scheduler:
         self._gather_at = time.monotonic() + self._settings.poll_seconds.total_seconds() / 10
         return self._take(Batch, POLLS, window)
 
-    def _sweep(self) -> None:
-        """Now and then, look for batches under files that were given up."""
-        if time.monotonic() < self._sweep_at:
+    def _now_and_then(self) -> None:
+        """What is not looked for at every tick: batches under files that were given up, chores."""
+        if time.monotonic() < self._look_at:
             return
         every = self._settings.probe_seconds
-        self._sweep_at = time.monotonic() + every.total_seconds()
+        self._look_at = time.monotonic() + every.total_seconds()
+        for message in chores.due(self._db, self._settings, every=every):
+            with suppress(OperationalError):
+                message.apply_async()
         for account, file_ids in spent_files(self._db).items():
             with suppress(OperationalError):
                 sweep(account, file_ids, expires=every).apply_async()

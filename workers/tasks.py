@@ -106,6 +106,20 @@ def sweep(account: str, spent_file_ids: list[str]) -> None:
     runner().sweep(account, spent_file_ids)
 
 
+@app.task(name="haulier.prune")
+def prune() -> None:
+    """Forget jobs that ended long ago."""
+    with _patient():
+        runner().prune()
+
+
+@app.task(name="haulier.discard")
+def discard(account: str | None) -> None:
+    """Delete what forgotten jobs left at Together; None: in blob storage."""
+    with _patient():
+        runner().discard(account)
+
+
 @app.task(name="haulier.fetch")
 def fetch(batch_id: str) -> None:
     with _patient():

@@ -69,7 +69,9 @@ def revive(db: Database, job_id: UUID, revivals: Sequence[Revival]) -> None:
     with db.begin() as session:
         job = session.scalars(
             select(Job).where(Job.id == job_id).with_for_update(key_share=True)
-        ).one()
+        ).one_or_none()
+        if job is None:
+            raise Conflict("the job was forgotten just now")
         if job.state not in {JobState.COMPLETED, JobState.CANCELLED}:
             raise Conflict(f"the job is {job.state}; only a finished one can be retried")
         requests = 0

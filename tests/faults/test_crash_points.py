@@ -18,7 +18,7 @@ from celery import Celery
 from service.crashpoints import CrashPoint
 from service.models import Job
 from service.states import JobState
-from service.store import jobs
+from service.store import jobs, leftovers
 from service.store.cancel import cancel
 from tests.api import client, started_url
 from tests.eventually import eventually
@@ -26,6 +26,7 @@ from tests.faults import crash_point_list
 from tests.faults.conservation import assert_conserved, ids
 from tests.pipeline import Pipeline, chat
 from tests.processes import Running, gone
+from tests.retention import FORGETFUL, files_at
 from tests.servers import children
 from tests.simulator import Simulator
 
@@ -245,12 +246,16 @@ SCENARIOS = {
 }
 
 
+FORGETTING = (P.PRUNE_FORGOTTEN, P.DISCARD_DELETED)
+"""Reached when there is nothing of the job any more to hold against the books."""
+
+
 @pytest.fixture
 def environment(environment: dict[str, str]) -> dict[str, str]:
     return {**environment, "HAULIER_LEASE_SECONDS": "2", "HAULIER_CREATE_GRACE_SECONDS": "0.5"}
 
 
-@pytest.mark.parametrize("point", list(CrashPoint))
+@pytest.mark.parametrize("point", list(SCENARIOS))
 def test_a_process_killed_at_a_crash_point_loses_nothing_and_buys_nothing_twice(
     pipeline: Pipeline, simulator: Simulator, redis_url: str, tmp_path: Path, point: CrashPoint
 ) -> None:
@@ -266,8 +271,29 @@ def test_a_process_killed_at_a_crash_point_loses_nothing_and_buys_nothing_twice(
     assert [found.id for found in everyone] == [job.id]
 
 
+@pytest.mark.parametrize("point", FORGETTING)
+def test_a_worker_killed_while_it_forgets_a_job_leaves_nothing_behind(
+    pipeline: Pipeline, simulator: Simulator, tmp_path: Path, point: CrashPoint
+) -> None:
+    victim = pipeline.worker(**FORGETFUL, HAULIER_CRASH_AT=point)
+    scheduler = pipeline.scheduler()
+    job = pipeline.ended(pipeline.submit(chat(*REQUESTS)))
+    assert files_at(simulator)
+
+    scheduler.kill()
+    pipeline.scheduler(**FORGETFUL)
+    eventually(lambda: "signal 9 (SIGKILL)" in victim.output, 60)
+    victim.kill()
+    victim.stop()
+    assert jobs.job(pipeline.db, job.id, None) is None
+    pipeline.worker(**FORGETFUL)
+
+    eventually(lambda: not files_at(simulator) and not any((tmp_path / "blobs").iterdir()), 60)
+    eventually(lambda: not leftovers.owners(pipeline.db, ["default"]))
+
+
 def test_the_table_has_every_crash_point() -> None:
-    assert list(SCENARIOS) == list(CrashPoint)
+    assert [*SCENARIOS, *FORGETTING] == list(CrashPoint)
 
 
 def test_the_document_lists_every_crash_point() -> None:

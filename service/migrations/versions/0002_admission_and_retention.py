@@ -29,6 +29,12 @@ def upgrade() -> None:
         sa.Column("account", sa.Text(), nullable=True),
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column(
+            "written_before",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("now()"),
+            nullable=False,
+        ),
+        sa.Column(
             "not_before",
             sa.DateTime(timezone=True),
             server_default=sa.text("now()"),
@@ -38,7 +44,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("leftovers_pkey")),
         schema="haulier",
     )
-    op.create_index("leftovers_due_idx", "leftovers", ["not_before"], schema="haulier")
+    op.create_index("leftovers_due_idx", "leftovers", ["account", "not_before"], schema="haulier")
     op.create_table(
         "chores",
         sa.Column("name", sa.Text(), nullable=False),

@@ -1,0 +1,94 @@
+"""What forgotten jobs have left in blob storage and at Together, until it is deleted there."""
+
+import random
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import ColumnElement, delete, func, select, update
+
+from service.models import Account, Leftover
+from service.retry import backoff
+from service.store.engine import Database
+
+
+@dataclass(frozen=True, kw_only=True)
+class Discardable:
+    """`name` is a file of an account at Together; without one, what names of blobs begin with.
+
+    Only blobs that were `written_before` are meant.
+    """
+
+    id: int
+    name: str
+    written_before: datetime
+    failures: int
+
+
+# By the account as well, or the index would not be taken to be in order where that is NULL.
+_LONGEST_FIRST = (Leftover.account, Leftover.not_before)
+
+
+def _due(account: str | None) -> ColumnElement[bool]:
+    # IS NOT DISTINCT FROM would not use the index.
+    whose = Leftover.account.is_(None) if account is None else Leftover.account == account
+    return whose & (Leftover.not_before <= func.now())
+
+
+def owners(db: Database, accounts: Collection[str]) -> list[str | None]:
+    """Which of the accounts have something due; None among them where blobs are.
+
+    A paused account has to wait.
+    """
+    one = select(Leftover.id).order_by(*_LONGEST_FIRST).limit(1)
+    paused = select(Account.name).where(Account.paused_until > func.now(), ~Account.spending)
+    with db.begin() as session:
+        waiting = set(session.scalars(paused))
+        return [
+            account
+            for account in (None, *sorted(set(accounts) - waiting))
+            if session.scalar(one.where(_due(account))) is not None
+        ]
+
+
+def claim(
+    db: Database, account: str | None, *, limit: int, claim_for: timedelta
+) -> list[Discardable]:
+    """A page of what is due, longest first; nobody else gets it for `claim_for`.
+
+    That is all there is of a claim: deleting twice does no harm.
+    """
+    due = (
+        select(Leftover.id)
+        .where(_due(account))
+        .order_by(*_LONGEST_FIRST)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        .cte("due")
+    )
+    with db.begin() as session:
+        rows = session.execute(
+            update(Leftover)
+            .where(Leftover.id.in_(select(due.c.id)))
+            .values(not_before=func.now() + claim_for)
+            .returning(Leftover.id, Leftover.name, Leftover.written_before, Leftover.failures)
+        ).mappings()
+        return [Discardable(**row) for row in rows]
+
+
+def remove(db: Database, ids: Sequence[int]) -> None:
+    """It is gone over there."""
+    with db.begin() as session:
+        session.execute(delete(Leftover).where(Leftover.id.in_(ids)))
+
+
+def postpone(db: Database, leftover: Discardable, *, retry_base: timedelta) -> None:
+    """It could not be deleted now. There is no end to trying again."""
+    failures = leftover.failures + 1
+    pause = backoff(failures, retry_base, random.random())  # noqa: S311  not for secrets
+    with db.begin() as session:
+        session.execute(
+            update(Leftover)
+            .where(Leftover.id == leftover.id)
+            .values(failures=failures, not_before=func.now() + pause)
+        )

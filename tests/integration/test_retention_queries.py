@@ -1,0 +1,89 @@
+"""Plans of forgetting: among many rows, each page of them is found by an index."""
+
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import text
+
+from service.store import engine, leftovers
+from service.store.prune import forget
+from tests.factories import House
+from tests.integration.test_queries import BIG, FILL, TIMES, Plans
+from tests.servers import Databases
+
+FINISHED = 4000
+PAGE = 20
+MORE = """
+UPDATE haulier.jobs SET page_blob = 'pages/' || md5(id::text)::uuid WHERE finished_at IS NOT NULL;
+INSERT INTO haulier.leftovers (account, name, not_before)
+  SELECT (ARRAY[NULL, 'default', 'other'])[1 + n % 3], 'n' || n, now() + (n % 2) * interval '1 h'
+  FROM generate_series(1, 10 * :finished) n;
+INSERT INTO haulier.deliveries (id, job_id, event, target, delivered_at)
+  SELECT md5('delivery' || n)::uuid, md5('job' || n)::uuid, 'job.completed', '{}', now()
+  FROM generate_series(1, :finished) n;
+"""
+
+
+@pytest.fixture(scope="module")
+def _filled(databases: Databases) -> Iterator[tuple[House, Plans]]:
+    url = databases.create()
+    filler = engine.create(url)
+    with filler.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("SET session_replication_role = replica"))  # no foreign keys
+        for statement in f"{FILL}{MORE}".split(";\n"):
+            values = {"finished": FINISHED, "open": 100}
+            used = {name: n for name, n in values.items() if f":{name}" in statement}
+            if statement.strip():
+                connection.execute(text(statement), used)
+        connection.execute(text("VACUUM ANALYZE"))
+    filler.dispose()
+    made = engine.create(url)
+    plans = Plans(made)
+    yield House(engine.database(made)), plans
+    made.dispose()
+    databases.drop(url)
+
+
+@pytest.fixture
+def house(_filled: tuple[House, Plans]) -> House:
+    return _filled[0]
+
+
+@pytest.fixture
+def plans(_filled: tuple[House, Plans]) -> Plans:
+    return _filled[1]
+
+
+def _assert_on_an_index(found: list[str]) -> None:
+    assert found, "nothing was explained"
+    for plan in found:
+        for table in (*BIG, "deliveries", "leftovers"):
+            assert not re.search(rf"Seq Scan on (haulier\.)?{table}\b", plan), plan
+        assert not re.search(r"Sort Method", plan), plan
+        for removed in re.findall(r"Rows Removed by (?:Filter|Index Recheck): (\d+)", plan):
+            assert int(removed) <= 10 * PAGE, plan
+
+
+@pytest.mark.parametrize(("hours", "expected"), [(1, PAGE), (100, 0)])
+def test_forgetting_stays_on_an_index(
+    house: House, plans: Plans, hours: int, expected: int
+) -> None:
+    def work() -> None:
+        assert forget(house.db, older_than=timedelta(hours=hours), limit=PAGE) == expected
+
+    for _ in range(TIMES):
+        _assert_on_an_index(plans.of(work))
+
+
+def test_what_is_left_is_found_by_an_index(house: House, plans: Plans) -> None:
+    def work() -> None:
+        assert leftovers.owners(house.db, ["default", "none"]) == [None, "default"]
+        for account in (None, "default"):
+            page = leftovers.claim(house.db, account, limit=PAGE, claim_for=timedelta(hours=1))
+            leftovers.postpone(house.db, page[0], retry_base=timedelta(hours=1))
+            leftovers.remove(house.db, [leftover.id for leftover in page[1:]])
+
+    for _ in range(TIMES):
+        _assert_on_an_index(plans.of(work))

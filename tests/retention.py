@@ -1,0 +1,137 @@
+"""Old jobs with all that they leave behind: rows, blobs and files at Together.
+
+PYTEST_DONT_REWRITE, so that test modules may import this before it is registered as a plugin.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+import msgspec
+import pytest
+
+from service import retention
+from service.blobs import Blobs
+from service.states import Stage
+from service.store import engine
+from service.together import Together, open_pool
+from service.work import Assembled
+from tests.factories import House, settlement
+from tests.servers import Databases
+from tests.simulator import KEY, Simulator
+
+MONTH = timedelta(days=30)
+OLD = timedelta(days=40)
+MOMENT = timedelta(milliseconds=1)
+FORGETFUL = {"HAULIER_RETENTION_DAYS": "0.00001"}
+"""For processes that forget a job about a second after it ended."""
+
+
+@dataclass(frozen=True)
+class Attic:
+    """A house whose jobs are old, its blob storage, and its account at Together."""
+
+    house: House
+    blobs: Blobs
+    folder: Path
+    together: Together
+    simulator: Simulator
+
+    def finished(self, *, ago: timedelta = OLD, **columns: Any) -> UUID:
+        """A completed job of one batch, with two blobs and two files at Together."""
+        batch_id = self.house.ended()
+        self.house.settle(batch_id, settlement(2, dead=[1]))
+        job_id = self.house.batch(batch_id).job_id
+        self.house.apply(self.house.claim_job(job_id, Stage.ASSEMBLE), Assembled(()))
+        self.house.run(
+            "UPDATE haulier.batches SET input_file_id = :input, output_file_id = :output,"
+            " finished_at = now() - cast(:ago AS interval) WHERE id = :id",
+            input=self.file(),
+            output=self.file(),
+            ago=ago,
+            id=batch_id,
+        )
+        self.set_job(job_id, **columns)
+        self.house.run(
+            "UPDATE haulier.jobs SET finished_at = now() - cast(:ago AS interval) WHERE id = :id",
+            ago=ago,
+            id=job_id,
+        )
+        self.blob(f"jobs/{job_id}/input.jsonl", ago=ago)
+        self.blob(f"jobs/{job_id}/{batch_id}/output.jsonl", ago=ago)
+        return job_id
+
+    def set_job(self, job_id: UUID, **columns: Any) -> None:
+        for name, value in columns.items():
+            self.house.run(
+                f"UPDATE haulier.jobs SET {name} = :value WHERE id = :id",
+                value=value,
+                id=job_id,
+            )
+
+    def file(self) -> str:
+        """A file at Together."""
+        return self.together.upload("some.jsonl", 3, lambda: iter([b"{}\n"])).id
+
+    def blob(self, name: str, *, ago: timedelta = OLD) -> str:
+        """A blob that was written so long ago."""
+        self.blobs.put(name, b"x")
+        written_at = time.time() - ago.total_seconds()
+        os.utime(self.folder / name, (written_at, written_at))
+        return name
+
+    def jobs(self) -> set[UUID]:
+        return set(self.house.rows("SELECT id FROM haulier.jobs"))
+
+    def names(self) -> set[str]:
+        """Every blob, by what the folder itself says."""
+        return {
+            str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file()
+        }
+
+    def files(self) -> set[str]:
+        return files_at(self.simulator)
+
+    def prune(self) -> int:
+        return retention.prune(self.house.db, MONTH)
+
+    def discard(self) -> None:
+        """What workers do about what is left, until nothing is due."""
+        times = {"claim_for": timedelta(minutes=1), "retry": MOMENT}
+        retention.discard_blobs(self.house.db, self.blobs, **times)
+        retention.discard_files(self.house.db, "default", self.together, **times)
+
+    def leftovers(self) -> int:
+        return int(self.house.rows("SELECT count(*) FROM haulier.leftovers")[0])
+
+
+def files_at(simulator: Simulator) -> set[str]:
+    """The files of an account at Together."""
+    headers = {"Authorization": f"Bearer {KEY}"}
+    answer = httpx.get(f"{simulator.url}/v1/files", headers=headers)
+    return {file["id"] for file in msgspec.json.decode(answer.content)["data"]}
+
+
+@pytest.fixture(scope="module")
+def _attic_house(databases: Databases) -> Iterator[House]:
+    url = databases.create()
+    made = engine.create(url, pool_size=4)
+    yield House(engine.database(made))
+    made.dispose()
+    databases.drop(url)
+
+
+@pytest.fixture
+def attic(_attic_house: House, simulator: Simulator, tmp_path: Path) -> Iterator[Attic]:
+    _attic_house.sweep()
+    _attic_house.run("TRUNCATE haulier.leftovers, haulier.chores")
+    folder = tmp_path / "blobs"
+    with open_pool(timedelta(seconds=5)) as pool:
+        together = Together(pool, simulator.url, KEY)
+        yield Attic(_attic_house, Blobs(folder.as_uri()), folder, together, simulator)
