@@ -10,6 +10,7 @@ from config.settings import Settings
 from service.store import leftovers
 from service.store.chores import begin
 from service.store.engine import Database
+from service.sweep import DAY
 from workers.app import CONTROL, TRANSFER
 
 
@@ -21,6 +22,8 @@ def due(db: Database, settings: Settings, *, every: timedelta) -> Iterator[Any]:
         for account in leftovers.owners(db, settings.account_names):
             queue = TRANSFER if account is None else CONTROL
             yield _message("discard", account, queue=queue, expires=every)
+    if begin(db, "sweep_blobs", every=DAY):
+        yield _message("sweep_blobs", queue=TRANSFER, expires=DAY)
 
 
 def _message(name: str, *arguments: Any, queue: str, expires: timedelta) -> Any:

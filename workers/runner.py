@@ -23,6 +23,7 @@ from service.store import engine
 from service.store.apply import apply
 from service.store.claim import claim_batches, claim_job, extend
 from service.store.engine import is_unavailable
+from service.sweep import sweep
 from service.together import Pool, Together, open_pool
 from service.work import (
     Advance,
@@ -213,6 +214,10 @@ class Runner:
                 log.warning("discard_failed", reason=str(error))
             else:
                 retention.discard_files(self.db, account, together, **times)
+
+    def sweep_blobs(self) -> None:
+        """Delete old blobs that no row names."""
+        sweep(self.db, self._blobs)
 
     def _work(
         self, claim: Claim, stage: Stage, lease: HeldLease, view: stages.View | None = None

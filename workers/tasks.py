@@ -120,6 +120,13 @@ def discard(account: str | None) -> None:
         runner().discard(account)
 
 
+@app.task(name="haulier.sweep_blobs")
+def sweep_blobs() -> None:
+    """Delete old blobs that no row names."""
+    with _patient():
+        runner().sweep_blobs()
+
+
 @app.task(name="haulier.fetch")
 def fetch(batch_id: str) -> None:
     with _patient():

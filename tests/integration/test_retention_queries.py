@@ -1,13 +1,15 @@
-"""Plans of forgetting: among many rows, each page of them is found by an index."""
+"""Plans of forgetting and of sweeping: among many rows, each page of them is found by an index."""
 
 import re
 from collections.abc import Iterator
 from datetime import timedelta
+from hashlib import md5
+from uuid import UUID
 
 import pytest
 from sqlalchemy import text
 
-from service.store import engine, leftovers
+from service.store import engine, leftovers, named
 from service.store.prune import forget
 from tests.factories import House
 from tests.integration.test_queries import BIG, FILL, TIMES, Plans
@@ -66,6 +68,10 @@ def _assert_on_an_index(found: list[str]) -> None:
             assert int(removed) <= 10 * PAGE, plan
 
 
+def _jobs(first: int) -> list[UUID]:
+    return [UUID(md5(f"job{n}".encode()).hexdigest()) for n in range(first, first + PAGE)]
+
+
 @pytest.mark.parametrize(("hours", "expected"), [(1, PAGE), (100, 0)])
 def test_forgetting_stays_on_an_index(
     house: House, plans: Plans, hours: int, expected: int
@@ -84,6 +90,18 @@ def test_what_is_left_is_found_by_an_index(house: House, plans: Plans) -> None:
             page = leftovers.claim(house.db, account, limit=PAGE, claim_for=timedelta(hours=1))
             leftovers.postpone(house.db, page[0], retry_base=timedelta(hours=1))
             leftovers.remove(house.db, [leftover.id for leftover in page[1:]])
+
+    for _ in range(TIMES):
+        _assert_on_an_index(plans.of(work))
+
+
+def test_what_is_named_is_found_by_an_index(house: House, plans: Plans) -> None:
+    names = [f"pages/{job_id}" for job_id in _jobs(1)] * 10
+
+    def work() -> None:
+        assert len(named.existing(house.db, _jobs(100))) == PAGE
+        assert named.named(house.db, _jobs(100), ["i", "m", "b", "x"]) == {"i", "m", "b"}
+        named.pages(house.db, names)
 
     for _ in range(TIMES):
         _assert_on_an_index(plans.of(work))
