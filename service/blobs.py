@@ -167,10 +167,10 @@ class Blobs:
         for name in names:
             path = self._root / name
             path.unlink(missing_ok=True)
-            with suppress(OSError):  # up to the first folder that holds something else
-                for folder in _created_with(path, self._root):
-                    if folder != self._root:
-                        folder.rmdir()
+            # Not the folder of all jobs: somebody may be about to make another one there.
+            with suppress(OSError):  # up to the first that holds something else
+                for folder in path.parents[: max(0, name.count("/") - 1)]:
+                    folder.rmdir()
 
     def delete_under(self, prefix: str, before: datetime) -> None:
         """Delete what was written below a prefix before then."""

@@ -20,7 +20,9 @@ def cancel(db: Database, job_id: UUID) -> None:
         # whoever holds a batch and waits to write its event would wait for us, and we for him.
         job = session.scalars(
             select(Job).where(Job.id == job_id).with_for_update(key_share=True)
-        ).one()
+        ).one_or_none()
+        if job is None:
+            raise Conflict("the job was forgotten just now")
         if job.state is JobState.CANCELLED or job.cancel_requested_at is not None:
             return
         if job.state not in {JobState.ACCEPTED, JobState.RUNNING}:

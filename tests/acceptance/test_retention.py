@@ -1,8 +1,11 @@
 """A job that ended long enough ago is gone, everywhere."""
 
+import os
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
+from sqlalchemy import text
 
 from tests.api import client, started_url
 from tests.eventually import eventually
@@ -10,6 +13,18 @@ from tests.pipeline import Pipeline, chat
 from tests.processes import Processes
 from tests.retention import FORGETFUL, files_at
 from tests.simulator import Simulator
+
+
+def put_old(path: Path) -> None:
+    """A file of the year 2001."""
+    path.parent.mkdir(parents=True)
+    path.touch()
+    os.utime(path, (1e9, 1e9))
+
+
+def a_day_later(pipeline: Pipeline) -> None:
+    with pipeline.db.begin() as session:
+        session.execute(text("UPDATE haulier.chores SET begun_at = now() - interval '25 hours'"))
 
 
 def test_a_finished_job_is_forgotten_with_its_results_and_its_files_at_together(
@@ -28,11 +43,13 @@ def test_a_finished_job_is_forgotten_with_its_results_and_its_files_at_together(
         assert len(files_at(simulator)) >= 4
         assert any(folder.iterdir())
 
+        put_old(folder / "jobs" / str(uuid4()) / "unnamed")
         scheduler.stop()
+        a_day_later(pipeline)
         pipeline.scheduler(**FORGETFUL)
 
         eventually(lambda: http.get(path).status_code == 404, 60)
         assert http.get(f"{path}/results").status_code == 404
-        eventually(lambda: not files_at(simulator) and not any(folder.iterdir()), 60)
+        eventually(lambda: not files_at(simulator) and not any(folder.glob("jobs/*")), 60)
         again = http.post("/v1/jobs", json=spec)
         assert (again.status_code, again.headers["location"] != path) == (201, True)

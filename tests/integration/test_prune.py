@@ -9,6 +9,7 @@ import pytest
 
 from service.errors import Conflict
 from service.store import chores, leftovers
+from service.store.cancel import cancel
 from service.store.prune import forget
 from service.store.revive import revive
 from tests.retention import MONTH, OLD, Attic
@@ -39,7 +40,7 @@ def test_an_old_job_goes_with_its_rows_blobs_and_files(attic: Attic) -> None:
 
     assert [t for t in TABLES if attic.house.rows(f"SELECT 1 FROM haulier.{t}")] == []
     assert attic.files() == set()
-    assert list(attic.folder.iterdir()) == []
+    assert list(attic.folder.rglob("*")) == [attic.folder / "jobs"]
 
 
 def test_a_young_job_stays_whole(attic: Attic) -> None:
@@ -149,12 +150,14 @@ def test_pages_go_oldest_first_and_a_big_job_goes_alone(attic: Attic) -> None:
     assert left == [{second, third, fourth}, {fourth}, set()]
 
 
-def test_a_job_that_was_forgotten_cannot_be_retried(attic: Attic) -> None:
+def test_a_job_that_was_forgotten_can_be_neither_retried_nor_cancelled(attic: Attic) -> None:
     job_id = attic.finished()
     attic.prune()
 
     with pytest.raises(Conflict, match="forgotten"):
         revive(attic.house.db, job_id, [])
+    with pytest.raises(Conflict, match="forgotten"):
+        cancel(attic.house.db, job_id)
 
 
 # --- what is left ---------------------------------------------------------------------------------
@@ -259,8 +262,13 @@ def test_a_chore_is_done_once_in_its_time_however_many_ask(attic: Attic) -> None
     def ask(_number: int) -> bool:
         return chores.begin(attic.house.db, "prune", every=hour)
 
+    def later() -> None:
+        attic.house.run("UPDATE haulier.chores SET begun_at = begun_at - interval '61 min'")
+
     with ThreadPoolExecutor(4) as pool:
+        assert not any(pool.map(ask, range(8)))
+        later()
         assert sorted(pool.map(ask, range(8))) == [False] * 7 + [True]
-    assert chores.begin(attic.house.db, "other", every=hour)
-    attic.house.run("UPDATE haulier.chores SET begun_at = now() - interval '61 min'")
-    assert [ask(n) for n in range(2)] == [True, False]
+    assert not ask(9)
+    later()
+    assert ask(10)

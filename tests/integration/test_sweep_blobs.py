@@ -136,7 +136,7 @@ def test_more_blobs_than_a_page_of_the_listing_go(
     names = {attic.blob(f"jobs/{uuid4()}/{uuid4()}/{n}") for n in range(3) for _ in range(9)}
 
     assert _swept(attic) == names
-    assert list((attic.folder).iterdir()) == []
+    assert list(attic.folder.rglob("*")) == [attic.folder / "jobs"]
 
 
 # --- an object store ------------------------------------------------------------------------------
