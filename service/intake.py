@@ -10,16 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import accumulate, chain
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from config.settings import Settings
-from service.blobs import STORAGE_ERRORS, Blobs, Destination, Writer
+from service.blobs import Destination, Writer
 from service.duplicates import Hashes
-from service.errors import MOST_PROBLEMS, BadInput, HaulierError, Problem
+from service.errors import MOST_PROBLEMS, BadInput, Problem
 from service.lines import LineError, LineSplitter, RequestLine, read_request, read_requests
-from service.spec import Spec, canonical, may_read, place, request_lines
+from service.spec import Spec, canonical, request_lines
 from service.work import Entry, Shard
 
 MOST_MODELS = 64
@@ -27,39 +26,6 @@ MOST_OPEN = 200_000
 """Requests whose shard is not cut yet, over all models; beyond that the fullest shard is cut."""
 MOST_SUSPECTS = 1000
 """Hashes of custom_ids that seem to be used twice, of which the text is looked at."""
-
-
-class InputUnreadable(HaulierError):
-    """What `input` points to is not there or must not be read."""
-
-
-def open_input(url: str, roots: tuple[str, ...]) -> Iterator[bytes]:
-    """The bytes behind a spec's `input`, in blocks. Raises InputUnreadable.
-
-    The roots hold for where a link leads, too.
-    """
-    target = place(url)
-    if target is None or not may_read(url, roots):
-        raise InputUnreadable(f"input {url!r} does not lie under one of the allowed input roots")
-    scheme, bucket, path = target
-    if scheme == "file":
-        real = Path(path).resolve()
-        real_roots = tuple(
-            Path(root[2]).resolve().as_uri()
-            for root in map(place, roots)
-            if root is not None and root[0] == "file"
-        )
-        if not may_read(real.as_uri(), real_roots):
-            raise InputUnreadable(f"input {url!r} leads out of the allowed input roots")
-        folder, name = real.parent.as_uri(), real.name
-        if not real.is_file():
-            raise InputUnreadable(f"input {url!r} is not a file that can be read")
-    else:
-        folder, name = f"s3://{bucket}", path.lstrip("/")
-    try:
-        yield from Blobs(folder, create=False).stream(name)
-    except (OSError, *STORAGE_ERRORS) as error:
-        raise InputUnreadable(f"input {url!r} cannot be read: {error}") from None
 
 
 @dataclass(frozen=True)

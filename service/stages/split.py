@@ -2,7 +2,8 @@
 
 from service.crashpoints import CrashPoint, reached
 from service.errors import BadInput
-from service.intake import InputUnreadable, Intake, open_input
+from service.inputs import InputUnreadable, open_input
+from service.intake import Intake
 from service.stages.clients import Clients
 from service.work import Fail, JobClaim, Outcome, Split
 

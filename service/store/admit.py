@@ -1,10 +1,10 @@
 """Letting waiting batches in, as far as there is room for them (`service.admission` chooses)."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ARRAY, BigInteger, Uuid, cast, func, select, text, tuple_, update
+from sqlalchemy import ARRAY, BigInteger, Uuid, cast, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -13,11 +13,9 @@ from service.models import Batch, Lane
 from service.states import Stage
 from service.store.due import Due
 from service.store.engine import Database
-from service.work import Usage
+from service.store.lanes import token_rates
 
 _ADMISSION = 0x61646D6974  # "admit"
-NEWEST = 0.2
-"""The weight of the newest batch in what its lane knows of tokens."""
 
 UNDER_WAY = text(
     "batches.admitted_at IS NOT NULL AND batches.state IN ('queued', 'uploaded', 'created')"
@@ -92,33 +90,6 @@ def load(session: Session) -> Scene:
     for name in session.scalars(select(Lane)):
         scene.lanes[name.account, name.model].admitted = name.admitted
     return scene
-
-
-def token_rates(session: Session, lanes: Iterable[LaneName]) -> dict[LaneName, float]:
-    """Tokens for each byte of request lines, as far as usage has told."""
-    rows = session.execute(
-        select(Lane.account, Lane.model, Lane.tokens_per_byte).where(
-            tuple_(Lane.account, Lane.model).in_(list(lanes)), Lane.tokens_per_byte.is_not(None)
-        )
-    )
-    return {(account, model): float(rate or 0) for account, model, rate in rows}
-
-
-def learn_tokens(session: Session, batch: Batch, usage: Usage) -> None:
-    """Correct the lane's estimate by what a settled batch used."""
-    served = batch.bytes * batch.succeeded / batch.requests
-    if not usage.total_tokens or not served:
-        return
-    rate = usage.total_tokens / served
-    known = func.coalesce(Lane.tokens_per_byte, rate)
-    session.execute(
-        insert(Lane)
-        .values(account=batch.account, model=batch.model, tokens_per_byte=rate)
-        .on_conflict_do_update(
-            index_elements=["account", "model"],
-            set_={"tokens_per_byte": known + (rate - known) * NEWEST},
-        )
-    )
 
 
 def _waiting(row: Any, rates: dict[LaneName, float]) -> Waiting:

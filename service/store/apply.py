@@ -19,10 +19,9 @@ from service.pace import spread
 from service.retry import backoff
 from service.states import BatchState, JobState, check_move
 from service.store.accounts import pause_account, probed
-from service.store.admit import learn_tokens
 from service.store.copy import copy_rows
 from service.store.engine import Database
-from service.store.lanes import learn_pace
+from service.store.lanes import learn_pace, learn_tokens
 from service.store.postpone import MOST_ERROR_TEXT
 from service.store.successor import successor
 from service.work import (

@@ -9,8 +9,9 @@ from sqlalchemy.orm import Session
 from service.admission import TOKENS_PER_BYTE, Limits
 from service.models import Account, Batch, Job
 from service.states import OPEN_BATCH_STATES, JobState
-from service.store.admit import load, token_rates
+from service.store.admit import load
 from service.store.engine import Database
+from service.store.lanes import token_rates
 
 
 @dataclass(frozen=True, kw_only=True)

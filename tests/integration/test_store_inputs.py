@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from service.intake import open_input
+from service.inputs import open_input
 
 
 @pytest.fixture

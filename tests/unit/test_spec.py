@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import BadInput
-from service.intake import InputUnreadable, open_input
+from service.inputs import InputUnreadable, open_input
 from service.lines import ENDPOINTS
 from service.spec import (
     METADATA_BYTES,

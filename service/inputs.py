@@ -1,0 +1,41 @@
+"""What a spec's `input` points to: where it may lie, and its bytes."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from service.blobs import STORAGE_ERRORS, Blobs
+from service.errors import HaulierError
+from service.spec import may_read, place
+
+
+class InputUnreadable(HaulierError):
+    """What `input` points to is not there or must not be read."""
+
+
+def open_input(url: str, roots: tuple[str, ...]) -> Iterator[bytes]:
+    """The bytes behind a spec's `input`, in blocks. Raises InputUnreadable.
+
+    The roots hold for where a link leads, too.
+    """
+    target = place(url)
+    if target is None or not may_read(url, roots):
+        raise InputUnreadable(f"input {url!r} does not lie under one of the allowed input roots")
+    scheme, bucket, path = target
+    if scheme == "file":
+        real = Path(path).resolve()
+        real_roots = tuple(
+            Path(root[2]).resolve().as_uri()
+            for root in map(place, roots)
+            if root is not None and root[0] == "file"
+        )
+        if not may_read(real.as_uri(), real_roots):
+            raise InputUnreadable(f"input {url!r} leads out of the allowed input roots")
+        folder, name = real.parent.as_uri(), real.name
+        if not real.is_file():
+            raise InputUnreadable(f"input {url!r} is not a file that can be read")
+    else:
+        folder, name = f"s3://{bucket}", path.lstrip("/")
+    try:
+        yield from Blobs(folder, create=False).stream(name)
+    except (OSError, *STORAGE_ERRORS) as error:
+        raise InputUnreadable(f"input {url!r} cannot be read: {error}") from None
