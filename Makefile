@@ -13,7 +13,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$(call supported,$$p) && echo $$p && break; done)
 
 BIN := .venv/bin
-# Arguments for pytest, the demo or `haulier up`: make test ARGS="-k settings"
+# Arguments for pytest, the demo, the benchmarks or `haulier up`: make test ARGS="-k settings"
 ARGS ?=
 
 .PHONY: help
@@ -101,6 +101,10 @@ SEED ?= 1
 .PHONY: chaos
 chaos: install ## Break everything at random for MINUTES (5), then audit (SEED)
 	@$(BIN)/python -m tests.faults.chaos --minutes $(MINUTES) --seed $(SEED)
+
+.PHONY: bench
+bench: install ## Measure Haulier here, against the simulator, into docs/performance.md (ARGS="--help")
+	@$(BIN)/python -m tests.bench $(ARGS)
 
 .PHONY: clean
 clean: ## Remove what make made; data in .haulier stays

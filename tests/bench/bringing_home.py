@@ -1,0 +1,100 @@
+"""Reconciling and assembling as Haulier does it, on files that are here. Runs in a child."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any, NoReturn, cast
+from uuid import uuid4
+
+import msgspec
+
+from service.blobs import Blobs
+from service.results import assembled, stream_partial
+from service.stages import fetch
+from service.states import BatchState
+from service.together import Together
+from service.work import FinalLines, Settle
+from tests.bench.corpus import answer_line, request_lines
+from tests.factories import batch_claim, clients, final_lines, take
+
+
+class LocalFiles:
+    """Plays Together for a fetch: its files are here. Counts the CPU seconds of handing them out,
+    which are no part of reconciling."""
+
+    def __init__(self) -> None:
+        self.cpu = 0.0
+
+    def batch(self, batch_id: str) -> NoReturn:
+        raise NotImplementedError("what is fetched has ended")
+
+    def download(self, file_id: str, to: IO[bytes], progress: Callable[[], None]) -> int:
+        before = time.thread_time()
+        with Path(file_id).open("rb") as file:
+            left = os.fstat(file.fileno()).st_size
+            while left:
+                left -= os.sendfile(to.fileno(), file.fileno(), None, left)
+        to.seek(0, os.SEEK_END)
+        progress()
+        self.cpu += time.thread_time() - before
+        return to.tell()
+
+
+def prepare_shard(blobs: str, count: int) -> dict[str, Any]:
+    """Take a shard's requests in. Gives the names of its blobs."""
+    store = Blobs(Path(blobs).as_uri())
+    taken = take(store, (line[:-1] for line in request_lines(count, 600)))
+    (shard,) = taken.shards
+    return {
+        "input_blob": shard.input_blob,
+        "manifest_blob": shard.manifest_blob,
+        "upload_bytes": shard.bytes,
+        "requests": shard.requests,
+    }
+
+
+def reconcile(
+    blobs: str, scratch: str, shard: dict[str, Any], output: str, errors: str
+) -> dict[str, float]:
+    """Fetch a batch whose two files are at hand."""
+    local = LocalFiles()
+    claim = batch_claim(
+        **shard,
+        state=BatchState.ENDED,
+        provider_batch_id="batch",
+        provider_status="COMPLETED",
+        output_file_id=output,
+        error_file_id=errors,
+    )
+    store = Blobs(Path(blobs).as_uri())
+    outcome = fetch(claim, clients(store, cast("Together", local), Path(scratch)))
+    assert isinstance(outcome, Settle), outcome
+    settlement = outcome.settlement
+    return {
+        "handed_out": local.cpu,
+        "succeeded": settlement.succeeded,
+        "dead": len(settlement.dead),
+    }
+
+
+def prepare_parts(blobs: str, count: int, every: int) -> list[dict[str, Any]]:
+    """Final lines of a batch and of its retry batch, which has each `every`-th request."""
+    store = Blobs(Path(blobs).as_uri())
+    lines = [(n, answer_line(f"request-{n:09d}", 2000)) for n in range(count)]
+    first = final_lines(store, f"parts/{uuid4()}", [pair for pair in lines if pair[0] % every])
+    second = final_lines(store, f"parts/{uuid4()}", [pair for pair in lines if not pair[0] % every])
+    return [msgspec.to_builtins(part) for part in (first, second)]
+
+
+def assemble(blobs: str, parts: list[dict[str, Any]]) -> int:
+    """Results in input order out of the parts. Gives how many there are."""
+    lines = [msgspec.convert(part, FinalLines) for part in parts]
+    store = Blobs(Path(blobs).as_uri())
+    return sum(segment.requests for segment in assembled(store, f"jobs/{uuid4()}", lines))
+
+
+def stream(blobs: str, parts: list[dict[str, Any]]) -> int:
+    """Read the results of a job that is not assembled yet. Gives their bytes."""
+    lines = [msgspec.convert(part, FinalLines) for part in parts]
+    return sum(map(len, stream_partial(Blobs(Path(blobs).as_uri()), lines)))

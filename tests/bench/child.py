@@ -1,0 +1,72 @@
+"""A piece of work in a fresh process of its own, and what it cost there.
+
+As a program: `python -m tests.bench.child MODULE:FUNCTION '{"keyword": …}'`. The module's imports
+are not measured, the function is, with all its threads.
+"""
+
+import importlib
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from tests.bench.resident import peak_mb
+
+
+@dataclass(frozen=True)
+class Cost:
+    """`cpu` and `wall` in seconds; `value` is what the function returned."""
+
+    cpu: float
+    wall: float
+    peak_mb: float
+    value: Any = None
+
+
+def measured(work: str, **arguments: Any) -> Cost:
+    """Run MODULE:FUNCTION of this package. Raises AssertionError with what a failed child said."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bench.child", work, msgspec.json.encode(arguments).decode()],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{work} failed:\n{done.stderr}"
+    return msgspec.json.decode(done.stdout.splitlines()[-1], type=Cost)
+
+
+def medians(rounds: int, works: Mapping[str, tuple[str, dict[str, Any]]]) -> dict[str, Cost]:
+    """The medians of several rounds in which each work has its turn: noise befalls all alike."""
+    costs: dict[str, list[Cost]] = {name: [] for name in works}
+    for _ in range(rounds):
+        for name, (work, arguments) in works.items():
+            costs[name].append(measured(work, **arguments))
+    return {
+        name: Cost(
+            statistics.median(cost.cpu for cost in found),
+            statistics.median(cost.wall for cost in found),
+            statistics.median(cost.peak_mb for cost in found),
+            found[-1].value,
+        )
+        for name, found in costs.items()
+    }
+
+
+def _run(work: str, arguments: dict[str, Any]) -> Cost:
+    module, _, name = work.partition(":")
+    function = getattr(importlib.import_module(f"tests.bench.{module}"), name)
+    before, started = resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
+    value = function(**arguments)
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Cost(cpu, time.monotonic() - started, peak_mb(), value)
+
+
+if __name__ == "__main__":
+    print(msgspec.json.encode(_run(sys.argv[1], msgspec.json.decode(sys.argv[2]))).decode())

@@ -1,0 +1,158 @@
+"""A database that has grown for years: what is looked at, listed, claimed and found due there."""
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from hashlib import md5
+from http.client import HTTPConnection
+from urllib.parse import quote, urlsplit
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import text
+
+from service.models import Batch
+from service.states import Stage
+from service.store import engine
+from service.store.claim import claim_batches
+from service.store.due import dispatch
+from service.work import Wait
+from tests import factories
+from tests.api import TOKEN
+from tests.bench.figures import Row, Section, shown
+from tests.bench.house import House, open_house
+from tests.bench.size import Size
+from tests.integration.test_queries import FILL, OPEN
+
+ROUNDS = 300
+EVENTS = """
+INSERT INTO haulier.events (job_id, batch_id, source, target)
+  SELECT md5('job' || n)::uuid, md5('batch' || n)::uuid, 'created', 'ended'
+  FROM generate_series(1, :finished) n, generate_series(2, 10)
+"""
+
+
+@dataclass(frozen=True)
+class Times:
+    """Milliseconds."""
+
+    p50: float
+    p99: float
+
+    def __str__(self) -> str:
+        return f"{shown(self.p50)} / {shown(self.p99)}"
+
+
+def measure(size: Size) -> Section:
+    few, many = min(size.finished), max(size.finished)
+    before, after = _times(few), _times(many)
+    return Section(
+        [
+            Row(
+                f"{name}, p50 / p99 with {many:,} finished jobs",
+                str(after[name]),
+                "ms",
+                wanted="flat",
+                beside=f"with {few:,}: {before[name]} ms",
+            )
+            for name in after
+        ],
+        notes=f"Each finished job has 10 events; {OPEN} jobs run and {OPEN} wait beside them.",
+    )
+
+
+def _times(finished: int) -> dict[str, Times]:
+    with open_house(parts=("api",)) as house:
+        fill(house, finished)
+        with _connection(house) as connection, _store(house) as store:
+            pick = random.Random(1)
+            works: dict[str, Callable[[], object]] = {
+                "GET /v1/jobs/{id}": lambda: _get(
+                    connection, f"/v1/jobs/{_id('job', pick.randint(1, finished))}"
+                ),
+                "GET /v1/jobs, first page": lambda: _get(connection, "/v1/jobs?limit=50"),
+                "GET /v1/jobs, pages further on": _Pages(connection).next,
+                "claim a batch and give it back": partial(_claim, store),
+                "what is due (5 batches)": lambda: dispatch(
+                    store.db, Batch, frozenset({Stage.FETCH}), limit=5, again=timedelta(0)
+                ),
+            }
+            return {name: _timed(work) for name, work in works.items()}
+
+
+def fill(house: House, finished: int) -> None:
+    """Finished jobs and some open ones, by the statements that the tests of query plans use."""
+    filler = engine.create(house.environment["DATABASE_URL"], statement_timeout=timedelta(0))
+    values = {"finished": finished, "open": OPEN}
+    with filler.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("SET synchronous_commit = off"))
+        connection.execute(text("SET session_replication_role = replica"))  # no foreign keys
+        for statement in [*FILL.split(";\n"), EVENTS, "VACUUM ANALYZE"]:
+            if statement.strip():
+                used = {name: n for name, n in values.items() if f":{name}" in statement}
+                connection.execute(text(statement), used)
+    filler.dispose()
+
+
+class _Pages:
+    """Walks on from page to page."""
+
+    def __init__(self, connection: HTTPConnection) -> None:
+        self._connection = connection
+        self._cursor: str | None = None
+
+    def next(self) -> None:
+        cursor = f"&cursor={quote(self._cursor)}" if self._cursor else ""
+        page = msgspec.json.decode(_get(self._connection, f"/v1/jobs?limit=50{cursor}"))
+        self._cursor = page["next_cursor"]
+
+
+def _timed(work: Callable[[], object]) -> Times:
+    for _ in range(20):  # prepared statements, plans, caches
+        work()
+    taken = []
+    for _ in range(ROUNDS):
+        started = time.perf_counter()
+        work()
+        taken.append((time.perf_counter() - started) * 1000)
+    taken.sort()
+    return Times(taken[ROUNDS // 2], taken[ROUNDS * 99 // 100])
+
+
+def _claim(store: factories.House) -> None:
+    batch_id = _id("open", 3)
+    (claim,) = claim_batches(store.db, [batch_id], Stage.FETCH, factories.LEASE)
+    store.apply(claim, Wait(timedelta(0)))
+
+
+def _id(word: str, number: int) -> UUID:
+    return UUID(md5(f"{word}{number}".encode()).hexdigest())
+
+
+def _get(connection: HTTPConnection, path: str) -> bytes:
+    connection.request("GET", path, headers={"Authorization": f"Bearer {TOKEN}"})
+    answer = connection.getresponse()
+    content = answer.read()
+    assert answer.status == 200, content
+    return content
+
+
+@contextmanager
+def _connection(house: House) -> Iterator[HTTPConnection]:
+    """Kept alive; http.client, for what the client takes is measured too."""
+    place = urlsplit(str(house.http.base_url))
+    assert place.hostname is not None
+    connection = HTTPConnection(place.hostname, place.port, timeout=60)
+    yield connection
+    connection.close()
+
+
+@contextmanager
+def _store(house: House) -> Iterator[factories.House]:
+    made = engine.create(house.environment["DATABASE_URL"])
+    yield factories.House(engine.database(made))
+    made.dispose()
