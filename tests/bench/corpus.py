@@ -2,12 +2,14 @@
 
 import random
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 MODEL = "meta-llama/Llama-3.3-70B-Instruct-Turbo"
 WORDS = ("batch", "inference", "of", "many", "small", "requests", "over", "night", "costs", "half")
 
 
+@cache
 def prose(length: int, seed: int) -> str:
     """ASCII text of exactly so many characters as JSON has it, with the odd line feed."""
     words = random.Random(seed).choices(WORDS, k=length // 3 + 1)
