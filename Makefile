@@ -106,6 +106,12 @@ chaos: install ## Break everything at random for MINUTES (5), then audit (SEED)
 bench: install ## Measure Haulier here, against the simulator, into docs/performance.md (ARGS="--help")
 	@$(BIN)/python -m tests.bench $(ARGS)
 
+.PHONY: bench-peers
+bench-peers: ## Install public batch tools that make bench then measures beside Haulier
+	$(PYTHON) -m venv build/peers
+	build/peers/bin/python -m pip install --quiet --disable-pip-version-check \
+		openai-batch==0.3.4 httpx msgspec
+
 .PHONY: clean
 clean: ## Remove what make made; data in .haulier stays
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

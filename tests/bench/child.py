@@ -29,10 +29,13 @@ class Cost:
     value: Any = None
 
 
-def measured(work: str, **arguments: Any) -> Cost:
-    """Run MODULE:FUNCTION of this package. Raises AssertionError with what a failed child said."""
+def measured(work: str, *, python: str = sys.executable, **arguments: Any) -> Cost:
+    """Run MODULE:FUNCTION of this package. Raises AssertionError with what a failed child said.
+
+    `python` may be of another virtual environment, which needs msgspec.
+    """
     done = subprocess.run(
-        [sys.executable, "-m", "tests.bench.child", work, msgspec.json.encode(arguments).decode()],
+        [python, "-m", "tests.bench.child", work, msgspec.json.encode(arguments).decode()],
         capture_output=True,
         text=True,
         check=False,

@@ -5,19 +5,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from tests.bench.charts import Chart
 from tests.bench.child import Cost, measured
 from tests.bench.corpus import write_requests
 from tests.bench.figures import Row, Section, shown
 from tests.bench.house import House, open_house
+from tests.bench.openai_shim import openai_shim
 from tests.bench.size import Size
 
 LENGTH = 600
 LONGEST = 1800
 ROUNDS = 3
 BARE = "bare script (httpx, msgspec; no database, no queue)"
-PEERS = {BARE: "bare_script:run", "tutorial script (official SDK)": "sdk_script:run"}
+SDK = "tutorial script (official SDK)"
+OPENAI_BATCH = "openai-batch (answers unordered, failures left to its user)"
+PYTHON = Path(__file__).parents[2] / "build" / "peers" / "bin" / "python"
+"""Where `make bench-peers` installs public tools; they are measured where they are."""
+PEERS = {BARE: "bare_script:run", SDK: "sdk_script:run"} | (
+    {OPENAI_BATCH: "openai_batch_script:run"} if PYTHON.exists() else {}
+)
 SHARES = (0.01, 0.1)
 """Jobs of these parts of the size are run for the plot."""
 
@@ -110,14 +118,14 @@ def _throughputs(house: House, size: Size) -> dict[str, list[tuple[float, float]
 
 def _peer(house: House, name: str, path: Path, count: int) -> Cost:
     """A script's run against the same simulator, under a key of its own."""
+    key = f"key of {PEERS[name]}"
     with TemporaryDirectory(dir=house.home) as home:
-        cost = measured(
-            PEERS[name],
-            path=str(path),
-            url=house.simulator.url,
-            key=f"key of {PEERS[name]}",
-            home=home,
-        )
+        same: dict[str, Any] = {"path": str(path), "key": key, "home": home}
+        if name == OPENAI_BATCH:
+            with openai_shim(house.simulator.url) as url:
+                cost = measured(PEERS[name], python=str(PYTHON), url=url, **same)
+        else:
+            cost = measured(PEERS[name], url=house.simulator.url, **same)
     assert cost.value == count, f"{name} brought home {cost.value} of {count}"
     return cost
 
