@@ -45,21 +45,21 @@ class LinesWriter:
 
     def write(self, ordinal: int, line: bytes) -> None:
         """Take a line with or without its line feed."""
-        if line[-1:] != b"\n":
-            line += b"\n"
-        self._pending.append(line)
-        self._held += len(line)
-        self._ordinals.append(ordinal)
-        self._lengths.append(len(line))
-        if self._held >= BLOCK:
-            self._flush()
+        self.write_all([ordinal], [line])
+
+    def write_all(self, ordinals: Sequence[int], lines: Sequence[bytes]) -> None:
+        """Take lines with or without their line feeds."""
+        if not all([line[-1:] == b"\n" for line in lines]):  # noqa: C419  much faster as a list
+            lines = [line if line[-1:] == b"\n" else line + b"\n" for line in lines]
+        lengths = array("I", map(len, lines))
+        self.write_run(Run(array("Q", ordinals), lengths, b"".join(lines)))
 
     def write_run(self, run: "Run") -> None:
         self._pending.append(run.data)
         self._held += len(run.data)
         self._ordinals += run.ordinals
         self._lengths += run.lengths
-        if self._held >= BLOCK:
+        if self._held >= BLOCK // 2:  # what comes by the block is passed on without a copy
             self._flush()
 
     def _flush(self) -> None:

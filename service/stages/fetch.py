@@ -92,16 +92,20 @@ def _write(
         return None
     writer = LinesWriter(clients.blobs, f"jobs/{batch.job_id}/{batch.id}/{batch.lease}")
     numbers = [file.fileno() for file in files]
+    # As many at once as fit a block, however long they are.
+    step = max(1, BLOCK // (answers.longest + 1))
     with writer.open():
-        for count, entry in enumerate(verdicts.final):
-            letter = verdicts.dead.get(entry.ordinal)
-            if letter is None:
-                file, offset, length = answers.found[entry.custom_id]
-                writer.write(entry.ordinal, os.pread(numbers[file], length, offset))
-            else:
-                writer.write(entry.ordinal, result_line(letter))
-            if count % 64 == 0:
-                clients.lease.keep()
+        for start in range(0, len(verdicts.final), step):
+            entries = verdicts.final[start : start + step]
+            places = [answers.found.get(entry.custom_id) for entry in entries]
+            lines = [
+                os.pread(numbers[place[0]], place[2], place[1])
+                if place is not None
+                else result_line(verdicts.dead[entry.ordinal])
+                for place, entry in zip(places, entries, strict=True)
+            ]
+            writer.write_all([entry.ordinal for entry in entries], lines)
+            clients.lease.keep()
     return writer.final_lines
 
 

@@ -43,6 +43,8 @@ class Answers:
     duplicate: int = 0
     unreadable: int = 0
     truncated: int = 0
+    longest: int = 0
+    """Bytes of the longest line in the files."""
 
     @property
     def usage(self) -> Usage:
@@ -72,6 +74,7 @@ def read_answers(files: Sequence[IO[bytes]], wanted: set[str], keep: Callable[[]
                 elif line.strip():
                     answers.unreadable += 1
                 offset += length
+            answers.longest = max(answers.longest, *map(len, lines))
             keep()
     return answers
 
@@ -181,11 +184,8 @@ def judge(entries: list[Entry], answers: Answers, rules: Rules) -> Verdicts:
     _take_refused(verdicts, refused, rules)
     if carried:
         verdicts.groups.append(Group(tuple(carried)))
-    verdicts.final = [
-        entry
-        for entry in entries
-        if entry.ordinal in verdicts.successes or entry.ordinal in verdicts.dead
-    ]
+    left = {entry.ordinal for entry in verdicts.carried}
+    verdicts.final = [entry for entry in entries if entry.ordinal not in left] if left else entries
     return verdicts
 
 
