@@ -5,10 +5,12 @@ exception is a download, which goes on from where it was cut.
 """
 
 import hashlib
+import ssl
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from typing import IO, Any, TypeVar
 from urllib.parse import urljoin
 
@@ -83,9 +85,17 @@ Pool = httpx.Client
 """The connections of one process."""
 
 
+@cache
+def trust() -> ssl.SSLContext:
+    """The certificates to believe. To be called before a fork as well: reading them takes a while,
+    and every process would do it anew."""
+    return httpx.create_ssl_context()
+
+
 def open_pool(timeout: timedelta) -> Pool:
     """To be called after a fork. `timeout` bounds each wait (connect, write, read)."""
     return httpx.Client(
+        verify=trust(),
         timeout=httpx.Timeout(timeout.total_seconds(), connect=min(10, timeout.total_seconds())),
         limits=httpx.Limits(max_connections=16, max_keepalive_connections=8),
         headers={"User-Agent": USER_AGENT},

@@ -11,12 +11,13 @@ from uuid import UUID
 
 import structlog
 from celery.exceptions import Ignore
-from celery.signals import task_postrun, task_prerun, worker_process_init
+from celery.signals import task_postrun, task_prerun, worker_init, worker_process_init
 from kombu.exceptions import OperationalError
 
 from config.settings import settings
 from service.states import Stage
 from service.store.engine import is_unavailable
+from service.together import trust
 from workers.app import app
 from workers.pipeline import link
 from workers.runner import Runner
@@ -28,6 +29,12 @@ log = structlog.get_logger()
 def runner() -> Runner:
     """This process's runner: connections must not be shared over a fork."""
     return Runner(settings())
+
+
+@worker_init.connect
+def _prepare(**_: Any) -> None:
+    """What its children need and can share."""
+    trust()
 
 
 @worker_process_init.connect
