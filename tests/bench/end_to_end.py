@@ -64,7 +64,8 @@ def measure(size: Size) -> Section:
     lines["Haulier"].append((count, count / typical.wall))
     for name, found in peers.items():
         lines[name].append((count, count / median(cost.wall for cost in found)))
-    chart = Chart("Throughput of a job", "requests in the job", "requests/s", lines, log=True)
+    named = {name.partition(" (")[0]: points for name, points in lines.items()}
+    chart = Chart("Throughput of a job", "requests in the job", "requests/s", named, log=True)
     return Section(_rows(count, typical, first, peers), charts={"performance-throughput": chart})
 
 

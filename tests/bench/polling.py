@@ -57,6 +57,8 @@ class Minute:
     calls: dict[str, int]
     scheduler: float
     worker: float
+    overdue: int
+    """Batches that should have been looked at more than two ticks ago, at its end."""
 
     @property
     def looks(self) -> int:
@@ -88,7 +90,7 @@ def _rows(count: int, minute: Minute) -> list[Row]:
             "a minute",
             2.0 * count,
             "ratio ≤ 1/20 at 10,000",
-            f"{calls}; floor: one get a batch, each 30 s",
+            f"{calls}; floor: one get a batch, each 30 s; overdue at the end: {minute.overdue:,}",
         ),
         Row(
             "… scheduler, for each tick",
@@ -108,9 +110,18 @@ def _minute(count: int) -> Minute:
         calls, cpu = house.simulator.counts(), house.cpu()
         time.sleep(WINDOW)
         calls_after, cpu_after = house.simulator.counts(), house.cpu()
+        overdue = _overdue(house)
     spent = {name: cpu_after[name] - cpu[name] for name in cpu}
     looked = {name: calls_after.get(name, 0) - calls.get(name, 0) for name in LOOKS}
-    return Minute(looked, spent["scheduler"], spent["worker"])
+    return Minute(looked, spent["scheduler"], spent["worker"], overdue)
+
+
+def _overdue(house: House) -> int:
+    query = "SELECT count(*) FROM haulier.batches WHERE not_before < now() - %s * interval '1 s'"
+    with psycopg.connect(house.environment["DATABASE_URL"]) as connection:
+        row = connection.execute(query, [2 * TICK]).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def fill(house: House, count: int) -> None:
