@@ -39,6 +39,7 @@ def main() -> int:
     options = _parser().parse_args()
     given = {name: getattr(options, name) for name in COUNTS if getattr(options, name) is not None}
     size = dataclasses.replace(LONG if options.long else SHORT, **given)
+    conditions = _conditions(options.long, given)
     for name in options.names or MEASUREMENTS:
         started = time.monotonic()
         section = MEASUREMENTS[name](size)
@@ -46,7 +47,7 @@ def main() -> int:
             print(row, flush=True)
         print(f"  {name} took {time.monotonic() - started:.0f} s", flush=True)
         if not options.dry:
-            write(name, section, _conditions(options.long, given))
+            write(name, section, conditions)
     return 0
 
 

@@ -14,7 +14,7 @@ class Size:
     memory_small: int = 200_000
     memory_big: int = 100
     in_flight: tuple[int, ...] = (100, 1_000, 10_000)
-    submissions: int = 3_000
+    submissions: int = 2_000
     finished: tuple[int, ...] = (10_000, 100_000)
 
 
