@@ -22,6 +22,9 @@ AS_SHIPPED = ("LEASE", "TICK", "CREATE_GRACE", "RETRY_BASE", "PROBE")
 """Durations that tests shorten and that stay at their defaults here."""
 
 PARTS = ("api", "worker", "scheduler", "inbox")
+LISTED = (("workers", "worker", 2), ("schedulers", "scheduler", 1), ("inboxes", "inbox", 1))
+"""How many processes the API shows of a part; a worker is two, for transfers and control calls."""
+
 ENDED = {"completed", "cancelled", "failed", "rejected"}
 
 
@@ -125,10 +128,4 @@ def _ready(house: House) -> bool:
     if not house.http.get("/readyz").is_success:
         return False
     shown = house.http.get("/v1/status").raise_for_status().json()
-    # A worker is two: one for transfers, one for control calls.
-    wanted = {"workers": 2, "schedulers": 1, "inboxes": 1}
-    return all(
-        len(shown[plural]) >= count
-        for plural, count in wanted.items()
-        if plural.rstrip("s") in house.parts or (plural == "inboxes" and "inbox" in house.parts)
-    )
+    return all(len(shown[name]) >= count for name, part, count in LISTED if part in house.parts)
