@@ -13,7 +13,6 @@ from urllib.parse import quote, urlsplit
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import text
 
 from service.models import Batch
 from service.states import Stage
@@ -26,7 +25,7 @@ from tests.api import TOKEN
 from tests.bench.figures import Row, Section, shown
 from tests.bench.house import House, open_house
 from tests.bench.size import Size
-from tests.integration.test_queries import FILL, OPEN
+from tests.integration.test_queries import OPEN, WAITING, fill
 
 ROUNDS = 300
 WARM_UP = 20
@@ -66,7 +65,8 @@ def measure(size: Size) -> Section:
             )
             for name, (before, after) in times.items()
         ],
-        notes=f"Each finished job has 10 events; {OPEN} jobs run and {OPEN} wait beside them."
+        notes=f"Each finished job has 10 events; {OPEN} jobs run, {OPEN} wait to be cut, and"
+        f" {WAITING:,} batches wait to be let in."
         " Both databases stand side by side and are asked in turn.",
     )
 
@@ -76,7 +76,7 @@ def _filled(finished: int) -> Iterator[dict[str, Work]]:
     """What is timed, by name, in a deployment with so many finished jobs."""
     pick = random.Random(1)
     with open_house(parts=("api",)) as house:
-        fill(house, finished)
+        fill(house.environment["DATABASE_URL"], more=EVENTS, finished=finished)
         with _connection(house) as connection, _store(house) as store:
             yield {
                 "GET /v1/jobs/{id}": lambda: _get(
@@ -89,20 +89,6 @@ def _filled(finished: int) -> Iterator[dict[str, Work]]:
                     store.db, Batch, frozenset({Stage.FETCH}), limit=5, again=timedelta(0)
                 ),
             }
-
-
-def fill(house: House, finished: int) -> None:
-    """Finished jobs and some open ones, by the statements that the tests of query plans use."""
-    filler = engine.create(house.environment["DATABASE_URL"], statement_timeout=timedelta(0))
-    values = {"finished": finished, "open": OPEN}
-    with filler.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("SET synchronous_commit = off"))
-        connection.execute(text("SET session_replication_role = replica"))  # no foreign keys
-        for statement in [*FILL.split(";\n"), EVENTS, "VACUUM ANALYZE"]:
-            if statement.strip():
-                used = {name: n for name, n in values.items() if f":{name}" in statement}
-                connection.execute(text(statement), used)
-    filler.dispose()
 
 
 class _Pages:

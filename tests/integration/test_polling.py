@@ -259,7 +259,7 @@ def test_a_page_of_waits_writes_what_single_waits_write(house: House) -> None:
 def _row(house: House, batch_id: UUID) -> dict[str, Any]:
     """A row but for what differs between any two."""
     own = "'{id,job_id,input_blob,manifest_blob,input_file_id,provider_batch_id,not_before"
-    own += ",created_at,submitted_at}'::text[]"
+    own += ",created_at,admitted_at,submitted_at}'::text[]"
     found = house.rows(
         f"SELECT (to_jsonb(b) - {own})::text FROM haulier.batches b WHERE id = :id", id=batch_id
     )

@@ -8,6 +8,7 @@ statements: auto_explain hands them back. HAULIER_TEST_FINISHED_ROWS sets how ma
 import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -123,20 +124,26 @@ class Plans:
         return self.found[:]
 
 
-@pytest.fixture(scope="module")
-def _filled(databases: Databases) -> Iterator[tuple[House, Plans]]:
-    url = databases.create()
+def fill(url: str, *, more: str = "", finished: int, running: int = OPEN) -> None:
+    """Rows of a deployment with so many finished jobs, and what `more` statements add."""
     filler = engine.create(url, statement_timeout=timedelta(0))
-    with filler.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+    counts = {"finished": finished, "open": running, "waiting": WAITING}
+    with closing(filler.connect()) as opened:
+        connection = opened.execution_options(isolation_level="AUTOCOMMIT")
         connection.execute(text("SET synchronous_commit = off"))
         connection.execute(text("SET session_replication_role = replica"))  # no foreign keys
-        for statement in FILL.split(";\n"):
+        for statement in f"{FILL}{more}".split(";\n"):
             if statement.strip():
-                values = {"finished": FINISHED, "open": OPEN, "waiting": WAITING}
-                used = {name: n for name, n in values.items() if f":{name}" in statement}
+                used = {name: n for name, n in counts.items() if f":{name}" in statement}
                 connection.execute(text(statement), used)
         connection.execute(text("VACUUM ANALYZE"))
     filler.dispose()
+
+
+@pytest.fixture(scope="module")
+def _filled(databases: Databases) -> Iterator[tuple[House, Plans]]:
+    url = databases.create()
+    fill(url, finished=FINISHED)
     made = engine.create(url)
     plans = Plans(made)
     yield House(engine.database(made)), plans

@@ -7,12 +7,11 @@ from hashlib import md5
 from uuid import UUID
 
 import pytest
-from sqlalchemy import text
 
 from service.store import engine, leftovers, named
 from service.store.prune import forget
 from tests.factories import House
-from tests.integration.test_queries import BIG, FILL, TIMES, Plans
+from tests.integration.test_queries import BIG, TIMES, Plans, fill
 from tests.servers import Databases
 
 FINISHED = 4000
@@ -31,16 +30,7 @@ INSERT INTO haulier.deliveries (id, job_id, event, target, delivered_at)
 @pytest.fixture(scope="module")
 def _filled(databases: Databases) -> Iterator[tuple[House, Plans]]:
     url = databases.create()
-    filler = engine.create(url)
-    with filler.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("SET session_replication_role = replica"))  # no foreign keys
-        for statement in f"{FILL}{MORE}".split(";\n"):
-            values = {"finished": FINISHED, "open": 100}
-            used = {name: n for name, n in values.items() if f":{name}" in statement}
-            if statement.strip():
-                connection.execute(text(statement), used)
-        connection.execute(text("VACUUM ANALYZE"))
-    filler.dispose()
+    fill(url, more=MORE, finished=FINISHED, running=100)
     made = engine.create(url)
     plans = Plans(made)
     yield House(engine.database(made)), plans
