@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "names", nargs="*", type=_name, metavar="NAME", help=", ".join(MEASUREMENTS)
     )
-    parser.add_argument("--long", action="store_true", help="the sizes that matter, for an hour")
+    parser.add_argument("--long", action="store_true", help="millions of requests, an hour")
     parser.add_argument("--dry", action="store_true", help="print only, leave docs/ alone")
     for name in COUNTS:
         parser.add_argument(

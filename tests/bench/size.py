@@ -15,7 +15,7 @@ class Size:
     memory_big: int = 100
     in_flight: tuple[int, ...] = (100, 1_000, 10_000)
     submissions: int = 2_000
-    finished: tuple[int, ...] = (10_000, 100_000)
+    finished: int = 100_000
 
 
 SHORT = Size()
@@ -25,5 +25,5 @@ LONG = Size(
     memory_small=1_000_000,
     memory_big=2_000,
     submissions=20_000,
-    finished=(10_000, 1_000_000),
+    finished=1_000_000,
 )
