@@ -90,7 +90,8 @@ class Settings(BaseSettings):
     """Where `haulier up` keeps its data, and where blobs go unless `blob_url` is set."""
     blob_url: Annotated[str | None, _url_of("file:///", "s3://")] = None
     scratch: Path | None = None
-    """Local space for downloads on their way into blob storage; the system's by default."""
+    """Local space for what is on its way (downloads, hashes of large inputs); the system's by
+    default."""
     input_roots: tuple[str, ...] = ()
     """What `input` of a batch spec may point to: URL prefixes, as a JSON list."""
 
@@ -113,7 +114,7 @@ class Settings(BaseSettings):
     max_enqueued_tokens: int = Field(default=30_000_000_000, ge=1)
     """The tokens of all batches of a model that an account may have at Together at once
     (Together documents 30 billion for each model)."""
-    control_requests_per_second: float | None = Field(default=None, gt=0)
+    control_requests_per_second: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Calls of an account's control API, over all workers; uploads' bytes and downloads not
     counted."""
     retention_days: float | None = Field(default=None, gt=0, le=36_500)

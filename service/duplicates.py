@@ -8,7 +8,7 @@ import tempfile
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
+from itertools import chain
 from pathlib import Path
 from typing import IO
 
@@ -42,14 +42,21 @@ class Hashes:
         """
         found: set[int] = set()
         surplus = 0
-        for hashes in self._buckets():
-            distinct = len(set(hashes))
-            if distinct == len(hashes):
+        self._spill_rest()
+        for bucket in range(BUCKETS if self._file is not None else 1):
+            seen: set[int] = set()
+            count = 0
+            for hashes in self._read(bucket):
+                seen.update(hashes)
+                count += len(hashes)
+            surplus += count - len(seen)
+            if count == len(seen):
                 continue
-            surplus += len(hashes) - distinct
-            ordered = sorted(hashes)
-            found.update(one for one, other in pairwise(ordered) if one == other)
-            found = set(sorted(found)[:most])
+            for one in chain.from_iterable(self._read(bucket)):
+                if one in seen:
+                    seen.remove(one)
+                elif len(found) < most:
+                    found.add(one)
         return frozenset(found), surplus
 
     def close(self) -> None:
@@ -58,6 +65,8 @@ class Hashes:
 
     def _spill(self) -> None:
         if self._file is None:
+            if self._scratch is not None:
+                self._scratch.mkdir(parents=True, exist_ok=True)
             self._file = tempfile.TemporaryFile(dir=self._scratch)  # noqa: SIM115  see close
         run = array("q", sorted(self._run))
         start = self._file.tell()
@@ -66,14 +75,17 @@ class Hashes:
         self._bounds.append([start + 8 * at for at in (0, *inner, len(run))])
         self._run = array("q")
 
-    def _buckets(self) -> Iterator["array[int]"]:
+    def _spill_rest(self) -> None:
+        if self._file is not None:
+            self._spill()
+
+    def _read(self, bucket: int) -> Iterator["array[int]"]:
+        """The hashes of a bucket, run by run."""
         if self._file is None:
             yield self._run
             return
-        self._spill()
-        for number in range(BUCKETS):
-            bucket = array("q")
-            for bounds in self._bounds:
-                self._file.seek(bounds[number])
-                bucket.frombytes(self._file.read(bounds[number + 1] - bounds[number]))
-            yield bucket
+        for bounds in self._bounds:
+            hashes = array("q")
+            self._file.seek(bounds[bucket])
+            hashes.frombytes(self._file.read(bounds[bucket + 1] - bounds[bucket]))
+            yield hashes

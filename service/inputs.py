@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from service.blobs import STORAGE_ERRORS, Blobs
+from service.blobs import Blobs
 from service.errors import HaulierError
 from service.spec import may_read, place
 
@@ -37,5 +37,5 @@ def open_input(url: str, roots: tuple[str, ...]) -> Iterator[bytes]:
         folder, name = f"s3://{bucket}", path.lstrip("/")
     try:
         yield from Blobs(folder, create=False).stream(name)
-    except (OSError, *STORAGE_ERRORS) as error:
+    except (FileNotFoundError, PermissionError) as error:  # all else may pass: try again
         raise InputUnreadable(f"input {url!r} cannot be read: {error}") from None

@@ -17,7 +17,14 @@ from config.settings import Settings
 from service.blobs import Destination, Writer
 from service.duplicates import Hashes
 from service.errors import MOST_PROBLEMS, BadInput, Problem
-from service.lines import LineError, LineSplitter, RequestLine, read_request, read_requests
+from service.lines import (
+    LINE_BYTES,
+    LineError,
+    LineSplitter,
+    RequestLine,
+    read_request,
+    read_requests,
+)
 from service.spec import Spec, canonical, request_lines
 from service.work import Entry, Shard
 
@@ -117,6 +124,10 @@ class Intake:
     def add(self, line: bytes, *, hash_as: Callable[[bytes], bytes] | None = None) -> None:
         """Take one line. Blank lines are passed over; a bad one is noted and refused at the end."""
         self._line += 1
+        if len(line) > LINE_BYTES:
+            # It may have been cut short, and what is left of it be blank.
+            self._problems.note(f"is longer than {LINE_BYTES:,} bytes", self._line)
+            return
         line = line.strip()
         if not line:
             return

@@ -1,5 +1,6 @@
 """Reading JSONL: the lines that producers send and the lines that Together returns."""
 
+import json
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
@@ -224,7 +225,22 @@ def read_answer(line: bytes) -> Frame | None:
         return _frame.decode(line)
     except msgspec.ValidationError:
         return _read_bare(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except msgspec.DecodeError:
+        return _read_halved(line)
+    except (UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _read_halved(line: bytes) -> Frame | None:
+    """A line with half of a surrogate pair: a model's text may be cut in the middle of an emoji.
+
+    JSON allows that, and the line is paid for.
+    """
+    if b"\\ud" not in line.lower():
+        return None
+    try:
+        return msgspec.convert(json.loads(line), Frame)
+    except (ValueError, RecursionError, msgspec.ValidationError):
         return None
 
 

@@ -102,10 +102,13 @@ def envelope_problems(spec: Spec, rules: Rules) -> list[Problem]:
         )
     if spec.notify:
         problems.append(Problem("`notify`: no tasks, queues or webhooks are allowed to you"))
-    if len(msgspec.json.encode(spec.metadata)) > METADATA_BYTES:
-        problems.append(Problem(f"`metadata` may have {METADATA_BYTES:,} bytes as JSON"))
-    if _has_nul(msgspec.structs.replace(spec, requests=None)):
-        problems.append(Problem("the spec holds a NUL character (\\u0000)"))
+    try:
+        if len(msgspec.json.encode(spec.metadata)) > METADATA_BYTES:
+            problems.append(Problem(f"`metadata` may have {METADATA_BYTES:,} bytes as JSON"))
+        if _has_nul(msgspec.structs.replace(spec, requests=None)):
+            problems.append(Problem("the spec holds a NUL character (\\u0000)"))
+    except RecursionError:
+        problems.append(Problem("`metadata` nests too deep"))
     return problems
 
 
@@ -151,7 +154,10 @@ def request_lines(spec: Spec) -> list[bytes]:
     lines = []
     for raw in spec.requests or []:
         data = bytes(raw)
-        lines.append(msgspec.json.format(data, indent=-1) if _LINE_BREAK.search(data) else data)
+        try:
+            lines.append(msgspec.json.format(data, indent=-1) if _LINE_BREAK.search(data) else data)
+        except RecursionError:
+            raise BadInput([Problem("nests too deep", len(lines) + 1)]) from None
     return lines
 
 

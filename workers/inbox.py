@@ -16,7 +16,7 @@ import structlog
 from kombu import Connection, Consumer, Queue
 
 from config.settings import Settings
-from service.blobs import Blobs
+from service.blobs import STORAGE_ERRORS, Blobs
 from service.crashpoints import CrashPoint, reached
 from service.errors import BadInput, Conflict, Problem
 from service.intake import Taken
@@ -73,6 +73,8 @@ class Inbox:
                     connection,
                     [Queue(SUBMIT)],
                     on_message=self._take,
+                    # What cannot be unpacked is a message like any other, and will be rejected.
+                    on_decode_error=lambda message, _error: self._take(message),
                     prefetch_count=PAGE_SPECS,
                     accept=None,
                 ),
@@ -112,7 +114,30 @@ class Inbox:
         self._page_bytes = 0
 
     def store(self, page: list[Any]) -> None:
-        """Store a page in one transaction and acknowledge it after the commit."""
+        """Store a page, or each message for itself where one of them spoils it."""
+        try:
+            self._store_together(page)
+        except Exception as error:
+            if _will_pass(error):
+                raise
+            log.exception("page_failed", messages=len(page))
+            for message in page:
+                self._store_alone(message)
+
+    def _store_alone(self, message: Any) -> None:
+        try:
+            self._store_together([message])
+        except Exception as error:
+            if _will_pass(error):
+                raise
+            log.exception("message_failed")
+            bare = replace(self._read(message), spec=Spec(endpoint=""))
+            words = f"the submission could not be stored ({type(error).__name__})"
+            submit(self._db, [_refused(bare, words)])
+            message.ack()
+
+    def _store_together(self, page: list[Any]) -> None:
+        """In one transaction; acknowledged after the commit."""
         # A redelivered message may stand beside itself.
         unique = list({read.id: read for read in map(self._read, page)}.values())
         stored = list(self._stored(self._taken_in(unique)))
@@ -152,7 +177,7 @@ class Inbox:
         """
         for submission, found in zip(submissions, submit_each(self._db, submissions), strict=True):
             if isinstance(found, Conflict):
-                refused = _refused(submission, found)
+                refused = _refused(submission, str(found))
                 yield refused, submit(self._db, [refused])[0]
             else:
                 yield submission, found
@@ -164,17 +189,23 @@ def _with(submission: Submission, found: Taken | BadInput | None) -> Submission:
     return replace(submission, taken=found)
 
 
-def _refused(submission: Submission, conflict: Conflict) -> Submission:
+def _refused(submission: Submission, reason: str) -> Submission:
     keyless = msgspec.structs.replace(submission.spec, idempotency_key=None)
-    bad = BadInput([Problem(str(conflict))])
+    bad = BadInput([Problem(reason)])
     return replace(submission, spec=keyless, taken=None, bad=bad)
 
 
 def connection_errors() -> tuple[type[BaseException], ...]:
     """What kombu raises when Redis is away."""
     transport = Connection("redis://")
-    errors: tuple[type[BaseException], ...] = transport.connection_errors
-    return (*errors, *transport.channel_errors)
+    errors: set[type[BaseException]] = {*transport.connection_errors, *transport.channel_errors}
+    return tuple(errors - {KeyError})  # which kombu counts among them, and which would hide bugs
+
+
+def _will_pass(error: Exception) -> bool:
+    """Whether it is the database, the broker or the storage, and no message's fault."""
+    outside: tuple[type[BaseException], ...] = (OSError, *STORAGE_ERRORS, *connection_errors())
+    return engine.is_unavailable(error) or isinstance(error, outside)
 
 
 def job_id_of(task_id: object) -> UUID:
@@ -194,7 +225,8 @@ def _storable(header: object) -> str:
 def _spec_of(message: Any) -> bytes:
     """The `spec` keyword argument of a task message, as JSON."""
     if message.content_type != "application/json":
-        raise BadInput([Problem(f"the message is {message.content_type}, not application/json")])
+        kind = _storable(message.content_type)
+        raise BadInput([Problem(f"the message is {kind}, not application/json")])
     body = message.body
     data = body if isinstance(body, bytes) else str(body).encode()
     try:

@@ -67,7 +67,11 @@ class Gathering:
 
     async def _answer(self, page: Sequence[_Waiting]) -> None:
         asked = [waiting.submission for waiting in page]
-        answers = await to_thread.run_sync(self._store, asked, limiter=self._limiter)
+        answers: Sequence[Accepted | Exception]
+        try:
+            answers = await to_thread.run_sync(self._store, asked, limiter=self._limiter)
+        except Exception as error:  # noqa: BLE001  not even a thread could be had; everyone is told
+            answers = [error] * len(page)
         for waiting, answer in zip(page, answers, strict=True):
             if waiting.answer.done():
                 continue  # whoever asked is gone; the job is there all the same

@@ -216,7 +216,9 @@ class Client:
             if response.is_error:
                 response.read()
             self._check(response)
-            length = response.headers.get("content-length")
+            # Something in between may have compressed it all the same.
+            is_plain = "content-encoding" not in response.headers
+            length = response.headers.get("content-length") if is_plain else None
             yield Download(None if length is None else int(length), response.iter_bytes())
 
     def _list(

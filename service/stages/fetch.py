@@ -92,8 +92,8 @@ def _write(
         return None
     writer = LinesWriter(clients.blobs, f"jobs/{batch.job_id}/{batch.id}/{batch.lease}")
     numbers = [file.fileno() for file in files]
-    # As many at once as fit a block, however long they are.
-    step = max(1, BLOCK // (answers.longest + 1))
+    # As many at once as fit a block, however long they are; of dead letters, a few kilobytes each.
+    step = min(256, max(1, BLOCK // (answers.longest + 1)))
     with writer.open():
         for start in range(0, len(verdicts.final), step):
             entries = verdicts.final[start : start + step]

@@ -124,7 +124,8 @@ def _failure(frame: Frame) -> Failure:
 
 def _text(message: object) -> str:
     text = message if isinstance(message, str) else msgspec.json.encode(message).decode()
-    return text.replace("\x00", "\ufffd")[:4000]
+    # What a text column takes: no NUL, and no half of a surrogate pair.
+    return text.replace("\x00", "\ufffd").encode(errors="replace").decode()[:4000]
 
 
 @dataclass(frozen=True)

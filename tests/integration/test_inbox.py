@@ -1,6 +1,6 @@
 """The inbox: a page of messages becomes jobs, whatever stands on it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -10,8 +10,8 @@ from celery import Celery
 
 from config.settings import Settings
 from service.models import Job
-from service.pages import PAGE_BYTES
-from service.spec import SPEC_BYTES
+from service.pages import PAGE_BYTES, take_in_together
+from service.spec import SPEC_BYTES, Spec
 from service.states import JobState
 from service.store import engine, jobs
 from service.store.engine import Database
@@ -126,6 +126,42 @@ def test_a_page_of_big_messages_is_bounded_by_their_bytes(
     assert max(map(sum, inbox.sizes)) < PAGE_BYTES + 3_100_000
     assert PAGE_BYTES < SPEC_BYTES
     assert {found(db, job_id).state for job_id in ids} == {JobState.ACCEPTED}
+
+
+def test_a_message_that_cannot_be_unpacked_is_rejected_and_holds_up_nobody(
+    settings: Settings, redis_url: str, db: Database
+) -> None:
+    with Celery("producer", broker=redis_url) as producer:
+        spoilt = producer.send_task(
+            "haulier.submit", kwargs={"spec": chat("a")}, queue="haulier.submit", compression="zlib"
+        )
+    with redis.Redis.from_url(redis_url) as broker:
+        message = broker.rpop("haulier.submit")
+        assert isinstance(message, bytes)
+        broker.lpush("haulier.submit", message.replace(b"application/x-gzip", b"application/odd"))
+    (other,) = send(redis_url, chat("b"))
+
+    WatchedInbox(settings, 2).read_all()
+
+    assert found(db, other).state is JobState.ACCEPTED
+    assert found(db, UUID(spoilt.id)).state is JobState.REJECTED
+
+
+def test_a_message_that_spoils_its_page_is_rejected_by_itself(
+    settings: Settings, redis_url: str, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, bad, other = send(redis_url, chat("a"), chat("bug"), chat("c"))
+
+    def broken(specs: Sequence[tuple[UUID, Spec]], *parts: Any) -> list[Any]:
+        if bad in dict(specs):
+            raise ZeroDivisionError
+        return list(take_in_together(specs, *parts))
+
+    monkeypatch.setattr("workers.inbox.take_in_together", broken)
+    WatchedInbox(settings, 3).read_all()
+
+    assert {found(db, job_id).state for job_id in (good, other)} == {JobState.ACCEPTED}
+    assert found(db, bad).state is JobState.REJECTED
 
 
 def test_messages_with_strange_headers_do_not_hold_up_the_others(

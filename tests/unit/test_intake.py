@@ -14,7 +14,7 @@ from service import intake
 from service.blobs import Blobs
 from service.errors import BadInput
 from service.intake import MOST_MODELS, Intake, Taken, take_in
-from service.lines import AUDIO
+from service.lines import AUDIO, LINE_BYTES
 from service.spec import Rules, read_spec
 from service.stages.upload import joined
 from tests.factories import CHAT, chat_line, chat_request, spec, take
@@ -285,6 +285,17 @@ def test_blocks_of_any_size_come_to_the_same_as_line_by_line(
     content = b"\n".join(lines) + end
     one_by_one = _fed(blobs, content, 1)
     assert _told(_fed(blobs, content, size), blobs) == _told(one_by_one, blobs)
+
+
+@pytest.mark.parametrize("after", [b"", chat_line("b")])
+@pytest.mark.parametrize("before", [b"", chat_line("a")])
+def test_a_line_that_is_mostly_blank_is_refused_not_passed_over(
+    blobs: Blobs, before: bytes, after: bytes
+) -> None:
+    line = before + b" " * (LINE_BYTES + 1) + after
+    refused = _fed(blobs, chat_line("c") + b"\n" + line, 1 << 20)
+    assert isinstance(refused, BadInput)
+    assert [problem.line for problem in refused.problems] == [2]
 
 
 def test_a_repeated_custom_id_is_named_with_its_line_though_it_stands_in_another_shard(

@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service import lines
-from service.lines import AUDIO, CHAT, LINE_BYTES, LineError, read_answer, read_request, split_lines
+from service.lines import (
+    AUDIO,
+    CHAT,
+    LINE_BYTES,
+    LineError,
+    read_answer,
+    read_frames,
+    read_request,
+    split_lines,
+)
 from tests.factories import chat_line
 
 FILE = "https://example.com/a.mp3"
@@ -249,3 +258,14 @@ def test_no_json_breaks_the_reader(line: dict[str, object]) -> None:
     except (OverflowError, UnicodeEncodeError):
         return
     read_answer(data)
+
+
+def test_an_answer_that_ends_in_half_an_emoji_is_read() -> None:
+    line = rb'{"custom_id":"a","response":{"status_code":200,"body":{"choices":['
+    line += rb'{"finish_reason":"length","message":{"content":"so \ud83d"}}]}}}'
+    for frame in (read_answer(line), *read_frames([line, line])):
+        assert frame is not None
+        assert frame.custom_id == "a"
+        assert frame.response is not None
+        assert frame.response.status_code == 200
+    assert read_answer(line[:-3]) is None
