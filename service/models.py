@@ -282,7 +282,8 @@ class Batch(Leased, Base):
             "account",
             "model",
             postgresql_where=text(
-                "admitted_at IS NOT NULL AND state IN ('queued', 'uploaded', 'created')"
+                "admitted_at IS NOT NULL AND parked_at IS NULL"
+                " AND state IN ('queued', 'uploaded', 'created')"
             ),
         ),
         Index("batches_job_id_idx", "job_id", "shard", "id"),
@@ -401,6 +402,8 @@ class Chore(Base):
 
     name: Mapped[str] = mapped_column(primary_key=True)
     begun_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    """When a process last asked whether it is time."""
 
 
 class Heartbeat(Base):

@@ -136,9 +136,14 @@ class Together:
 
         No checksum is sent: then every upload is a file of its own, whose id finds its batch.
         """
+        # The turn of the call behind the bytes as well: for want of one they would go in vain.
+        self._gate()
         location, file_id = self._begin_upload(filename)
         self._put(location, size, content)
-        response = self._call("POST", f"/files/{file_id}/preprocess")
+        with _translated():
+            response = self._pool.post(
+                f"{self._base}/files/{file_id}/preprocess", headers=self._auth
+            )
         file = _decode(_checked(response), File)
         if file.bytes is not None and file.bytes != size:
             raise Transient(f"Together holds {file.bytes} bytes of {size} of file {file.id}")

@@ -245,6 +245,8 @@ class Wait:
     delay: timedelta
     changes: Changes = Changes()
     reason: str | None = None
+    looked: bool = True
+    """Whether anything was learned. If not, failures in a row still are in a row."""
 
 
 @dataclass(frozen=True)

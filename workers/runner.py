@@ -167,7 +167,8 @@ class Runner:
         if not claims:
             return
         shown = frozenset(claim.provider_batch_id for claim in claims if claim.provider_batch_id)
-        view = stages.View(shown, self._costs[claims[0].account])
+        careful = any(claim.tries for claim in claims)
+        view = stages.View(shown, self._costs[claims[0].account], careful=careful)
         waits = Waits(self.db, self.settings.lease_seconds)
         rest: Wait | None = None
         for claim in claims:
@@ -180,10 +181,10 @@ class Runner:
                     yield claim.id
             if isinstance(outcome, Pause):
                 # What stops one batch of an account would stop the rest of its page as well.
-                rest = Wait(timedelta(0), reason=outcome.reason)
-            elif not view.listed and time.monotonic() > taken + self._quarter.total_seconds():
-                # Single calls to come: soon each row would need its lease extended.
-                rest = Wait(timedelta(0))
+                rest = Wait(timedelta(0), reason=outcome.reason, looked=False)
+            elif time.monotonic() > view.ready_at + self._quarter.total_seconds():
+                # Single calls take long: soon each row would need its lease extended.
+                rest = Wait(timedelta(0), looked=False)
             waits.flush_if_due()
         waits.flush()
 

@@ -77,15 +77,17 @@ class Scheduler:
         within = max(EVERY * 3, self._settings.tick_seconds * 3)
         transfer = heartbeats.slots(self._db, TRANSFER, within=within) or FEW
         control = heartbeats.slots(self._db, CONTROL, within=within) or FEW
-        due = [
-            *self._take(Job, JOBS, transfer * AHEAD),
-            *self._take_transfers(transfer * AHEAD),
-            *self._take(Batch, CREATES, control * AHEAD),
-            *self._gather(control * AHEAD * PAGE),
-        ]
-        if due:
-            reached(CrashPoint.SCHEDULER_STAMPED)
-        sent = self._publish(due)
+        due: list[Due] = []
+        try:
+            due += self._take(Job, JOBS, transfer * AHEAD)
+            due += self._take_transfers(transfer * AHEAD)
+            due += self._take(Batch, CREATES, control * AHEAD)
+            due += self._gather(control * AHEAD * PAGE)
+        finally:
+            # What is stamped goes out, whatever became of the rest.
+            if due:
+                reached(CrashPoint.SCHEDULER_STAMPED)
+            sent = self._publish(due)
         self._now_and_then()
         return sent
 

@@ -19,10 +19,12 @@ FEW = 4
 """So many batches at least make a list worth its while, whatever it costs."""
 LIST_AGE = 600.0
 """Seconds after which the price of a list is asked for anew, by using one."""
-AFTER_FAILURE = 60.0
+AFTER_FAILURE = 300.0
 """Seconds after a list that failed before another is tried."""
 MOST_GETS = 30
 """How many batches of a page that a list did not show are asked for singly."""
+GET = 0.3
+"""What a get is taken to cost before one was made, in seconds."""
 WEIGHT = 0.2
 
 
@@ -62,35 +64,41 @@ def prefers_list(due: int, costs: Costs, now: float) -> bool:
     age = now - costs.listed_at
     if costs.list_failed:
         return age > AFTER_FAILURE
-    if costs.listing is None or costs.get is None or age > LIST_AGE:
+    if costs.listing is None or age > LIST_AGE:
         return True
-    return due * costs.get > costs.listing
+    return due * (GET if costs.get is None else costs.get) > costs.listing
 
 
 @dataclass
 class View:
-    """How the batches of a page stand. The list, if there is to be one, is made at first use."""
+    """How the batches of a page stand. The list, if there is to be one, is made at first use.
+
+    `careful` where workers were lost over some of them: then none is made, which may be why.
+    """
 
     ids: Collection[str]
     costs: Costs
-    listed: bool = field(init=False)
-    """Whether what it shows comes from a list."""
+    careful: bool = False
+    ready_at: float = field(default_factory=time.monotonic)
+    """When it was begun, or the list was there: what is asked since then is asked singly."""
     _shown: dict[str, ProviderBatch] | None = None
-    _failure: Transient | None = None
     _gets: int = 0
 
     def __post_init__(self) -> None:
-        self.listed = prefers_list(len(self.ids), self.costs, time.monotonic())
+        due = 0 if self.careful else len(self.ids)
+        self._to_list = prefers_list(due, self.costs, self.ready_at)
 
     def show(self, together: Together, batch_id: str) -> ProviderBatch | None:
         """A batch; None where a late list lacks it and too many were asked for singly already.
 
-        Raises as the client does; what came of the list is the same for all.
+        Raises as the client does.
         """
-        if not self.listed:
+        if self._to_list:
+            self._to_list = False
+            self._list(together)
+        if self._shown is None:
             return self._get(together, batch_id)
-        shown = self._list(together)
-        batch = shown.get(batch_id)
+        batch = self._shown.get(batch_id)
         # Nothing else tells a batch without any output from a list that does not name files.
         sure = batch is not None and not (batch.ended and batch.without_files)
         if sure:
@@ -106,20 +114,16 @@ class View:
         self.costs.got(time.monotonic() - started)
         return batch
 
-    def _list(self, together: Together) -> dict[str, ProviderBatch]:
-        if self._failure is not None:
-            raise self._failure
-        if self._shown is None:
-            started = time.monotonic()
-            try:
-                found = together.batches(self.ids)
-            except (Transient, Refused) as error:
-                self.costs.list_broke(time.monotonic())
-                # Not as it is: a 404 of the list says nothing about any batch.
-                self._failure = Transient(f"the list of batches: {error}")
-                raise self._failure from error
-            now = time.monotonic()
-            self.costs.listed(now - started, now)
-            self._shown = {batch.id: batch for batch in found}
-            log.debug("listed", due=len(self.ids), found=len(found))
-        return self._shown
+    def _list(self, together: Together) -> None:
+        """Ask for the list; where that fails, each batch is asked for singly."""
+        started = time.monotonic()
+        try:
+            found = together.batches(self.ids)
+        except (Transient, Refused) as error:
+            self.costs.list_broke(time.monotonic())
+            log.warning("list_failed", reason=str(error), due=len(self.ids))
+            return
+        self.ready_at = time.monotonic()
+        self.costs.listed(self.ready_at - started, self.ready_at)
+        self._shown = {batch.id: batch for batch in found}
+        log.debug("listed", due=len(self.ids), found=len(found))

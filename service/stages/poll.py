@@ -40,7 +40,8 @@ def _poll(batch: BatchClaim, clients: AccountClients) -> Outcome:
     job = clients.show(batch.provider_batch_id)
     if job is None:
         reason = "Together's list of batches does not show it"
-        return Wait(clients.settings.poll_seconds, Changes(cancel_sent=cancel_sent), reason)
+        changes = Changes(cancel_sent=cancel_sent)
+        return Wait(clients.settings.poll_seconds, changes, reason, looked=False)
     changes = Changes(
         provider_status=job.status,
         provider_error=job.error,

@@ -18,9 +18,11 @@ from service.store.lanes import token_rates
 _ADMISSION = 0x61646D6974  # "admit"
 
 UNDER_WAY = text(
-    "batches.admitted_at IS NOT NULL AND batches.state IN ('queued', 'uploaded', 'created')"
+    "batches.admitted_at IS NOT NULL AND batches.parked_at IS NULL"
+    " AND batches.state IN ('queued', 'uploaded', 'created')"
 )
-"""Let in, and not yet ended over there: the words of a partial index."""
+"""Let in, and not yet ended over there: the words of a partial index. What waits for an operator
+must not hold up all else."""
 
 _WAITING = "state = 'queued' AND admitted_at IS NULL AND parked_at IS NULL"
 
@@ -116,9 +118,18 @@ def _let_in(session: Session, chosen: Sequence[Waiting]) -> list[Due]:
         .table_valued("id", "tokens")
         .render_derived()
     )
+    # In one order, and without waiting: a cancel may be writing many rows of a job as well.
+    free = (
+        select(Batch.id)
+        .join(asked, Batch.id == asked.c.id)
+        .where(Batch.admitted_at.is_(None))
+        .order_by(Batch.id)
+        .with_for_update(of=Batch, skip_locked=True)
+        .cte("free")
+    )
     let_in = session.execute(
         update(Batch)
-        .where(Batch.id == asked.c.id, Batch.admitted_at.is_(None))
+        .where(Batch.id == asked.c.id, Batch.id.in_(select(free.c.id)))
         .values(admitted_at=func.now(), dispatched_at=func.now(), tokens=asked.c.tokens)
         .returning(Batch.id, Batch.account, Batch.model)
     ).all()
@@ -131,4 +142,5 @@ def _let_in(session: Session, chosen: Sequence[Waiting]) -> list[Due]:
                 index_elements=["account", "model"], set_={"admitted": Lane.admitted + count}
             )
         )
-    return [Due(Stage.UPLOAD, batch_id, account) for batch_id, account, _ in let_in]
+    accounts = {batch_id: account for batch_id, account, _ in let_in}
+    return [Due(Stage.UPLOAD, b.id, accounts[b.id]) for b in chosen if b.id in accounts]

@@ -100,7 +100,7 @@ def _postpone(row: Job | Batch, outcome: Wait | Retry, retry_base: timedelta) ->
     """No move: the row stays where it is and is due again later."""
     if isinstance(outcome, Wait):
         delay = spread(outcome.delay, random.random())  # noqa: S311  not for secrets
-        row.failures = 0
+        row.failures = 0 if outcome.looked else row.failures
     else:
         row.failures += 1
         luck = random.random()  # noqa: S311
@@ -118,6 +118,9 @@ def _apply_batch(
 ) -> None:
     if claim.account_blocked and not isinstance(outcome, Pause):
         probed(session, claim, outcome)
+    if batch.state is BatchState.QUEUED and isinstance(outcome, Retry):
+        # Nothing of it is over there: what cannot go must not keep others from going.
+        batch.admitted_at = None
     match outcome:
         case Park():
             pass
@@ -134,6 +137,16 @@ def _apply_batch(
             _settle(session, job, batch, outcome)
         case _:
             raise TypeError(f"{outcome} is not an outcome for a batch")
+    if isinstance(outcome, Wait | Retry | Advance) and not claim.cancel_requested:
+        _hurry_if_cancelled(session, batch)
+
+
+def _hurry_if_cancelled(session: Session, batch: Batch) -> None:
+    """A cancel passes over batches that are being worked on: it is for us to see that it came."""
+    requested_at = session.scalar(select(Job.cancel_requested_at).where(Job.id == batch.job_id))
+    if requested_at is not None and batch.create_deadline is None:
+        batch.not_before = func.now()
+        batch.admitted_at = batch.admitted_at or requested_at
 
 
 def _clear_intent(batch: Batch, claim: BatchClaim, *, not_sent: bool) -> None:
@@ -261,6 +274,9 @@ def _apply_job(session: Session, job: Job, outcome: Outcome) -> None:
             job.error = outcome.reason[:MOST_ERROR_TEXT]
             job.problems = [to_builtins(problem) for problem in outcome.problems] or None
             job.finished_at = func.now()
+            if outcome.rejected:
+                # It must not hold the key that its mended successor will come with.
+                job.idempotency_key = job.fingerprint = None
             _move(session, job, JobState.REJECTED if outcome.rejected else JobState.FAILED)
         case _:
             raise TypeError(f"{outcome} is not an outcome for a job")

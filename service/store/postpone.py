@@ -6,9 +6,23 @@ from dataclasses import fields
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Interval, Text, Uuid, cast, column, func, select, update
+from sqlalchemy import (
+    ARRAY,
+    Boolean,
+    ColumnElement,
+    Interval,
+    Text,
+    Uuid,
+    case,
+    cast,
+    column,
+    exists,
+    func,
+    select,
+    update,
+)
 
-from service.models import Batch
+from service.models import Batch, Job
 from service.pace import spread
 from service.store.engine import Database
 from service.work import BatchClaim, Changes, Wait
@@ -43,15 +57,21 @@ def postpone(db: Database, waits: Sequence[tuple[BatchClaim, Wait]]) -> set[UUID
                 leased_until=None,
                 dispatched_at=None,
                 tries=0,
-                failures=0,
+                failures=case((table.c.looked, 0), else_=Batch.failures),
                 last_error=table.c.reason,
-                not_before=func.now() + table.c.pause,
+                not_before=case((_is_cancelled(), func.now()), else_=func.now() + table.c.pause),
                 **{name: func.coalesce(table.c[name], getattr(Batch, name)) for name in _LEARNED},
             )
             .returning(Batch.id)
             .execution_options(synchronize_session=False)
         ).all()
     return {claim.id for claim, _ in waits} - set(written)
+
+
+def _is_cancelled() -> ColumnElement[bool]:
+    """A cancel passes over batches that are being worked on: it is for us to see that it came."""
+    cancelled = exists().where(Job.id == Batch.job_id, Job.cancel_requested_at.is_not(None))
+    return cancelled & ~Batch.cancel_sent
 
 
 def _table(waits: Sequence[tuple[BatchClaim, Wait]]) -> Any:
@@ -63,6 +83,7 @@ def _table(waits: Sequence[tuple[BatchClaim, Wait]]) -> Any:
             Interval(),
             [spread(wait.delay, random.random()) for _, wait in waits],  # noqa: S311
         ),
+        "looked": (Boolean(), [wait.looked for _, wait in waits]),
         "reason": (Text(), [wait.reason and wait.reason[:MOST_ERROR_TEXT] for _, wait in waits]),
     }
     for name, kind in _LEARNED.items():

@@ -34,6 +34,8 @@ def forget(db: Database, *, older_than: timedelta, limit: int) -> int:
         .with_for_update(skip_locked=True)
     )
     with db.begin() as session:
+        # A job may have more dead letters than can be deleted in the time that a statement has.
+        session.execute(text("SET LOCAL statement_timeout = 0"))
         found = session.execute(old).all()
         before = accumulate((rows for _, rows in found), initial=0)
         ids = [job_id for (job_id, _), rows in zip(found, before, strict=False) if rows < MOST_ROWS]

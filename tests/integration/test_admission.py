@@ -14,7 +14,7 @@ from service.store import engine
 from service.store.admit import admit
 from service.store.cancel import cancel
 from service.store.waiting import Reason, why
-from service.work import Advance, Pause, Usage, Wait
+from service.work import Advance, Park, Pause, Retry, Usage, Wait
 from tests.factories import House, settlement
 from tests.servers import Databases
 
@@ -136,6 +136,36 @@ def test_a_batch_that_is_sent_back_keeps_its_place(house: House) -> None:
     admitted_at = house.batch(batch_id).admitted_at
     house.apply(house.claim(batch_id, Stage.CREATE), Advance(BatchState.QUEUED))
     assert house.batch(batch_id).admitted_at == admitted_at
+
+
+def test_what_waits_for_an_operator_holds_no_place(house: House) -> None:
+    limits = Limits(batches=1, tokens=10**12)
+    (parked,) = house.waiting(1)
+    let_in(house)
+    house.apply(house.claim(parked, Stage.UPLOAD), Park("nobody knows"))
+    (other,) = house.waiting(1)
+    assert let_in(house, limits=limits) == [other]
+
+
+def test_what_cannot_be_uploaded_gives_its_place_back(house: House) -> None:
+    limits = Limits(batches=1, tokens=10**12)
+    (broken,) = house.waiting(1)
+    let_in(house)
+    (other,) = house.waiting(1)
+    house.apply(house.claim(broken, Stage.UPLOAD), Retry("its blob is gone"))
+    assert let_in(house, limits=limits) == [other]
+    house.due_now(broken)
+    assert let_in(house) == [broken]
+
+
+def test_a_cancel_that_came_while_a_batch_was_tried_is_seen_at_once(house: House) -> None:
+    (batch_id,) = house.waiting(1)
+    let_in(house)
+    claim = house.claim(batch_id, Stage.UPLOAD)
+    cancel(house.db, claim.job_id)
+    house.apply(claim, Retry("503"))
+    assert house.batch(batch_id).admitted_at is not None
+    assert house.claim(batch_id, Stage.UPLOAD).cancel_requested
 
 
 def test_what_is_cancelled_waits_for_nothing(house: House) -> None:

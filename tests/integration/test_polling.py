@@ -15,10 +15,11 @@ from config.settings import Account, Settings
 from service.stages.listing import MOST_GETS
 from service.states import BatchState, Stage
 from service.store import engine
+from service.store.cancel import cancel
 from service.store.claim import claim_batches
 from service.store.postpone import postpone
 from service.together import Together, open_pool
-from service.work import Advance, Changes, Wait
+from service.work import Advance, Changes, Retry, Wait
 from tests.eventually import eventually
 from tests.factories import CHAT, LEASE, MODEL, House, chat_line
 from tests.servers import Databases
@@ -170,7 +171,7 @@ def test_an_end_without_files_in_a_list_is_asked_for_singly(fleet: Fleet) -> Non
     assert fleet.calls()["retrieve"] == before["retrieve"] + 5
 
 
-def test_a_list_that_fails_is_a_transient_error_of_each_and_singles_are_asked_next(
+def test_where_the_list_fails_single_batches_are_asked_for_and_no_list_for_a_while(
     fleet: Fleet,
 ) -> None:
     fleet.simulator.batch_rule(hang=True)
@@ -178,13 +179,46 @@ def test_a_list_that_fails_is_a_transient_error_of_each_and_singles_are_asked_ne
     fleet.simulator.fault("list", "status", status=404)
     runner = fleet.runner()
     assert list(runner.batches(Stage.POLL, ids)) == []
-    assert fleet.calls() == {"list": 1, "retrieve": 0}
-    failures = "SELECT failures FROM haulier.batches WHERE lease IS NULL"
-    assert list(fleet.house.rows(failures)) == [1] * 5
-    fleet.house.run("UPDATE haulier.batches SET not_before = now()")
-    assert list(runner.batches(Stage.POLL, ids)) == []
     assert fleet.calls() == {"list": 1, "retrieve": 5}
     assert len(_waiting(fleet.house)) == 5
+    fleet.house.run("UPDATE haulier.batches SET not_before = now()")
+    assert list(runner.batches(Stage.POLL, ids)) == []
+    assert fleet.calls() == {"list": 1, "retrieve": 10}
+
+
+def test_where_a_worker_was_lost_over_a_page_no_list_is_asked_for(fleet: Fleet) -> None:
+    fleet.simulator.batch_rule(hang=True)
+    ids = fleet.sail(5)
+    fleet.house.claim(ids[0], Stage.POLL)
+    fleet.house.expire_lease(ids[0])
+    assert list(fleet.runner().batches(Stage.POLL, ids)) == []
+    assert fleet.calls() == {"list": 0, "retrieve": 5}
+
+
+def test_a_cancel_that_came_while_a_batch_was_polled_is_seen_at_once(house: House) -> None:
+    waits = [Wait(SECOND * 60), Wait(SECOND * 60)]
+    singly, together = [house.created() for _ in waits]
+    claims = []
+    for batch_id in (singly, together):
+        house.due_now(batch_id)
+        claims.append(house.claim(batch_id, Stage.POLL))
+        cancel(house.db, house.batch(batch_id).job_id)
+    house.apply(claims[0], waits[0])
+    postpone(house.db, [(claims[1], waits[1])])
+    for batch_id in (singly, together):
+        assert house.claim(batch_id, Stage.POLL).cancel_requested
+
+
+def test_a_wait_without_a_look_leaves_failures_in_a_row(house: House) -> None:
+    batch_id = house.created()
+    house.due_now(batch_id)
+    house.apply(house.claim(batch_id, Stage.POLL), Retry("404"))
+    for look in (False, True):
+        house.due_now(batch_id)
+        claim = house.claim(batch_id, Stage.POLL)
+        assert claim.failures == 1
+        postpone(house.db, [(claim, Wait(SECOND, looked=look))])
+    assert house.batch(batch_id).failures == 0
 
 
 def test_a_rate_limit_stops_the_page_and_hands_back_the_rest(fleet: Fleet) -> None:

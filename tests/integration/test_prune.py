@@ -272,3 +272,19 @@ def test_a_chore_is_done_once_in_its_time_however_many_ask(attic: Attic) -> None
     assert not ask(9)
     later()
     assert ask(10)
+
+
+def test_a_chore_begins_anew_where_nobody_has_asked_for_long(attic: Attic) -> None:
+    def ask() -> bool:
+        return chores.begin(attic.house.db, "sweep_blobs", every=timedelta(days=1))
+
+    assert not ask()
+    # As in a backup from two days ago.
+    attic.house.run(
+        "UPDATE haulier.chores SET begun_at = now() - interval '50 h',"
+        " seen_at = now() - interval '48 h'"
+    )
+    assert not ask()
+    assert not ask()
+    attic.house.run("UPDATE haulier.chores SET begun_at = now() - interval '25 h'")
+    assert ask()

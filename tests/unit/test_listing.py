@@ -17,7 +17,8 @@ NOW = 100_000.0
         (FEW - 1, 5.0, 0.001, False),  # not worth it
         (FEW, None, None, True),  # finds out what a list costs
         (FEW, 0.02, None, True),
-        (FEW, None, 60.0, True),
+        (FEW, None, 60.0, False),  # four gets cannot take as long
+        (1000, None, 60.0, True),
     ],
 )
 def test_the_cheaper_way_is_taken(

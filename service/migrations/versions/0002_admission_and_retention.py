@@ -54,6 +54,12 @@ def upgrade() -> None:
             server_default=sa.text("now()"),
             nullable=False,
         ),
+        sa.Column(
+            "seen_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("now()"),
+            nullable=False,
+        ),
         sa.PrimaryKeyConstraint("name", name=op.f("chores_pkey")),
         schema="haulier",
     )
@@ -108,7 +114,8 @@ def upgrade() -> None:
         ["account", "model"],
         schema="haulier",
         postgresql_where=sa.text(
-            "admitted_at IS NOT NULL AND state IN ('queued', 'uploaded', 'created')"
+            "admitted_at IS NOT NULL AND parked_at IS NULL"
+            " AND state IN ('queued', 'uploaded', 'created')"
         ),
     )
 
