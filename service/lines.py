@@ -76,9 +76,8 @@ def read_requests(block: bytes, lines: list[bytes], endpoint: str) -> list[Reque
 
     None where any line is not as it should be, or perhaps not: then read_request has the word.
     """
-    framed = block.startswith(b"{") and block.endswith(b"}")
-    if not framed or block.count(b"}\n{") != len(lines) - 1:
-        return None  # a blank line, or space around one
+    if sum(map(len, map(bytes.strip, lines))) + len(lines) - 1 != len(block):
+        return None  # there is space around a line
     if b"\\u0000" in block or max(map(len, lines)) > LINE_BYTES:
         return None
     try:

@@ -3,6 +3,7 @@
 A task that raises Ignore ends its chain. The row says when it is due again.
 """
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -35,6 +36,8 @@ def runner() -> Runner:
 def _prepare(**_: Any) -> None:
     """What its children need and can share."""
     trust()
+    # What was loaded by now stays: the collector of no child need look through it again.
+    gc.freeze()
 
 
 @worker_process_init.connect
