@@ -4,6 +4,7 @@ As a program: `python -m tests.bench.child MODULE:FUNCTION '{"keyword": …}'`. 
 are not measured, the function is, with all its threads.
 """
 
+import gc
 import importlib
 import resource
 import statistics
@@ -64,6 +65,7 @@ def medians(rounds: int, works: Mapping[str, tuple[str, dict[str, Any]]]) -> dic
 def _run(work: str, arguments: dict[str, Any]) -> Cost:
     module, _, name = work.partition(":")
     function = getattr(importlib.import_module(f"tests.bench.{module}"), name)
+    gc.freeze()  # as a worker does before it forks
     before, started = resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
     value = function(**arguments)
     after = resource.getrusage(resource.RUSAGE_SELF)
