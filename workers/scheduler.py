@@ -28,6 +28,8 @@ log = structlog.get_logger("workers.scheduler")  # the module itself is run as _
 
 AHEAD = 3
 """How many times as many rows as worker slots may be on their way at once."""
+SOON = 0.05
+"""The least pause between two ticks, in seconds."""
 FEW = 4
 """Slots to reckon with before the first worker has said how many it has."""
 
@@ -56,18 +58,22 @@ class Scheduler:
         heartbeat.start()
         log.info("scheduler_started", tick=self._settings.tick_seconds.total_seconds())
         tick = self._settings.tick_seconds.total_seconds()
+        soon = min(tick, max(tick / 10, SOON))
         try:
             while not self._stop.is_set():
                 started = time.monotonic()
                 heartbeat.touch()
+                sent = 0
                 try:
-                    self.tick()
+                    sent = self.tick()
                 except Exception as error:
                     if not engine.is_unavailable(error):
                         log.exception("tick_failed")
                     else:
                         log.warning("postgres_unavailable", reason=str(error).splitlines()[0])
-                self._stop.wait(max(0.0, tick - (time.monotonic() - started)))
+                # Where there was work there is more: small tasks do not last for a tick.
+                pause = soon if sent else tick
+                self._stop.wait(max(0.0, pause - (time.monotonic() - started)))
         finally:
             heartbeat.stop()
             log.info("scheduler_stopped")
