@@ -74,7 +74,7 @@ def measure(size: Size) -> Section:
     rows = [row for count, minute in minutes.items() for row in _rows(count, minute)]
     lines = {
         "Haulier": [(count, max(minute.looks, 1)) for count, minute in minutes.items()],
-        "one get a batch, each 30 s": [(count, 2 * count) for count in minutes],
+        "one get a batch": [(count, 2 * count) for count in minutes],
     }
     title = "Calls to Together to look after batches"
     chart = Chart(title, "batches in flight", "calls a minute", lines, log=True)
