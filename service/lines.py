@@ -1,7 +1,6 @@
 """Reading JSONL: the lines that producers send and the lines that Together returns."""
 
 import json
-from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -125,14 +124,6 @@ class LineSplitter:
         """The last line, where it has no LF."""
         rest, self._rest = self._rest, b""
         return [rest] if rest else []
-
-
-def split_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """The lines of some blocks, as LineSplitter cuts them."""
-    splitter = LineSplitter()
-    for block in blocks:
-        yield from splitter.feed(block)
-    yield from splitter.end()
 
 
 # --- what comes back ---------------------------------------------------------------------------

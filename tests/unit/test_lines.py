@@ -1,7 +1,7 @@
 """Reading JSONL: producers' lines and Together's."""
 
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 import msgspec
@@ -15,12 +15,19 @@ from service.lines import (
     CHAT,
     LINE_BYTES,
     LineError,
+    LineSplitter,
     read_answer,
     read_frames,
     read_request,
-    split_lines,
 )
 from tests.factories import chat_line
+
+
+def split_lines(blocks: Iterable[bytes]) -> list[bytes]:
+    """The lines of some blocks, as LineSplitter cuts them."""
+    splitter = LineSplitter()
+    return [line for block in blocks for line in splitter.feed(block)] + splitter.end()
+
 
 FILE = "https://example.com/a.mp3"
 
