@@ -29,7 +29,6 @@ class JobClaim:
     max_attempts: int
     input: str | None
     shards: "tuple[Shard, ...] | None"
-    cancel_requested: bool
     final_lines: "tuple[FinalLines, ...]" = ()
 
 

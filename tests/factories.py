@@ -147,7 +147,6 @@ def job_claim(**fields: Any) -> JobClaim:
         "max_attempts": 3,
         "input": None,
         "shards": None,
-        "cancel_requested": False,
     }
     return JobClaim(**{**known, **fields})
 

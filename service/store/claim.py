@@ -86,7 +86,6 @@ def claim_job(db: Database, job_id: UUID, stage: Stage, lease_for: timedelta) ->
             max_attempts=job.max_attempts,
             input=job.input,
             shards=_shards(job),
-            cancel_requested=job.cancel_requested_at is not None,
             final_lines=_final_lines(session.scalars(_settled(job_id)).all())
             if job.state is JobState.RUNNING
             else (),
