@@ -1,17 +1,19 @@
 """The tables. `service.store` is the only writer of them."""
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
+    Date,
     DateTime,
     Enum,
     ForeignKey,
     Identity,
     Index,
+    LargeBinary,
     MetaData,
     Text,
     UniqueConstraint,
@@ -41,7 +43,9 @@ def _values(states: Any) -> list[str]:
 class Base(DeclarativeBase):
     metadata = MetaData(schema=SCHEMA, naming_convention=_names)
     type_annotation_map = {  # noqa: RUF012  SQLAlchemy declares it so
+        date: Date,
         datetime: DateTime(timezone=True),
+        bytes: LargeBinary,
         str: Text,
         int: BigInteger,
         # None is SQL's NULL, not JSON's.
@@ -78,6 +82,49 @@ class Producer(Base):
 
     name: Mapped[str] = mapped_column(primary_key=True)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+    # What it may use; None is all there is.
+    accounts: Mapped[list[Any] | None] = mapped_column(server_default=text("'[\"default\"]'"))
+    input_roots: Mapped[list[Any] | None] = mapped_column(server_default=text("'[]'"))
+    notice_tasks: Mapped[list[Any] | None] = mapped_column(server_default=text("'[]'"))
+    notice_queues: Mapped[list[Any] | None] = mapped_column(server_default=text("'[]'"))
+
+    # How much of it; None is no limit.
+    body_bytes: Mapped[int | None]
+    open_requests: Mapped[int | None]
+    requests_per_day: Mapped[int | None]
+    counted_on: Mapped[date | None]
+    counted_requests: Mapped[int] = mapped_column(server_default="0")
+    """Requests that were accepted on that day (UTC), where `requests_per_day` is set."""
+
+    signing_secrets: Mapped[list[Any]] = mapped_column(server_default=text("'[]'"))
+    """What webhooks to it and messages from it are signed with, newest first (`whsec_…`)."""
+
+    __table_args__ = (
+        CheckConstraint(
+            "body_bytes > 0 AND open_requests > 0 AND requests_per_day > 0", name="limits"
+        ),
+    )
+
+
+class Token(Base):
+    """A bearer token of a producer. The token itself is known to its holder alone."""
+
+    __tablename__ = "tokens"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    """Stands in the token, so that it can be found without comparing secrets."""
+    producer: Mapped[str] = mapped_column(ForeignKey("producers.name"))
+    label: Mapped[str] = mapped_column(server_default="")
+    digest: Mapped[bytes]
+    """SHA-256 of the token."""
+    scopes: Mapped[list[Any]]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+
+    __table_args__ = (Index("tokens_producer_idx", "producer", "created_at"),)
 
 
 class Account(Base):
@@ -185,6 +232,14 @@ class Job(Leased, Base):
             "finished_at",
             postgresql_where=text("finished_at IS NOT NULL"),
         ),
+        # What a producer has under way, and what it looks for by its own marks.
+        Index("jobs_open_idx", "producer", postgresql_where=text("finished_at IS NULL")),
+        Index(
+            "jobs_metadata_idx",
+            "metadata",
+            postgresql_using="gin",
+            postgresql_ops={"metadata": "jsonb_path_ops"},
+        ),
         Index("jobs_page_blob_idx", "page_blob", postgresql_where=text("page_blob IS NOT NULL")),
     )
 
@@ -232,6 +287,9 @@ class Batch(Leased, Base):
 
     outcome: Mapped[dict[str, Any] | None]
     """Where its final lines are: a `service.work.FinalLines`."""
+    prompt_tokens: Mapped[int] = mapped_column(server_default="0")
+    completion_tokens: Mapped[int] = mapped_column(server_default="0")
+    total_tokens: Mapped[int] = mapped_column(server_default="0")
     settle_order: Mapped[int | None]
     """Counts the settled batches of a job; where two speak of a request, the later one is right."""
     oddities: Mapped[dict[str, Any] | None]
@@ -302,6 +360,25 @@ class Batch(Leased, Base):
             postgresql_where=text("provider_batch_id IS NOT NULL"),
         ),
     )
+
+
+class Usage(Base):
+    """What was used on a day (UTC): kept when the jobs are forgotten."""
+
+    __tablename__ = "usage"
+
+    day: Mapped[date] = mapped_column(primary_key=True)
+    producer: Mapped[str] = mapped_column(primary_key=True)
+    account: Mapped[str] = mapped_column(primary_key=True)
+    model: Mapped[str] = mapped_column(primary_key=True)
+    batches: Mapped[int] = mapped_column(server_default="0")
+    succeeded: Mapped[int] = mapped_column(server_default="0")
+    dead: Mapped[int] = mapped_column(server_default="0")
+    prompt_tokens: Mapped[int] = mapped_column(server_default="0")
+    completion_tokens: Mapped[int] = mapped_column(server_default="0")
+    total_tokens: Mapped[int] = mapped_column(server_default="0")
+
+    __table_args__ = (Index("usage_producer_idx", "producer", "day"),)
 
 
 class Segment(Base):

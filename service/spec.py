@@ -46,10 +46,15 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Rules(msgspec.Struct, frozen=True):
-    """What a producer may use."""
+    """What a producer may use.
+
+    `notice_tasks` and `notice_queues` are None where every one is allowed.
+    """
 
     accounts: frozenset[str] = frozenset({"default"})
     input_roots: tuple[str, ...] = ()
+    notice_tasks: frozenset[str] | None = frozenset()
+    notice_queues: frozenset[str] | None = frozenset()
 
 
 _spec = msgspec.json.Decoder(Spec)

@@ -21,8 +21,9 @@ from service.crashpoints import CrashPoint, reached
 from service.errors import BadInput, Conflict, Problem
 from service.intake import Taken
 from service.pages import PAGE_BYTES, PAGE_SPECS, take_in_together
-from service.spec import Rules, Spec, read_spec
+from service.spec import Spec, read_spec
 from service.store import engine
+from service.store.permissions import rules_of
 from service.store.submit import Submission, Submitted, submit, submit_each
 from workers.broker import SUBMIT, transport_options
 from workers.heartbeat import Heartbeat
@@ -42,7 +43,7 @@ class Inbox:
         self._settings = settings
         self._db = engine.database(engine.create(settings.database_url or ""))
         self._blobs = Blobs(settings.blobs)
-        self._rules = Rules(accounts=settings.account_names, input_roots=settings.input_roots)
+        self._rules = rules_of(None, settings)
         self._page: list[Any] = []
         self._page_bytes = 0
         self._heartbeat = Heartbeat(settings, "inbox")

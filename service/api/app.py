@@ -11,7 +11,16 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from config.settings import Settings, SettingsError
-from service.api import health, jobs, operating, problems, results, retrying, submitting
+from service.api import (
+    health,
+    jobs,
+    operating,
+    problems,
+    producers,
+    results,
+    retrying,
+    submitting,
+)
 from service.api.access_log import AccessLog
 from service.api.auth import Tokens, authenticated
 from service.api.gathering import Gathering
@@ -42,7 +51,7 @@ def create_app(settings: Settings) -> FastAPI:
             settings=settings,
             db=db,
             blobs=blobs,
-            tokens=Tokens(settings),
+            tokens=Tokens(settings, db),
             intake=CapacityLimiter(INTAKES),
             gathering=Gathering(db, blobs, settings),
         )
@@ -79,11 +88,12 @@ def _closed() -> APIRouter:
         dependencies=[Security(authenticated)],
         responses={
             401: problem("No valid token"),
+            403: problem("The token lacks the scope that this needs"),
             422: problem("What was sent is wrong"),
             503: problem("Postgres or blob storage is away; try again"),
         },
     )
-    for part in (submitting, jobs, results, retrying, operating):
+    for part in (submitting, jobs, results, retrying, operating, producers):
         v1.include_router(part.router)
 
     @v1.get("/openapi.json", include_in_schema=False)

@@ -1,17 +1,24 @@
-"""Who is calling. One bearer token for now; a token stands for a caller, so more can come."""
+"""Who is calling, and what for."""
 
-import hmac
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Annotated
 
+import anyio.to_thread
 from fastapi import Depends, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.requests import Request
 
 from config.settings import Settings
-from service.api.problems import UNAUTHORIZED, HttpProblem
+from service.api.problems import FORBIDDEN, UNAUTHORIZED, HttpProblem
+from service.models import Producer
 from service.spec import Rules
+from service.store.engine import Database
+from service.store.permissions import rules_of
+from service.store.producers import holder, note_use
+from service.tokens import Scope, digest, id_of, same
+
+_NOBODY = digest("")
 
 
 @dataclass(frozen=True)
@@ -21,31 +28,54 @@ class Caller:
     producer: str
     sees: str | None
     rules: Rules
+    scopes: frozenset[Scope]
+    body_bytes: int | None = None
 
 
 class Tokens:
     """Which token stands for whom."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, db: Database) -> None:
         assert settings.admin_token is not None
-        self._admin_digest = _digest(settings.admin_token.get_secret_value())
+        self._settings = settings
+        self._db = db
+        self._admin_digest = digest(settings.admin_token.get_secret_value())
         self._admin = Caller(
             producer="default",
             sees=None,
-            rules=Rules(accounts=settings.account_names, input_roots=settings.input_roots),
+            rules=rules_of(None, settings),
+            scopes=frozenset(Scope),
         )
 
-    def caller(self, token: str) -> Caller | None:
-        """Who the token stands for. Takes the same time for every wrong token."""
-        return self._admin if hmac.compare_digest(_digest(token), self._admin_digest) else None
+    async def caller(self, token: str) -> Caller | None:
+        """Who the token stands for. Compares in constant time."""
+        found = digest(token)
+        if same(found, self._admin_digest):
+            return self._admin  # even while Postgres is away
+        token_id = id_of(token)
+        if token_id is None:
+            return None
+        return await anyio.to_thread.run_sync(self._holder, token_id, found)
+
+    def _holder(self, token_id: str, found: bytes) -> Caller | None:
+        held = holder(self._db, token_id)
+        if not same(found, held.token.digest if held else _NOBODY) or held is None:
+            return None
+        note_use(self._db, held.token)
+        return self._caller(held.producer, frozenset(map(Scope, held.token.scopes)))
+
+    def _caller(self, producer: Producer, scopes: frozenset[Scope]) -> Caller:
+        admin = Scope.ADMIN in scopes
+        return Caller(
+            producer=producer.name,
+            sees=None if admin else producer.name,
+            rules=rules_of(producer, self._settings),
+            scopes=frozenset(Scope) if admin else scopes,
+            body_bytes=producer.body_bytes,
+        )
 
 
-def _digest(token: str) -> bytes:
-    # Of one length whatever was sent, so that the comparison tells nothing about the length.
-    return sha256(token.encode(errors="surrogateescape")).digest()
-
-
-_bearer = HTTPBearer(auto_error=False, description="`HAULIER_ADMIN_TOKEN`")
+_bearer = HTTPBearer(auto_error=False, description="A producer's token, or `HAULIER_ADMIN_TOKEN`")
 
 
 async def authenticated(
@@ -55,14 +85,37 @@ async def authenticated(
     """The caller. Everything below /v1 depends on it, before any endpoint is asked."""
     caller = None
     if credentials is not None:
-        caller = request.app.state.services.tokens.caller(credentials.credentials)
+        caller = await request.app.state.services.tokens.caller(credentials.credentials)
     if not isinstance(caller, Caller):
         raise HttpProblem(
             UNAUTHORIZED,
-            "the token is not known" if credentials else "send `Authorization: Bearer <token>`",
+            "the token is not known, has expired or was revoked"
+            if credentials
+            else "send `Authorization: Bearer <token>`",
             headers={"WWW-Authenticate": 'Bearer realm="haulier"'},
         )
     return caller
 
 
 CalledBy = Annotated[Caller, Depends(authenticated)]
+
+
+def may(scope: Scope) -> Callable[[Caller], Awaitable[None]]:
+    """A dependency of endpoints that need this scope."""
+
+    async def check(caller: CalledBy) -> None:
+        if scope not in caller.scopes:
+            raise HttpProblem(
+                FORBIDDEN,
+                f"the token lacks the scope {scope!s}",
+                headers={
+                    "WWW-Authenticate": f'Bearer realm="haulier", error="insufficient_scope",'
+                    f' scope="{scope!s}"'
+                },
+            )
+
+    return check
+
+
+SUBMIT, READ, CANCEL, ADMIN = (Depends(may(scope)) for scope in Scope)
+"""For `dependencies=[…]` of an endpoint."""

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.admission import Limits
 from service.api import cursors
-from service.api.auth import CalledBy
+from service.api.auth import CANCEL, READ, CalledBy
 from service.api.problems import ALREADY_ENDED, NOT_FOUND, HttpProblem
 from service.api.schemas import BatchView, EventView, FailureView, JobDetail, JobView, Page, View
 from service.api.services import Uses
@@ -64,7 +64,7 @@ VisibleJob = Annotated[Job, Depends(visible_job)]
 Asked = Annotated[PageQuery, Query()]
 
 
-@router.get("/jobs")
+@router.get("/jobs", dependencies=[READ])
 def list_jobs(
     services: Uses, caller: CalledBy, asked: Annotated[JobsQuery, Query()]
 ) -> Page[JobView]:
@@ -82,14 +82,14 @@ def list_jobs(
     )
 
 
-@router.get("/jobs/{job_id}")
+@router.get("/jobs/{job_id}", dependencies=[READ])
 def show_job(job: VisibleJob, services: Uses) -> JobDetail:
     """One job, and why it waits if it does."""
     limits = Limits.of(services.settings)
     return JobDetail.explained(job, why(services.db, job, limits))
 
 
-@router.get("/jobs/{job_id}/batches")
+@router.get("/jobs/{job_id}/batches", dependencies=[READ])
 def list_batches(job: VisibleJob, services: Uses, asked: Asked) -> Page[BatchView]:
     """The provider batches of a job, by shard, oldest first."""
     after = cursors.read(asked.cursor, cursors.AfterBatch) if asked.cursor else None
@@ -107,7 +107,7 @@ def list_batches(job: VisibleJob, services: Uses, asked: Asked) -> Page[BatchVie
     )
 
 
-@router.get("/jobs/{job_id}/events")
+@router.get("/jobs/{job_id}/events", dependencies=[READ])
 def list_events(job: VisibleJob, services: Uses, asked: Asked) -> Page[EventView]:
     """What happened to a job and its batches, in order."""
     after = cursors.read(asked.cursor, cursors.AfterEvent).id if asked.cursor else 0
@@ -115,7 +115,7 @@ def list_events(job: VisibleJob, services: Uses, asked: Asked) -> Page[EventView
     return _page(found, asked.limit, EventView.of, lambda row: cursors.AfterEvent(row.id))
 
 
-@router.get("/jobs/{job_id}/failures")
+@router.get("/jobs/{job_id}/failures", dependencies=[READ])
 def list_failures(job: VisibleJob, services: Uses, asked: Asked) -> Page[FailureView]:
     """The requests that failed for good, in input order."""
     after = cursors.read(asked.cursor, cursors.AfterFailure).ordinal if asked.cursor else -1
@@ -123,7 +123,7 @@ def list_failures(job: VisibleJob, services: Uses, asked: Asked) -> Page[Failure
     return _page(found, asked.limit, FailureView.of, lambda row: cursors.AfterFailure(row.ordinal))
 
 
-@router.post("/jobs/{job_id}/cancel", status_code=202)
+@router.post("/jobs/{job_id}/cancel", status_code=202, dependencies=[CANCEL])
 def cancel_job(job: VisibleJob, services: Uses, caller: CalledBy) -> JobView:
     """Ask for a job to be cancelled; asking again changes nothing."""
     try:

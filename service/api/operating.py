@@ -5,6 +5,7 @@ from datetime import datetime
 
 from fastapi import APIRouter
 
+from service.api.auth import ADMIN, READ, CalledBy
 from service.api.schemas import AccountView, Page, ProcessView, StatusView
 from service.api.services import Uses
 from service.models import Account, Heartbeat
@@ -15,11 +16,12 @@ from service.store.jobs import open_batches
 router = APIRouter()
 
 
-@router.get("/accounts")
-def list_accounts(services: Uses) -> Page[AccountView]:
-    """The accounts by name; never a key."""
+@router.get("/accounts", dependencies=[READ])
+def list_accounts(services: Uses, caller: CalledBy) -> Page[AccountView]:
+    """The accounts that the caller may use, by name; never a key."""
     rows = {row.name: row for row in accounts.accounts(services.db)}
-    names = sorted(services.settings.account_names | set(rows))
+    known = services.settings.account_names | set(rows)
+    names = sorted(known if caller.sees is None else known & caller.rules.accounts)
     now = clock(services.db)
     configured = {name for name in names if services.settings.account(name) is not None}
     return Page(
@@ -44,7 +46,7 @@ def _account(name: str, row: Account | None, *, configured: bool, now: datetime)
     )
 
 
-@router.get("/status")
+@router.get("/status", dependencies=[ADMIN])
 def show_status(services: Uses) -> StatusView:
     """The processes that say they live, and the batches under way."""
     alive = heartbeats.heartbeats(services.db)

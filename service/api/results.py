@@ -11,6 +11,7 @@ from starlette.responses import Response, StreamingResponse
 
 from service import results
 from service.api import ranges
+from service.api.auth import READ
 from service.api.compression import Coding, acceptable, compressed
 from service.api.jobs import VisibleJob
 from service.api.openapi import problem
@@ -36,6 +37,7 @@ class ResultsQuery(BaseModel):
 
 @router.get(
     "/jobs/{job_id}/results",
+    dependencies=[READ],
     response_class=StreamingResponse,
     responses={
         200: {"description": "JSONL, one line for each request", "content": _LINES},

@@ -6,7 +6,7 @@ import msgspec
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.api.auth import CalledBy
+from service.api.auth import SUBMIT, CalledBy
 from service.api.jobs import VisibleJob, visible_job
 from service.api.problems import INVALID, NOT_RETRYABLE, HttpProblem
 from service.api.schemas import JobView
@@ -27,7 +27,7 @@ class Retry(BaseModel):
     )
 
 
-@router.post("/jobs/{job_id}/retry", status_code=202)
+@router.post("/jobs/{job_id}/retry", status_code=202, dependencies=[SUBMIT])
 def retry_job(
     job: VisibleJob, services: Uses, caller: CalledBy, asked: Retry | None = None
 ) -> JobView:

@@ -173,6 +173,11 @@ class AccountView(View):
     reason: str | None
 
 
+class NewProducerView(View):
+    name: str
+    token: str = Field(description="shown this once; only its hash is kept")
+
+
 class ProcessView(View):
     id: str
     host: str

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api import body
+from service.api.auth import SUBMIT as MAY_SUBMIT
 from service.api.auth import CalledBy, Caller
 from service.api.gathering import Accepted
 from service.api.openapi import SUBMIT
@@ -41,7 +42,13 @@ T = TypeVar("T")
 router = APIRouter()
 
 
-@router.post("/jobs", status_code=201, response_model=JobView, openapi_extra=SUBMIT)
+@router.post(
+    "/jobs",
+    status_code=201,
+    response_model=JobView,
+    dependencies=[MAY_SUBMIT],
+    openapi_extra=SUBMIT,
+)
 async def submit_job(request: Request, services: Uses, caller: CalledBy) -> Response:
     """Submit a job: a batch spec as JSON, or its requests as JSONL with the rest in the query."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()

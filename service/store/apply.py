@@ -24,6 +24,7 @@ from service.store.engine import Database
 from service.store.lanes import learn_pace, learn_tokens
 from service.store.postpone import MOST_ERROR_TEXT
 from service.store.successor import successor
+from service.store.usage import count_usage
 from service.work import (
     Advance,
     Assembled,
@@ -188,6 +189,9 @@ def _settle(session: Session, job: Job, batch: Batch, outcome: Settle) -> None:
     batch.dead = len(settlement.dead)
     batch.carried = settlement.carried
     batch.outcome = to_builtins(settlement.outcome)
+    batch.prompt_tokens = settlement.usage.prompt_tokens
+    batch.completion_tokens = settlement.usage.completion_tokens
+    batch.total_tokens = settlement.usage.total_tokens
     batch.settle_order = job.settled_batches
     batch.oddities = to_builtins(settlement.oddities)
     batch.create_deadline = None
@@ -208,6 +212,8 @@ def _settle(session: Session, job: Job, batch: Batch, outcome: Settle) -> None:
     if job.open_batches == 0:
         job.not_before = func.now()
     learn_tokens(session, batch, settlement.usage)
+    # Last: the row is shared with other jobs, and locked until the commit.
+    count_usage(session, job.producer, batch)
 
 
 def _add_retry(session: Session, job: Job, parent: Batch, retry: RetryBatch) -> None:

@@ -1,0 +1,30 @@
+"""What a producer may use: its own allow-lists, within what this deployment has."""
+
+from config.settings import Settings
+from service.models import Producer
+from service.spec import Rules, may_read
+
+
+def rules_of(producer: Producer | None, settings: Settings) -> Rules:
+    """None is the operator, who may use whatever there is."""
+    if producer is None:
+        return Rules(
+            accounts=settings.account_names,
+            input_roots=settings.input_roots,
+            notice_tasks=None,
+            notice_queues=None,
+        )
+    names = settings.account_names
+    return Rules(
+        accounts=names if producer.accounts is None else names & set(producer.accounts),
+        input_roots=settings.input_roots
+        if producer.input_roots is None
+        # What the settings no longer allow is nobody's.
+        else tuple(root for root in producer.input_roots if may_read(root, settings.input_roots)),
+        notice_tasks=_allowed(producer.notice_tasks),
+        notice_queues=_allowed(producer.notice_queues),
+    )
+
+
+def _allowed(names: list[str] | None) -> frozenset[str] | None:
+    return None if names is None else frozenset(names)

@@ -1,0 +1,96 @@
+"""Producers: who they are, by their tokens, and what they may use."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from service.errors import Conflict
+from service.models import Producer, Token
+from service.store.engine import Database
+from service.tokens import DEFAULT_SCOPES, NewToken, Scope, new_token
+
+_USED = timedelta(minutes=1)
+"""How exact `last_used_at` is: not every call is worth a write."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A token that is valid now, and the producer it stands for."""
+
+    token: Token
+    producer: Producer
+
+
+def holder(db: Database, token_id: str) -> Holder | None:
+    """The valid token with this id; whether its digest is right is for the caller to see."""
+    with db.begin() as session:
+        found = session.execute(
+            select(Token, Producer)
+            .join(Producer, Producer.name == Token.producer)
+            .where(Token.id == token_id, Token.revoked_at.is_(None))
+            .where(func.coalesce(Token.expires_at > func.now(), True))
+        ).one_or_none()
+        return None if found is None else Holder(*found)
+
+
+def note_use(db: Database, token: Token) -> None:
+    """Remember that a token is in use, to the minute."""
+    stale = Token.last_used_at.is_(None) | (Token.last_used_at < func.now() - _USED)
+    with db.begin() as session:
+        session.execute(
+            update(Token).where(Token.id == token.id, stale).values(last_used_at=func.now())
+        )
+
+
+def add_producer(db: Database, name: str, **fields: Any) -> NewToken:
+    """A new producer with its first token. Raises Conflict if the name is taken."""
+    with db.begin() as session:
+        added = session.scalar(
+            insert(Producer)
+            .values(name=name, **fields)
+            .on_conflict_do_nothing()
+            .returning(Producer.name)
+        )
+        if added is None:
+            raise Conflict(f"there is a producer {name!r} already")
+        return _add_token(session, name, DEFAULT_SCOPES)
+
+
+def add_token(
+    db: Database,
+    producer: str,
+    *,
+    scopes: Sequence[Scope] = DEFAULT_SCOPES,
+    label: str = "",
+    expires_at: datetime | None = None,
+) -> NewToken:
+    """One more token of a producer that is there."""
+    with db.begin() as session:
+        return _add_token(session, producer, scopes, label=label, expires_at=expires_at)
+
+
+def _add_token(
+    session: Session,
+    producer: str,
+    scopes: Sequence[Scope],
+    *,
+    label: str = "",
+    expires_at: datetime | None = None,
+) -> NewToken:
+    token = new_token()
+    session.add(
+        Token(
+            id=token.id,
+            producer=producer,
+            label=label,
+            digest=token.digest,
+            scopes=[str(scope) for scope in scopes],
+            expires_at=expires_at,
+        )
+    )
+    return token
