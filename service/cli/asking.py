@@ -1,0 +1,104 @@
+"""The arguments of commands that ask the API about what is there already."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.cli.arguments import CLIENT, AsJson, JobId
+from service.states import JobState
+
+app = typer.Typer()
+
+
+@app.command(rich_help_panel=CLIENT)
+def jobs(
+    state: Annotated[JobState | None, typer.Option(help="Only jobs in this state.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
+    json: AsJson = False,
+) -> None:
+    """List jobs, newest first."""
+    from service.cli.jobs import jobs
+
+    jobs(state=state, limit=limit, as_json=json)
+
+
+@app.command(rich_help_panel=CLIENT)
+def show(job: JobId, json: AsJson = False) -> None:
+    """Show a job and its batches."""
+    from service.cli.jobs import show
+
+    show(job, as_json=json)
+
+
+@app.command(rich_help_panel=CLIENT)
+def watch(job: JobId, json: AsJson = False) -> None:
+    """Show how a job goes until it ends. Ctrl-C leaves the job running."""
+    from service.cli.watch import watch
+
+    watch(job, as_json=json)
+
+
+@app.command(rich_help_panel=CLIENT)
+def results(
+    job: JobId,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", dir_okay=False, help="A file, instead of stdout."),
+    ] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Those that are there, before the end.")
+    ] = False,
+    json: AsJson = False,
+) -> None:
+    """Fetch a job's results: JSONL in input order."""
+    from service.cli.results import results
+
+    results(job, output, partial=partial, as_json=json)
+
+
+@app.command(rich_help_panel=CLIENT)
+def failures(job: JobId, json: AsJson = False) -> None:
+    """List the requests of a job that failed for good."""
+    from service.cli.jobs import failures
+
+    failures(job, as_json=json)
+
+
+@app.command(rich_help_panel=CLIENT)
+def cancel(job: JobId, json: AsJson = False) -> None:
+    """Cancel a job. What is done by then is kept."""
+    from service.cli.jobs import cancel
+
+    cancel(job, as_json=json)
+
+
+@app.command(rich_help_panel=CLIENT)
+def retry(
+    job: JobId,
+    custom_ids: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[CUSTOM_ID]...", help="Which; all failed ones if left out."),
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Run failed requests of a finished job again, with all their attempts before them."""
+    from service.cli.jobs import retry
+
+    retry(job, custom_ids or None, as_json=json)
+
+
+@app.command(rich_help_panel=CLIENT)
+def accounts(json: AsJson = False) -> None:
+    """List the Together accounts, and which of them are paused."""
+    from service.cli.operating import accounts
+
+    accounts(as_json=json)
+
+
+@app.command(rich_help_panel=CLIENT)
+def status(json: AsJson = False) -> None:
+    """Show Haulier's processes and the batches under way."""
+    from service.cli.operating import status
+
+    status(as_json=json)

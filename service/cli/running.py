@@ -1,0 +1,105 @@
+"""The arguments of commands that run Haulier's parts."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from config.logging import configure
+from config.settings import settings
+from service.cli.worker import Queues, work
+
+app = typer.Typer()
+
+Port = Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")]
+Host = Annotated[str, typer.Option(help="Address to listen on.")]
+
+
+@app.command()
+def up(
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="Play Together too: no key, no cost.")
+    ] = False,
+    port: Port = 8080,
+    batch_seconds: Annotated[
+        float | None, typer.Option(help="How long a simulated batch takes.")
+    ] = None,
+) -> None:
+    """Run everything on this machine until Ctrl-C."""
+    from service.cli.up.command import up as run
+
+    configure(settings())
+    raise typer.Exit(run(settings(), simulate=simulate, port=port, batch_seconds=batch_seconds))
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database to the newest schema."""
+    from service.store.schema import migrate as run
+
+    config = settings()
+    config.required("database_url")
+    configure(config)
+    run(config.database_url or "")
+
+
+@app.command()
+def api(port: Port = 8080, host: Host = "127.0.0.1") -> None:
+    """Serve the HTTP API."""
+    from service.api.server import serve
+
+    configure(settings())
+    serve(settings(), host=host, port=port)
+
+
+@app.command()
+def worker(
+    concurrency: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes for transfers (default: HAULIER_CONCURRENCY, or 2)."),
+    ] = None,
+    queues: Annotated[
+        Queues, typer.Option(help="Both kinds of work, with slots of their own, or one.")
+    ] = Queues.ALL,
+) -> None:
+    """Do the work: upload, create, poll, fetch. Several may run."""
+    work(settings(), queues=queues, concurrency=concurrency)
+
+
+@app.command()
+def scheduler() -> None:
+    """Tell the workers what is due. Several may run."""
+    _become("workers.scheduler")
+
+
+@app.command()
+def inbox() -> None:
+    """Read producers' submissions from the queue. Several may run."""
+    _become("workers.inbox")
+
+
+@app.command()
+def simulator(
+    port: Port = 8081,
+    host: Host = "127.0.0.1",
+    batch_seconds: Annotated[float, typer.Option(help="How long a batch takes.")] = 1.0,
+    scenario: Annotated[
+        Path | None, typer.Option(help="Switches, rules and faults (JSON).")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Where it keeps its state.")] = None,
+) -> None:
+    """Serve a Together of your own, for tests and staging."""
+    from service.simulator.server import CannotServe, serve
+
+    try:
+        serve(port=port, host=host, batch_seconds=batch_seconds, scenario=scenario, data=data)
+    except CannotServe as error:
+        typer.echo(f"haulier simulator: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+def _become(module: str) -> None:
+    """Replace this process: workers are started, never imported."""
+    os.execv(sys.executable, [sys.executable, "-P", "-m", module])  # noqa: S606  our own module
