@@ -49,6 +49,11 @@ def id_of(text: str) -> str | None:
     return found[1] if found else None
 
 
+def is_id(text: str) -> bool:
+    """Whether this can be the id of a token."""
+    return re.fullmatch(r"[0-9a-f]{16}", text) is not None
+
+
 def digest(text: str) -> bytes:
     # Of one length whatever was sent, so that a comparison tells nothing about the length.
     return sha256(text.encode(errors="surrogateescape")).digest()

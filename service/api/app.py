@@ -20,6 +20,7 @@ from service.api import (
     results,
     retrying,
     submitting,
+    tokens,
 )
 from service.api.access_log import AccessLog
 from service.api.auth import Tokens, authenticated
@@ -93,7 +94,7 @@ def _closed() -> APIRouter:
             503: problem("Postgres or blob storage is away; try again"),
         },
     )
-    for part in (submitting, jobs, results, retrying, operating, producers):
+    for part in (submitting, jobs, results, retrying, operating, producers, tokens):
         v1.include_router(part.router)
 
     @v1.get("/openapi.json", include_in_schema=False)

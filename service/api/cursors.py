@@ -11,6 +11,8 @@ import msgspec
 from service.api.problems import invalid
 
 _Instant = Annotated[datetime, msgspec.Meta(tz=True)]
+# Postgres takes no NUL.
+_Text = Annotated[str, msgspec.Meta(max_length=255, pattern=r"^[^\x00]*$")]
 _Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
@@ -39,7 +41,20 @@ class AfterFailure(
     ordinal: _Number
 
 
-C = TypeVar("C", AfterJob, AfterBatch, AfterEvent, AfterFailure)
+class AfterProducer(
+    msgspec.Struct, frozen=True, array_like=True, tag="producer", forbid_unknown_fields=True
+):
+    name: _Text
+
+
+class AfterToken(
+    msgspec.Struct, frozen=True, array_like=True, tag="token", forbid_unknown_fields=True
+):
+    created_at: _Instant
+    id: _Text
+
+
+C = TypeVar("C", AfterJob, AfterBatch, AfterEvent, AfterFailure, AfterProducer, AfterToken)
 
 
 def written(cursor: Any) -> str:

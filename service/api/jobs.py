@@ -48,7 +48,7 @@ def visible_job(job_id: str, services: Uses, caller: CalledBy) -> Job:
     return job
 
 
-def _page(
+def page(
     found: Sequence[Row], limit: int, view: Callable[[Row], V], cursor: Callable[[Row], Any]
 ) -> Page[V]:
     """A page of rows that were asked for with one more than `limit`, to know whether it is last."""
@@ -77,7 +77,7 @@ def list_jobs(
         before=(after.created_at, after.id) if after else None,
         limit=asked.limit + 1,
     )
-    return _page(
+    return page(
         found, asked.limit, JobView.of, lambda row: cursors.AfterJob(row.created_at, row.id)
     )
 
@@ -99,7 +99,7 @@ def list_batches(job: VisibleJob, services: Uses, asked: Asked) -> Page[BatchVie
         after=(after.shard, after.created_at, after.id) if after else None,
         limit=asked.limit + 1,
     )
-    return _page(
+    return page(
         found,
         asked.limit,
         BatchView.of,
@@ -112,7 +112,7 @@ def list_events(job: VisibleJob, services: Uses, asked: Asked) -> Page[EventView
     """What happened to a job and its batches, in order."""
     after = cursors.read(asked.cursor, cursors.AfterEvent).id if asked.cursor else 0
     found = store.events(services.db, job.id, after=after, limit=asked.limit + 1)
-    return _page(found, asked.limit, EventView.of, lambda row: cursors.AfterEvent(row.id))
+    return page(found, asked.limit, EventView.of, lambda row: cursors.AfterEvent(row.id))
 
 
 @router.get("/jobs/{job_id}/failures", dependencies=[READ])
@@ -120,7 +120,7 @@ def list_failures(job: VisibleJob, services: Uses, asked: Asked) -> Page[Failure
     """The requests that failed for good, in input order."""
     after = cursors.read(asked.cursor, cursors.AfterFailure).ordinal if asked.cursor else -1
     found = store.failures(services.db, job.id, after=after, limit=asked.limit + 1)
-    return _page(found, asked.limit, FailureView.of, lambda row: cursors.AfterFailure(row.ordinal))
+    return page(found, asked.limit, FailureView.of, lambda row: cursors.AfterFailure(row.ordinal))
 
 
 @router.post("/jobs/{job_id}/cancel", status_code=202, dependencies=[CANCEL])

@@ -202,6 +202,24 @@ class Client:
         self._check(response)
         return self._document(response.content, Job)
 
+    def items(self, path: str, kind: type[T]) -> Iterator[Document[T]]:
+        """All of the list at this path."""
+        return self._list(path, kind)
+
+    def send(
+        self, method: str, path: str, kind: type[T], body: dict[str, Any] | None = None
+    ) -> Document[T]:
+        """What the API answers to this."""
+        with self._errors():
+            response = self._http.request(method, path, json=body)
+        self._check(response)
+        return self._document(response.content, kind)
+
+    def delete(self, path: str) -> None:
+        with self._errors():
+            response = self._http.delete(path)
+        self._check(response)
+
     @contextmanager
     def results(self, job_id: UUID, *, partial: bool = False) -> Iterator[Download]:
         """The result lines in input order. What ends without an error is whole."""

@@ -6,6 +6,8 @@ import typer
 
 from config.settings import SettingsError
 from service.cli import asking, running, submitting
+from service.cli.arguments import CLIENT
+from service.cli.producers import producer_app, token_app
 
 app = typer.Typer(
     name="haulier",
@@ -16,6 +18,8 @@ app = typer.Typer(
 # Their commands become commands of `haulier` itself, in this order.
 for room in (running, submitting, asking):
     app.add_typer(room.app)
+app.add_typer(producer_app, name="producer", rich_help_panel=CLIENT)
+app.add_typer(token_app, name="token", rich_help_panel=CLIENT)
 
 
 def main() -> None:

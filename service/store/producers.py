@@ -1,6 +1,6 @@
 """Producers: who they are, by their tokens, and what they may use."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,8 +11,12 @@ from sqlalchemy.orm import Session
 
 from service.errors import Conflict
 from service.models import Producer, Token
+from service.signatures import new_secret
 from service.store.engine import Database
 from service.tokens import DEFAULT_SCOPES, NewToken, Scope, new_token
+
+SECRETS = 2
+"""Signing secrets of a producer that are valid together: the newest, and the one before it."""
 
 _USED = timedelta(minutes=1)
 """How exact `last_used_at` is: not every call is worth a write."""
@@ -58,7 +62,46 @@ def add_producer(db: Database, name: str, **fields: Any) -> NewToken:
         )
         if added is None:
             raise Conflict(f"there is a producer {name!r} already")
-        return _add_token(session, name, DEFAULT_SCOPES)
+        return make_token(session, name, DEFAULT_SCOPES)
+
+
+def producers(db: Database, *, after: str = "", limit: int) -> list[Producer]:
+    """Producers by name, from behind `after`."""
+    query = select(Producer).where(Producer.name > after).order_by(Producer.name).limit(limit)
+    with db.begin() as session:
+        return list(session.scalars(query))
+
+
+def producer(db: Database, name: str) -> Producer | None:
+    with db.begin() as session:
+        return session.get(Producer, name)
+
+
+def producers_named(db: Database, names: Collection[str]) -> dict[str, Producer]:
+    """Those of these producers that are there."""
+    with db.begin() as session:
+        rows = session.scalars(select(Producer).where(Producer.name.in_(names)))
+        return {row.name: row for row in rows}
+
+
+def set_producer(db: Database, name: str, fields: dict[str, Any]) -> Producer | None:
+    """Change these fields of a producer; None if it does not exist."""
+    with db.begin() as session:
+        row = session.get(Producer, name, with_for_update={"key_share": True})
+        for field, value in fields.items() if row is not None else ():
+            setattr(row, field, value)
+        return row
+
+
+def add_secret(db: Database, name: str) -> str | None:
+    """A new signing secret; the one before it stays valid. None if there is no such producer."""
+    with db.begin() as session:
+        row = session.get(Producer, name, with_for_update={"key_share": True})
+        if row is None:
+            return None
+        secret = new_secret()
+        row.signing_secrets = [secret, *row.signing_secrets][:SECRETS]
+        return secret
 
 
 def add_token(
@@ -71,10 +114,10 @@ def add_token(
 ) -> NewToken:
     """One more token of a producer that is there."""
     with db.begin() as session:
-        return _add_token(session, producer, scopes, label=label, expires_at=expires_at)
+        return make_token(session, producer, scopes, label=label, expires_at=expires_at)
 
 
-def _add_token(
+def make_token(
     session: Session,
     producer: str,
     scopes: Sequence[Scope],
@@ -82,6 +125,7 @@ def _add_token(
     label: str = "",
     expires_at: datetime | None = None,
 ) -> NewToken:
+    """As `add_token`, within a transaction."""
     token = new_token()
     session.add(
         Token(

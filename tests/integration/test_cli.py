@@ -37,7 +37,7 @@ class Cli:
     """Runs `haulier` with the environment of somebody who uses the API from elsewhere."""
 
     def __init__(
-        self, url: str, directory: Path, environment: dict[str, str], api: Running
+        self, url: str, directory: Path, environment: dict[str, str], api: Running | None = None
     ) -> None:
         self.url = url
         self.api = api
@@ -281,6 +281,7 @@ def test_watching_outlives_a_restart_of_the_api(
     watching = cli.start("watch", job)
     assert watching.stdout is not None
     assert watching.stdout.readline().startswith("accepted")
+    assert cli.api is not None
     cli.api.kill()
     assert watching.stderr is not None
     assert "waiting for it" in watching.stderr.readline()
