@@ -1,13 +1,15 @@
 """Every setting of Haulier, read once from the environment and never changed after."""
 
+import json
 import re
-from datetime import timedelta
+from datetime import date, timedelta
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as SourceError
 
 
@@ -57,6 +59,55 @@ class Account(BaseModel):
 
     api_key: SecretStr
     base_url: BaseUrl = TOGETHER
+
+
+def _day(value: object) -> object:
+    if isinstance(value, str) and not re.fullmatch(r"\d{4}-\d\d-\d\d", value, re.ASCII):
+        raise ValueError(f"must be a day like 2026-01-31, not {value!r}")
+    return value
+
+
+def _money(value: object) -> object:
+    """As it is written: a float would be another number."""
+    if isinstance(value, int | str | Decimal) and not isinstance(value, bool):
+        return value
+    raise ValueError("must be a decimal number")
+
+
+Usd = Annotated[Decimal, BeforeValidator(_money), Field(ge=0, le=1_000_000)]
+
+
+class Price(BaseModel):
+    """What a model costs from a day (UTC) on, in USD for a million tokens at full price."""
+
+    model_config = {"frozen": True, "extra": "forbid"}
+
+    since: Annotated[date, BeforeValidator(_day)] = Field(validation_alias="from")
+    input: Usd
+    output: Usd
+    batch_discount: Annotated[Decimal, BeforeValidator(_money), Field(ge=0, le=1)] = Decimal("0.5")
+    """The share that a batch takes off."""
+
+
+def _exact_json(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value, parse_float=Decimal)
+    except (ValueError, RecursionError):
+        raise ValueError("is not valid JSON") from None
+
+
+def _by_day(prices: tuple[Price, ...]) -> tuple[Price, ...]:
+    if not prices:
+        raise ValueError("needs at least one price")
+    ordered = tuple(sorted(prices, key=lambda price: price.since))
+    if len({price.since for price in ordered}) < len(ordered):
+        raise ValueError("has two prices from the same day")
+    return ordered
+
+
+PriceTable = dict[str, Annotated[tuple[Price, ...], AfterValidator(_by_day)]]
 
 
 class Settings(BaseSettings):
@@ -117,6 +168,8 @@ class Settings(BaseSettings):
     control_requests_per_second: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Calls of an account's control API, over all workers; uploads' bytes and downloads not
     counted."""
+    prices: Annotated[PriceTable, NoDecode, BeforeValidator(_exact_json)] = {}
+    """What models cost, by name and day, as JSON; unknown ones have no estimate."""
     retention_days: float | None = Field(default=None, gt=0, le=36_500)
     """How long finished jobs are kept, with their results; for ever by default."""
     shard_requests: int = Field(default=50_000, ge=1, le=50_000)

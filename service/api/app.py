@@ -21,6 +21,7 @@ from service.api import (
     retrying,
     submitting,
     tokens,
+    usage,
 )
 from service.api.access_log import AccessLog
 from service.api.auth import Tokens, authenticated
@@ -94,7 +95,7 @@ def _closed() -> APIRouter:
             503: problem("Postgres or blob storage is away; try again"),
         },
     )
-    for part in (submitting, jobs, results, retrying, operating, producers, tokens):
+    for part in (submitting, jobs, results, retrying, operating, producers, tokens, usage):
         v1.include_router(part.router)
 
     @v1.get("/openapi.json", include_in_schema=False)
