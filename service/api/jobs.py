@@ -5,17 +5,16 @@ from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import BaseModel, ConfigDict, Field
 
 from service.admission import Limits
 from service.api import cursors
 from service.api.auth import CANCEL, READ, CalledBy
+from service.api.filtering import JobsQuery, PageQuery
 from service.api.problems import ALREADY_ENDED, NOT_FOUND, HttpProblem
 from service.api.schemas import BatchView, EventView, FailureView, JobDetail, JobView, Page, View
 from service.api.services import Uses
 from service.errors import Conflict
 from service.models import Job
-from service.states import JobState
 from service.store import jobs as store
 from service.store.cancel import cancel
 from service.store.waiting import why
@@ -24,17 +23,6 @@ router = APIRouter()
 
 Row = TypeVar("Row")
 V = TypeVar("V", bound=View)
-
-
-class PageQuery(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    limit: int = Field(default=50, ge=1, le=1000)
-    cursor: str | None = Field(default=None, description="`next_cursor` of the page before")
-
-
-class JobsQuery(PageQuery):
-    state: list[JobState] = Field(default=[], description="may be given more than once")
 
 
 def visible_job(job_id: str, services: Uses, caller: CalledBy) -> Job:
@@ -70,10 +58,15 @@ def list_jobs(
 ) -> Page[JobView]:
     """Jobs, newest first."""
     after = cursors.read(asked.cursor, cursors.AfterJob) if asked.cursor else None
+    if caller.sees is not None and asked.producer not in {None, caller.sees}:
+        return Page(data=[])  # others' jobs do not exist
     found = store.jobs(
         services.db,
-        producer=caller.sees,
+        producer=caller.sees or asked.producer,
         states=asked.state,
+        marks=asked.metadata,
+        created_from=asked.created_after,
+        created_before=asked.created_before,
         before=(after.created_at, after.id) if after else None,
         limit=asked.limit + 1,
     )

@@ -159,10 +159,14 @@ async def on_bad_parameters(_request: Request, error: Exception) -> Response:
     """Query parameters that FastAPI refused."""
     assert isinstance(error, RequestValidationError)
     found = [
-        Problem(f"{' '.join(map(str, one['loc']))}: {_WORDS.get(one['type'], one['msg'])}")
+        Problem(f"{' '.join(map(str, one['loc']))}: {_said(one['type'], one['msg'])}")
         for one in error.errors()[:MOST_PROBLEMS]
     ]
     return bad_input(BadInput(found)).response()
+
+
+def _said(kind: str, message: str) -> str:
+    return _WORDS.get(kind, message.removeprefix("Value error, "))
 
 
 _WORDS = {"extra_forbidden": "there is no such parameter"}

@@ -1,10 +1,12 @@
 """Looking at jobs. Everything here only reads."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import func, select, tuple_
+from sqlalchemy.orm import aliased
 
 from service.models import Batch, DeadLetter, Event, Job, Segment
 from service.states import OPEN_BATCH_STATES, BatchState, JobState
@@ -30,19 +32,38 @@ def jobs(
     *,
     producer: str | None,
     states: Sequence[JobState] = (),
+    marks: Sequence[Mapping[str, Any]] = (),
+    created_from: datetime | None = None,
+    created_before: datetime | None = None,
     before: tuple[datetime, UUID] | None = None,
     limit: int,
 ) -> list[Job]:
-    """Jobs, newest first. `before` is where the last page ended: (created_at, id)."""
-    query = select(Job).order_by(Job.created_at.desc(), Job.id.desc()).limit(limit)
+    """Jobs, newest first. `before` is where the last page ended: (created_at, id).
+
+    `marks` are what their metadata contains, as JSON objects.
+    """
+    query = select(Job).where(*(Job.labels.contains(mark) for mark in marks))
     if producer is not None:
         query = query.where(Job.producer == producer)
     if states:
         query = query.where(Job.state.in_(states))
+    if created_from is not None:
+        query = query.where(Job.created_at >= created_from)
+    if created_before is not None:
+        query = query.where(Job.created_at < created_before)
     if before is not None:
         query = query.where(tuple_(Job.created_at, Job.id) < before)
+    row: type[Job] = Job
+    if marks:
+        # Found first, then put in order: guessing that marks are common, Postgres would walk
+        # through all jobs from the newest on, and find the few that have a rare one at the end.
+        found = query.cte("found").prefix_with("MATERIALIZED")
+        row = aliased(Job, found)
+        query = select(row)
     with db.begin() as session:
-        return list(session.scalars(query))
+        return list(
+            session.scalars(query.order_by(row.created_at.desc(), row.id.desc()).limit(limit))
+        )
 
 
 def batches(

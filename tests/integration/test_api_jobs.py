@@ -69,9 +69,87 @@ def test_jobs_are_filtered_by_their_states(api: Api) -> None:
     assert found(state="completed") == []
 
 
+def test_jobs_are_found_by_what_their_metadata_contains(api: Api) -> None:
+    search = str(api.submit("a", metadata={"team": "search", "run": {"day": 1, "parts": [1, 2]}}))
+    ads = str(api.submit("a", metadata={"team": "ads", "url": "https://x:1/ü"}))
+    api.submit("a")
+
+    def found(*marks: str, **query: Any) -> list[str]:
+        listed = pages(api, "/v1/jobs", metadata=list(marks), **query)
+        return [job["id"] for page in listed for job in page]
+
+    assert found("team:search") == [search]
+    assert found("url:https://x:1/ü") == [ads]
+    assert found('{"run": {"day": 1}}') == [search]
+    assert found('{"run": {"parts": [2]}}', "team:search") == [search]
+    assert found("team:search", "team:ads") == found("team:") == found("day:1") == []
+    assert found("team:ads", state="accepted") == [ads]
+    assert found("team:ads", state="running") == []
+
+
+def test_the_pages_of_found_jobs_hold_each_of_them_once(api: Api) -> None:
+    made = [str(api.submit("a", metadata={"run": str(n % 2)})) for n in range(8)]
+
+    walk = pages(api, "/v1/jobs", metadata="run:0", limit=2)
+    first = next(walk)
+    api.submit("a", metadata={"run": "0"})
+
+    assert [job["id"] for page in [first, *walk] for job in page] == made[-2::-2]
+
+
+def test_jobs_of_a_while_begin_with_its_start_and_do_not_hold_its_end(api: Api) -> None:
+    made = [api.job(api.submit("a")) for _ in range(3)]
+    oldest, middle, newest = (job["created_at"] for job in made)
+
+    def found(**query: Any) -> list[str]:
+        listed = pages(api, "/v1/jobs", limit=1, **query)
+        return [job["created_at"] for page in listed for job in page]
+
+    assert found(created_after=middle) == [newest, middle]
+    assert found(created_before=middle) == [oldest]
+    assert found(created_after=oldest, created_before=newest) == [middle, oldest]
+    assert found(created_after=newest, created_before=oldest) == []
+    assert found(created_after="0001-01-01T00:00:00+14:00") == [newest, middle, oldest]
+    assert found(created_before="9999-12-31T23:59:59-14:00") == [newest, middle, oldest]
+
+
+def test_only_an_admin_finds_jobs_of_another_producer(api: Api) -> None:
+    answer = api.http.post("/v1/producers", json={"name": "team-a"})
+    bearer = {"Authorization": f"Bearer {answer.json()['token']}"}
+    api.submit("a")
+    own = api.http.post("/v1/jobs", json=chat("a"), headers=bearer).json()["id"]
+
+    def found(headers: dict[str, str], **query: str) -> list[str]:
+        answer = api.http.get("/v1/jobs", params=query, headers=headers)
+        assert answer.status_code == 200
+        return [job["id"] for job in answer.json()["data"]]
+
+    assert (
+        found({}, producer="team-a") == found(bearer) == found(bearer, producer="team-a") == [own]
+    )
+    assert found(bearer, producer="default") == found({}, producer="nobody") == []
+
+
 @pytest.mark.parametrize(
     ("query", "words"),
     [
+        ({"metadata": "team"}, "send key:value, or a JSON object"),
+        ({"metadata": "{team"}, "is no JSON object"),
+        ({"metadata": '{"a": 1e999}'}, "is no JSON object"),
+        ({"metadata": '{"a":' * 150 + "1" + "}" * 150}, "nests too deep"),
+        ({"metadata": '{"a": "' + "x" * 5000 + '"}'}, "4,096 characters"),
+        ({"metadata": "{}"}, "name a value"),
+        ({"metadata": '{"a": [{}]}'}, "name a value"),
+        ({"metadata": "a:\x00"}, "NUL"),
+        ({"metadata": '{"a": "\\u0000"}'}, "NUL"),
+        ({"metadata": ["a:1"] * 21}, "query metadata"),
+        ({"producer": "a\x00"}, "NUL"),
+        ({"created_after": "yesterday"}, "2026-11-22T12:00:00Z"),
+        ({"created_after": "1763812800"}, "2026-11-22T12:00:00Z"),
+        ({"created_before": "2026-11-22T12:00:00"}, "with its zone"),
+        ({"created_before": "2026-11-22T12:00:00 02:00"}, "%2B"),
+        ({"created_before": "2026-02-30T12:00:00Z"}, "query created_before"),
+        ({"cursor": "W" * 60_000}, "query cursor"),
         ({"limit": 0}, "query limit"),
         ({"limit": 1001}, "query limit"),
         ({"limit": "all"}, "query limit"),

@@ -28,6 +28,7 @@ from service.store.admit import admit
 from service.store.cancel import cancel
 from service.store.claim import claim_batches, claim_job, extend, final_lines
 from service.store.due import dispatch, outstanding
+from service.store.engine import clock
 from service.store.postpone import postpone
 from service.store.submit import Submission, Submitted, submit, submit_each
 from service.store.waiting import why
@@ -90,6 +91,11 @@ INSERT INTO haulier.jobs (id, producer, state, endpoint, account, max_attempts, 
   FROM generate_series(1, :open) n;
 """
 
+MARKS = """
+UPDATE haulier.jobs SET metadata = jsonb_build_object('run', 'r' || abs(hashtext(id::text)) % 2000,
+    'team', 'search');
+"""
+
 
 class Plans:
     """The plans of what runs on an engine, while it is watched."""
@@ -143,7 +149,7 @@ def fill(url: str, *, more: str = "", finished: int, running: int = OPEN) -> Non
 @pytest.fixture(scope="module")
 def _filled(databases: Databases) -> Iterator[tuple[House, Plans]]:
     url = databases.create()
-    fill(url, finished=FINISHED)
+    fill(url, more=MARKS, finished=FINISHED)
     made = engine.create(url)
     plans = Plans(made)
     yield House(engine.database(made)), plans
@@ -308,6 +314,47 @@ def test_listing_jobs_stays_on_an_index(
     for number in range(TIMES):
         # A producer's jobs in a common state may be picked out of everybody's: one in ten here.
         _assert_on_an_index(plans.of(partial(page, number)), most_removed=20 * OPEN)
+
+
+@pytest.mark.parametrize("producer", [None, "producer-3"])
+@pytest.mark.parametrize("states", [[], [JobState.COMPLETED]], ids=str)
+@pytest.mark.parametrize("run", ["r7", "none"])
+def test_finding_jobs_by_their_marks_stays_on_an_index(
+    house: House, plans: Plans, producer: str | None, states: list[JobState], run: str
+) -> None:
+    find = partial(
+        jobs.jobs, house.db, producer=producer, states=states, marks=[{"run": run}], limit=5
+    )
+    yesterday = clock(house.db) - timedelta(days=1)
+
+    def page(number: int) -> None:
+        first = find(created_from=yesterday) if number % 2 else find()
+        if first:
+            find(before=(first[-1].created_at, first[-1].id))
+
+    for number in range(TIMES):
+        _assert_on_an_index(plans.of(partial(page, number)), most_removed=20 * OPEN)
+
+
+@pytest.mark.parametrize("producer", [None, "producer-3"])
+def test_listing_the_jobs_of_a_while_stays_on_an_index(
+    house: House, plans: Plans, producer: str | None
+) -> None:
+    now = clock(house.db)
+
+    def page(number: int) -> None:
+        first = now - timedelta(minutes=100 * (number + 1))
+        found = jobs.jobs(
+            house.db,
+            producer=producer,
+            created_from=first,
+            created_before=first + timedelta(minutes=50),
+            limit=50,
+        )
+        assert len(found) == 50
+
+    for number in range(TIMES):
+        _assert_on_an_index(plans.of(partial(page, number)))
 
 
 def test_looking_at_a_job_stays_on_an_index(house: House, plans: Plans) -> None:
