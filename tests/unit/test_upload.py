@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.stages.upload import GAP, cut, neighbours
+from service.excerpts import GAP, cut, neighbours
 
 GAPS_AND_LENGTHS = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 20)), max_size=20)
 
