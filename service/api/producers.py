@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from config.settings import Settings
 from service.api import cursors
 from service.api.auth import ADMIN
-from service.api.jobs import PageQuery, page
+from service.api.filtering import PageQuery
+from service.api.jobs import page
 from service.api.openapi import problem
 from service.api.problems import NAME_TAKEN, NOT_FOUND, HttpProblem
 from service.api.schemas import NewProducerView, Page, View

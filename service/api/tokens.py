@@ -9,7 +9,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 
 from service.api import cursors
 from service.api.auth import ADMIN
-from service.api.jobs import PageQuery, page
+from service.api.filtering import PageQuery
+from service.api.jobs import page
 from service.api.openapi import problem
 from service.api.problems import NOT_FOUND, TOKEN_ENDED, HttpProblem, invalid
 from service.api.producers import UNKNOWN, Named, unknown_producer
