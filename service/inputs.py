@@ -1,4 +1,8 @@
-"""What a spec's `input` points to: where it may lie, and its bytes."""
+"""What a spec's `input` points to: where it may lie, and its bytes.
+
+A job that was made of an uploaded file has its blob as input. No spec can say so: the scheme is
+none that `may_read` allows.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,9 +11,29 @@ from service.blobs import Blobs
 from service.errors import HaulierError
 from service.spec import may_read, place
 
+UPLOADED = "haulier-file:"
+
 
 class InputUnreadable(HaulierError):
     """What `input` points to is not there or must not be read."""
+
+
+def uploaded(blob: str) -> str:
+    """The input that stands for an uploaded file."""
+    return f"{UPLOADED}{blob}"
+
+
+def uploaded_blob(url: str | None) -> str | None:
+    """The blob of the uploaded file that an input stands for, if it does."""
+    return url.removeprefix(UPLOADED) if url is not None and url.startswith(UPLOADED) else None
+
+
+def open_uploaded(blob: str, blobs: Blobs) -> Iterator[bytes]:
+    """The bytes of an uploaded file, in blocks. Raises InputUnreadable."""
+    try:
+        yield from blobs.stream(blob)
+    except FileNotFoundError:
+        raise InputUnreadable("the uploaded file is not there any more") from None
 
 
 def open_input(url: str, roots: tuple[str, ...]) -> Iterator[bytes]:

@@ -240,6 +240,14 @@ class Job(Leased, Base):
             postgresql_using="gin",
             postgresql_ops={"metadata": "jsonb_path_ops"},
         ),
+        # Those made of uploaded files (service.inputs), newest first.
+        Index(
+            "jobs_of_files_idx",
+            "producer",
+            "created_at",
+            "id",
+            postgresql_where=text("input LIKE 'haulier-file:%'"),
+        ),
         Index("jobs_page_blob_idx", "page_blob", postgresql_where=text("page_blob IS NOT NULL")),
     )
 
@@ -452,6 +460,49 @@ class Delivery(Base):
             postgresql_where=text("delivered_at IS NULL AND parked_at IS NULL"),
         ),
         Index("deliveries_job_id_idx", "job_id"),
+    )
+
+
+class File(Base):
+    """A file of request lines that was uploaded by itself, to be made a job of later."""
+
+    __tablename__ = "files"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    producer: Mapped[str] = mapped_column(ForeignKey("producers.name"))
+    filename: Mapped[str]
+    purpose: Mapped[str]
+    upload_digest: Mapped[bytes]
+    """SHA-256 of the secret with which its bytes may be sent."""
+    announced_sha256: Mapped[str | None]
+    """What the producer said its bytes are (hex)."""
+    sha256: Mapped[str | None]
+    bytes: Mapped[int | None]
+    lines: Mapped[int | None]
+    blob: Mapped[str | None]
+    """Set, with the three above, when all of it is there."""
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    deleted_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        CheckConstraint(
+            "num_nulls(blob, sha256, bytes, lines) IN (0, 4)",
+            name="whole",
+        ),
+        # A producer's files, newest first, and the one that has some content.
+        Index("files_producer_idx", "producer", "created_at", "id"),
+        Index(
+            "files_sha256_idx",
+            "producer",
+            "sha256",
+            postgresql_where=text("sha256 IS NOT NULL AND deleted_at IS NULL"),
+        ),
+        # What is to be forgotten.
+        Index(
+            "files_gone_idx",
+            "created_at",
+            postgresql_where=text("blob IS NULL OR deleted_at IS NOT NULL"),
+        ),
     )
 
 

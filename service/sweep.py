@@ -13,13 +13,13 @@ from uuid import UUID
 import structlog
 
 from service.blobs import Blobs
-from service.store import named
+from service.store import files, named
 from service.store.engine import Database
 
 log = structlog.get_logger()
 
 DAY = timedelta(days=1)
-JOBS, PAGES = "jobs/", "pages/"
+JOBS, PAGES, FILES = "jobs/", "pages/", "files/"
 UUID_LENGTH = 36
 
 
@@ -35,6 +35,9 @@ def sweep(db: Database, blobs: Blobs, *, older_than: timedelta = DAY) -> int:
         swept += _delete(blobs, _unnamed_of_jobs(db, blobs, names, before))
     for names in blobs.older(PAGES, before):
         swept += _delete(blobs, _unnamed_of_pages(db, names))
+    for names in blobs.older(FILES, before):
+        swept += _delete(blobs, sorted(set(names) - files.named(db, names)))
+    files.forget(db, older_than=older_than)
     log.info("blobs_swept", blobs=swept)
     return swept
 

@@ -28,6 +28,7 @@ from service.api.auth import Tokens, authenticated
 from service.api.gathering import Gathering
 from service.api.openapi import problem
 from service.api.services import Services
+from service.api.together.app import together_app
 from service.blobs import STORAGE_ERRORS, Blobs
 from service.errors import BadInput
 from service.store import engine
@@ -79,6 +80,10 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.include_router(_closed())
     app.include_router(health.router)
+    together = together_app(app)
+    # The SDK adds /v1 to its base URL, whether or not that ends with it.
+    app.mount("/together/v1/v1", together)
+    app.mount("/together/v1", together)
     app.add_middleware(AccessLog)
     return app
 

@@ -1,8 +1,10 @@
 """Cut a job into shards."""
 
+from collections.abc import Iterator
+
 from service.crashpoints import CrashPoint, reached
 from service.errors import BadInput
-from service.inputs import InputUnreadable, open_input
+from service.inputs import InputUnreadable, open_input, open_uploaded, uploaded_blob
 from service.intake import Intake
 from service.stages.clients import Clients
 from service.work import Fail, JobClaim, Outcome, Split
@@ -22,7 +24,7 @@ def split(job: JobClaim, clients: Clients) -> Outcome:
             job.endpoint,
             settings,
         ) as intake:
-            for block in open_input(job.input, settings.input_roots):
+            for block in _blocks(job.input, clients):
                 intake.feed(block)
                 clients.lease.keep()
             taken = intake.finish()
@@ -32,3 +34,10 @@ def split(job: JobClaim, clients: Clients) -> Outcome:
         return Fail(str(error), rejected=True)
     except BadInput as error:
         return Fail(str(error), rejected=True, problems=tuple(error.problems), more=error.more)
+
+
+def _blocks(url: str, clients: Clients) -> Iterator[bytes]:
+    blob = uploaded_blob(url)
+    if blob is not None:
+        return open_uploaded(blob, clients.blobs)
+    return open_input(url, clients.settings.input_roots)

@@ -63,6 +63,11 @@ def submit_each(db: Database, submissions: Sequence[Submission]) -> list[Submitt
         return _store(session, submissions)
 
 
+def submit_within(session: Session, submission: Submission) -> Submitted:
+    """Like `submit`, in the caller's transaction."""
+    return _agreed(_store(session, [submission])[0])
+
+
 def _agreed(stored: Submitted | Conflict) -> Submitted:
     if isinstance(stored, Conflict):
         raise stored
