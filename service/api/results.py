@@ -1,5 +1,6 @@
 """GET …/results: JSONL in input order, whole, in part, or a range of it."""
 
+from array import array
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Annotated
@@ -15,12 +16,21 @@ from service.api.auth import READ
 from service.api.compression import Coding, acceptable, compressed
 from service.api.jobs import VisibleJob
 from service.api.openapi import problem
-from service.api.problems import BAD_RANGE, NO_RESULTS, NOT_ACCEPTABLE, NOT_FINISHED, HttpProblem
+from service.api.problems import (
+    BAD_RANGE,
+    NO_RESULTS,
+    NOT_ACCEPTABLE,
+    NOT_FINISHED,
+    NOT_FOUND,
+    HttpProblem,
+)
 from service.api.services import Services, Uses
 from service.models import Job
+from service.selection import Only, Selection, ordinals_of, selected, selected_partial
 from service.states import JobState
 from service.store import jobs as store
 from service.store.claim import final_lines
+from service.store.standing import standing
 
 router = APIRouter()
 
@@ -33,6 +43,7 @@ class ResultsQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     partial: bool = Field(default=False, description="what is final so far, before the end")
+    only: Only | None = Field(default=None, description="the lines of one outcome")
 
 
 @router.get(
@@ -63,6 +74,8 @@ def show_results(
         raise HttpProblem(
             NOT_ACCEPTABLE, f"accept-encoding: the results can be had in {', '.join(Coding)}"
         )
+    if asked.only is not None:
+        return _selected(job, services, request, codings[0], asked.only, partial=asked.partial)
     if asked.partial and job.state in {JobState.ACCEPTED, JobState.RUNNING}:
         lines = final_lines(services.db, job.id)
         return _streamed(
@@ -72,15 +85,48 @@ def show_results(
         )
     if job.generation:
         return _whole(job, services, request, codings)
+    raise _without_results(job)
+
+
+def _without_results(job: Job) -> HttpProblem:
     if job.state in {JobState.REJECTED, JobState.FAILED}:
-        raise HttpProblem(NO_RESULTS, f"the job is {job.state}: {job.error}", state=job.state)
-    raise HttpProblem(
+        return HttpProblem(NO_RESULTS, f"the job is {job.state}: {job.error}", state=job.state)
+    return HttpProblem(
         NOT_FINISHED,
         f"{job.pending:,} of {job.total:,} requests are pending; ask again later,"
         " or for ?partial=true",
         headers={"Retry-After": "30"},
         state=job.state,
     )
+
+
+def _selected(
+    job: Job, services: Services, request: Request, coding: Coding, only: Only, *, partial: bool
+) -> Response:
+    """The lines of one outcome. Not in ranges: nobody knows their length before they are read."""
+    known = standing(services.db, job.id)
+    if known is None:
+        raise HttpProblem(NOT_FOUND, "there is no such job")
+    headers = {"Accept-Ranges": "none", **VARY}
+    under_way = known.state in {JobState.ACCEPTED, JobState.RUNNING}
+    if partial and under_way:
+        pending = ordinals_of(services.blobs, known.again)
+        selection = Selection(only, known.failed, pending)
+        return _streamed(
+            selected_partial(services.blobs, known.lines, selection),
+            coding=coding,
+            headers={"Cache-Control": "no-store", **headers},
+        )
+    if under_way or not known.generation:
+        # Of a job that is run again, too: what failed by its present results is not known any more.
+        raise _without_results(job)
+    etag = f'"{job.id}-{known.generation}-{only}{_suffix(coding)}"'
+    headers |= {"ETag": etag, "Cache-Control": "private, no-cache"}
+    if ranges.names(request.headers.get("if-none-match"), etag):
+        return Response(status_code=304, headers=headers)
+    segments = store.segments(services.db, job.id, known.generation)
+    selection = Selection(only, known.failed, array("Q"))
+    return _streamed(selected(services.blobs, segments, selection), coding=coding, headers=headers)
 
 
 def _whole(job: Job, services: Services, request: Request, codings: Sequence[Coding]) -> Response:
@@ -120,8 +166,11 @@ def _whole(job: Job, services: Services, request: Request, codings: Sequence[Cod
 
 def _etag(job: Job, coding: Coding) -> str:
     """Of one generation in one coding: a strong ETag stands for the very bytes."""
-    suffix = "" if coding is Coding.IDENTITY else f"-{coding}"
-    return f'"{job.id}-{job.generation}{suffix}"'
+    return f'"{job.id}-{job.generation}{_suffix(coding)}"'
+
+
+def _suffix(coding: Coding) -> str:
+    return "" if coding is Coding.IDENTITY else f"-{coding}"
 
 
 def _streamed(

@@ -284,4 +284,9 @@ def _final_lines(outcomes: Sequence[dict[str, Any]]) -> tuple[FinalLines, ...]:
 def final_lines(db: Database, job_id: UUID) -> tuple[FinalLines, ...]:
     """What is final of a job so far, in the order in which its batches settled."""
     with db.begin() as session:
-        return _final_lines(session.scalars(_settled(job_id)).all())
+        return settled_lines(session, job_id)
+
+
+def settled_lines(session: Session, job_id: UUID) -> tuple[FinalLines, ...]:
+    """The same, within a transaction."""
+    return _final_lines(session.scalars(_settled(job_id)).all())

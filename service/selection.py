@@ -1,0 +1,104 @@
+"""Result lines of one outcome: only what succeeded, or only what failed, in input order.
+
+Which requests failed is known from the database. No line is parsed: what is wanted is cut out by
+the index that lies beside every blob of result lines.
+"""
+
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from service.blobs import Blobs
+from service.excerpts import excerpt
+from service.results import clusters, merged, read_index
+from service.work import FinalLines, Segment
+
+BLOCK = 1 << 18
+
+
+class Only(StrEnum):
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Lines of one outcome. `failed` and `pending` are ordinals in their order.
+
+    What is `pending` has no line, whatever was said of it before it was run again.
+    """
+
+    only: Only
+    failed: "array[int]"
+    pending: "array[int]"
+
+    def ranges(self, ordinals: Sequence[int], lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """(offset, length) of the lines that are wanted, of some that stand together."""
+        failed = _among(self.failed, ordinals[0], ordinals[-1])
+        pending = _among(self.pending, ordinals[0], ordinals[-1])
+        wants_failed = self.only is Only.FAILED
+        start = at = 0
+        for ordinal, length in zip(ordinals, lengths, strict=True):
+            if (ordinal in failed) is not wants_failed or ordinal in pending:
+                if start < at:
+                    yield start, at - start
+                start = at + length
+            at += length
+        if start < at:
+            yield start, at - start
+
+
+def selected(blobs: Blobs, segments: Iterable[Segment], selection: Selection) -> Iterator[bytes]:
+    """Of a job's results, in blocks."""
+    return _in_blocks(_of_segments(blobs, segments, selection))
+
+
+def selected_partial(
+    blobs: Blobs, parts: Sequence[FinalLines], selection: Selection
+) -> Iterator[bytes]:
+    """Of what is final so far, in blocks."""
+    return _in_blocks(_of_parts(blobs, parts, selection))
+
+
+def ordinals_of(blobs: Blobs, manifests: Iterable[str]) -> "array[int]":
+    """The requests that batches carry, in input order."""
+    found = array("Q")
+    for manifest in manifests:
+        found.extend(entry.ordinal for entry in blobs.get_manifest(manifest))
+    return array("Q", sorted(found))
+
+
+def _of_segments(
+    blobs: Blobs, segments: Iterable[Segment], selection: Selection
+) -> Iterator[bytes]:
+    for segment in segments:
+        index = read_index(blobs, segment.index_blob)
+        yield from excerpt(blobs, segment.blob, selection.ranges(index.ordinals, index.lengths))
+
+
+def _of_parts(blobs: Blobs, parts: Sequence[FinalLines], selection: Selection) -> Iterator[bytes]:
+    for group in clusters(parts):
+        for run in merged(blobs, group):
+            for offset, length in selection.ranges(run.ordinals, run.lengths):
+                yield run.data[offset : offset + length]
+
+
+def _among(ordinals: "array[int]", first: int, last: int) -> frozenset[int]:
+    """Those from `first` to `last`."""
+    return frozenset(ordinals[bisect_left(ordinals, first) : bisect_right(ordinals, last)])
+
+
+def _in_blocks(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Many small pieces as a few large ones: each that is sent has its price."""
+    held: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        held.append(piece)
+        size += len(piece)
+        if size >= BLOCK:
+            yield b"".join(held)
+            held, size = [], 0
+    if held:
+        yield b"".join(held)
