@@ -146,6 +146,9 @@ class Settings(BaseSettings):
     input_roots: tuple[str, ...] = ()
     """What `input` of a batch spec may point to: URL prefixes, as a JSON list."""
 
+    queue_signed: bool = False
+    """Whether submissions from the queue must be signed by the producer that they name."""
+
     permanent_errors: tuple[str, ...] = ()
     """Texts that mark a failed line as beyond hope, before the built-in table; a JSON list."""
     retryable_errors: tuple[str, ...] = ()

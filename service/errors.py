@@ -10,6 +10,7 @@ HaulierError
 ├── BadInput           a producer's spec or lines cannot be run; says what, where, what to do
 ├── HandedBack         the worker is to stop: give the row back as it is
 ├── StaleLease         the lease was lost: drop everything, change nothing
+├── OverLimit          the producer's limit is reached: come back later, or with less
 └── Conflict           the row is not in a state in which this can be done
 """
 
@@ -90,6 +91,14 @@ class BadInput(HaulierError):
 
 
 MOST_PROBLEMS = 100
+
+
+class OverLimit(HaulierError):
+    """A producer's limit is reached. `wait` is None where waiting does not help."""
+
+    def __init__(self, message: str, *, wait: timedelta | None) -> None:
+        super().__init__(message)
+        self.wait = wait
 
 
 class StaleLease(HaulierError):

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
-from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
 
 import msgspec
 import structlog
@@ -18,15 +17,27 @@ from kombu import Connection, Consumer, Queue
 from config.settings import Settings
 from service.blobs import STORAGE_ERRORS, Blobs
 from service.crashpoints import CrashPoint, reached
-from service.errors import BadInput, Conflict, Problem
+from service.errors import BadInput, Problem
 from service.intake import Taken
+from service.models import Producer
 from service.pages import PAGE_BYTES, PAGE_SPECS, take_in_together
 from service.spec import Spec, read_spec
 from service.store import engine
-from service.store.permissions import rules_of
+from service.store.permissions import newcomer, rules_of
+from service.store.producers import producers_named
 from service.store.submit import Submission, Submitted, submit, submit_each
 from workers.broker import SUBMIT, transport_options
 from workers.heartbeat import Heartbeat
+from workers.messages import (
+    check_signature,
+    check_size,
+    job_id_of,
+    needs_proof,
+    producer_of,
+    spec_of,
+    stray_id_of,
+    task_id_of,
+)
 from workers.process import run
 
 log = structlog.get_logger("workers.inbox")  # the module itself is run as __main__
@@ -43,7 +54,6 @@ class Inbox:
         self._settings = settings
         self._db = engine.database(engine.create(settings.database_url or ""))
         self._blobs = Blobs(settings.blobs)
-        self._rules = rules_of(None, settings)
         self._page: list[Any] = []
         self._page_bytes = 0
         self._heartbeat = Heartbeat(settings, "inbox")
@@ -132,7 +142,7 @@ class Inbox:
             if _will_pass(error):
                 raise
             log.exception("message_failed")
-            bare = replace(self._read(message), spec=Spec(endpoint=""))
+            bare = replace(*self._read([message]), spec=Spec(endpoint=""))
             words = f"the submission could not be stored ({type(error).__name__})"
             submit(self._db, [_refused(bare, words)])
             message.ack()
@@ -140,7 +150,7 @@ class Inbox:
     def _store_together(self, page: list[Any]) -> None:
         """In one transaction; acknowledged after the commit."""
         # A redelivered message may stand beside itself.
-        unique = list({read.id: read for read in map(self._read, page)}.values())
+        unique = list({read.id: read for read in self._read(page)}.values())
         stored = list(self._stored(self._taken_in(unique)))
         reached(CrashPoint.INBOX_STORED)
         for message in page:
@@ -154,16 +164,33 @@ class Inbox:
                 else:
                     log.info("submission_accepted")
 
-    def _read(self, message: Any) -> Submission:
-        """A message as a submission; whatever cannot be read becomes a rejected one."""
-        headers = message.headers or {}
-        job_id = job_id_of(headers.get("id") or message.properties.get("correlation_id"))
-        producer = _storable(headers.get("haulier-producer") or "default")[:255]
+    def _read(self, page: list[Any]) -> list[Submission]:
+        """Messages as submissions; whatever cannot be read becomes a rejected one."""
+        known = producers_named(self._db, {producer_of(message) for message in page})
+        return [
+            self._read_as(known.get(name) or newcomer(name), message)
+            for name, message in ((producer_of(message), message) for message in page)
+        ]
+
+    def _read_as(self, producer: Producer, message: Any) -> Submission:
+        job_id = job_id_of(task_id_of(message))
+        believed = not needs_proof(message, always=self._settings.queue_signed)
         try:
-            spec = read_spec(_spec_of(message), self._rules)
-            return Submission(id=job_id, producer=producer, spec=spec)
+            data = spec_of(message)
+            if not believed:
+                check_signature(message, data, producer)
+                believed = True
+            check_size(data, producer)
+            spec = read_spec(data, rules_of(producer, self._settings))
+            return Submission(id=job_id, producer=producer.name, spec=spec)
         except BadInput as error:
-            return Submission(id=job_id, producer=producer, spec=Spec(endpoint=""), bad=error)
+            # Nobody is charged with what somebody else may have sent.
+            return Submission(
+                id=job_id if believed else stray_id_of(message, job_id),
+                producer=producer.name if believed else "default",
+                spec=Spec(endpoint=""),
+                bad=error,
+            )
 
     def _taken_in(self, read: list[Submission]) -> list[Submission]:
         """The submissions with their requests in blob storage, or with what is wrong with them."""
@@ -174,10 +201,11 @@ class Inbox:
     def _stored(self, submissions: list[Submission]) -> Iterator[tuple[Submission, Submitted]]:
         """Each submission with the job that stands for it.
 
-        One whose key was used for something else becomes a rejected job, without the key.
+        One whose key was used for something else, or that is over its producer's limit, becomes a
+        rejected job, without the key.
         """
         for submission, found in zip(submissions, submit_each(self._db, submissions), strict=True):
-            if isinstance(found, Conflict):
+            if not isinstance(found, Submitted):
                 refused = _refused(submission, str(found))
                 yield refused, submit(self._db, [refused])[0]
             else:
@@ -207,37 +235,6 @@ def _will_pass(error: Exception) -> bool:
     """Whether it is the database, the broker or the storage, and no message's fault."""
     outside: tuple[type[BaseException], ...] = (OSError, *STORAGE_ERRORS, *connection_errors())
     return engine.is_unavailable(error) or isinstance(error, outside)
-
-
-def job_id_of(task_id: object) -> UUID:
-    """The job's id is the task's id; uuid5 of it where it is no UUID."""
-    text = _storable(task_id or uuid4())
-    try:
-        return UUID(text)
-    except ValueError:
-        return uuid5(NAMESPACE_URL, text)
-
-
-def _storable(header: object) -> str:
-    """A header as text that Postgres takes: no NUL, and no half of a surrogate pair."""
-    return str(header).replace("\x00", "").encode(errors="replace").decode()
-
-
-def _spec_of(message: Any) -> bytes:
-    """The `spec` keyword argument of a task message, as JSON."""
-    if message.content_type != "application/json":
-        kind = _storable(message.content_type)
-        raise BadInput([Problem(f"the message is {kind}, not application/json")])
-    body = message.body
-    data = body if isinstance(body, bytes) else str(body).encode()
-    try:
-        arguments = msgspec.json.decode(data, type=tuple[list[Any], dict[str, msgspec.Raw], Any])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadInput([Problem(f"the message is not a Celery task message: {error}")]) from None
-    positional, named, _ = arguments
-    if positional or set(named) != {"spec"}:
-        raise BadInput([Problem('send the spec as the one keyword argument: kwargs={"spec": {…}}')])
-    return bytes(named["spec"])
 
 
 if __name__ == "__main__":

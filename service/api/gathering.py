@@ -13,12 +13,12 @@ from config.settings import Settings
 from service.api.problems import INTERNAL, unforeseen
 from service.blobs import Blobs
 from service.crashpoints import CrashPoint, reached
-from service.errors import BadInput, Conflict
+from service.errors import BadInput
 from service.models import Job
 from service.pages import PAGE_SPECS, take_in_together
 from service.store import jobs
 from service.store.engine import Database
-from service.store.submit import Submission, submit_each
+from service.store.submit import Refusal, Submission, Submitted, submit_each
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Gathering:
     async def submit(self, submission: Submission) -> Accepted:
         """Store a submission whose requests are still to be taken in.
 
-        Raises BadInput, Conflict, and whatever blob storage or Postgres raise.
+        Raises BadInput, Conflict, OverLimit, and whatever blob storage or Postgres raise.
         """
         waiting = _Waiting(submission, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
@@ -99,8 +99,8 @@ class Gathering:
         stored = iter(self._accepted(good) if good else ())
         return [found if isinstance(found, BadInput) else next(stored) for found in taken]
 
-    def _accepted(self, submissions: Sequence[Submission]) -> list[Accepted | Conflict]:
+    def _accepted(self, submissions: Sequence[Submission]) -> list[Accepted | Refusal]:
         stored = submit_each(self._db, submissions)
         reached(CrashPoint.ACCEPT_STORED)
-        found = jobs.jobs_by_id(self._db, {s.id for s in stored if not isinstance(s, Conflict)})
-        return [s if isinstance(s, Conflict) else Accepted(found[s.id], s.new) for s in stored]
+        found = jobs.jobs_by_id(self._db, {s.id for s in stored if isinstance(s, Submitted)})
+        return [s if not isinstance(s, Submitted) else Accepted(found[s.id], s.new) for s in stored]

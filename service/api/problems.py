@@ -6,6 +6,7 @@ A kind is stable: clients may tell errors apart by `type`. `detail` is for peopl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from math import ceil
 from typing import Any
 
 import msgspec
@@ -15,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.blobs import STORAGE_ERRORS
-from service.errors import MOST_PROBLEMS, BadInput, Problem
+from service.errors import MOST_PROBLEMS, BadInput, OverLimit, Problem
 from service.store.engine import is_unavailable, lacks_schema
 
 MEDIA_TYPE = "application/problem+json"
@@ -107,6 +108,14 @@ def bad_input(error: BadInput) -> HttpProblem:
         problems=[{"line": found.line, "message": found.message} for found in error.problems],
         more=error.more,
     )
+
+
+def over_limit(error: OverLimit) -> HttpProblem:
+    """429, or 413 where waiting would not help."""
+    if error.wait is None:
+        return bad_input(BadInput([Problem(str(error))], too_large=True))
+    seconds = max(ceil(error.wait.total_seconds()), 1)
+    return HttpProblem(OVER_LIMIT, str(error), headers={"Retry-After": str(seconds)})
 
 
 def _summary(error: BadInput) -> str:

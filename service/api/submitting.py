@@ -17,12 +17,12 @@ from service.api import body
 from service.api.auth import SUBMIT as MAY_SUBMIT
 from service.api.auth import CalledBy, Caller
 from service.api.gathering import Accepted
-from service.api.openapi import SUBMIT
-from service.api.problems import KEY_REUSED, UNSUPPORTED, HttpProblem, invalid
+from service.api.openapi import SUBMIT, problem
+from service.api.problems import KEY_REUSED, UNSUPPORTED, HttpProblem, invalid, over_limit
 from service.api.schemas import JobView
 from service.api.services import Services, Uses
 from service.crashpoints import CrashPoint, reached
-from service.errors import BadInput, Conflict, Problem
+from service.errors import BadInput, Conflict, OverLimit, Problem
 from service.intake import Intake, take_in
 from service.pages import SMALL_BYTES
 from service.spec import SPEC_BYTES, Rules, Spec, envelope_problems, read_spec
@@ -47,6 +47,11 @@ router = APIRouter()
     status_code=201,
     response_model=JobView,
     dependencies=[MAY_SUBMIT],
+    responses={
+        409: problem("The idempotency key stands for another job"),
+        413: problem("The body, or the job, is larger than the producer's may be"),
+        429: problem("A limit of the producer is reached; `Retry-After` says when to come back"),
+    },
     openapi_extra=SUBMIT,
 )
 async def submit_job(request: Request, services: Uses, caller: CalledBy) -> Response:
@@ -65,6 +70,8 @@ async def submit_job(request: Request, services: Uses, caller: CalledBy) -> Resp
             )
     except Conflict as error:
         raise HttpProblem(KEY_REUSED, str(error)) from None
+    except OverLimit as error:
+        raise over_limit(error) from None
     job, new = accepted.job, accepted.new
     structlog.contextvars.bind_contextvars(job=str(job.id))
     log.info("submission_accepted" if new else "submission_known", total=job.total)
@@ -89,7 +96,7 @@ async def _submit_spec(request: Request, services: Services, caller: Caller) -> 
     if request.query_params:
         raise invalid("a JSON spec takes no query parameters: everything stands in the body")
     key = request.headers.get("idempotency-key")
-    data = await body.at_most(request, SPEC_BYTES)
+    data = await body.at_most(request, SPEC_BYTES, allowed=caller.body_bytes)
     job_id = uuid4()
     if len(data) <= SMALL_BYTES:
         spec = _keyed(read_spec(data, caller.rules), key)
@@ -117,7 +124,7 @@ async def _submit_lines(request: Request, services: Services, caller: Caller) ->
         services.settings,
         hashed=spec.idempotency_key is not None,
     ) as intake:
-        async for block in body.blocks(request):
+        async for block in body.blocks(request, caller.body_bytes):
             await _in_thread(services, partial(intake.feed, block))
         taken = await _in_thread(services, intake.finish)
     submission = Submission(id=job_id, producer=caller.producer, spec=spec, taken=taken)
@@ -180,7 +187,7 @@ def _keyed(spec: Spec, header: str | None) -> Spec:
 
 
 def _store(db: Database, submission: Submission) -> Accepted:
-    """The job that stands for the submission. Raises Conflict."""
+    """The job that stands for the submission. Raises Conflict and OverLimit."""
     stored = submit(db, [submission])[0]
     reached(CrashPoint.ACCEPT_STORED)
     job = jobs.job(db, stored.id, submission.producer)

@@ -22,6 +22,7 @@ from service.store.accounts import pause_account, probed
 from service.store.copy import copy_rows
 from service.store.engine import Database
 from service.store.lanes import learn_pace, learn_tokens
+from service.store.limits import count_late
 from service.store.postpone import MOST_ERROR_TEXT
 from service.store.successor import successor
 from service.store.usage import count_usage
@@ -290,6 +291,8 @@ def _apply_job(session: Session, job: Job, outcome: Outcome) -> None:
 
 def _split(session: Session, job: Job, shards: tuple[Shard, ...]) -> None:
     job.total = job.pending = sum(shard.requests for shard in shards)
+    if job.input is not None:
+        count_late(session, job.producer, job.total)
     job.open_batches = len(shards)
     job.attempts = 1
     job.plan = None

@@ -26,5 +26,17 @@ def rules_of(producer: Producer | None, settings: Settings) -> Rules:
     )
 
 
+def newcomer(name: str) -> Producer:
+    """What a producer may use that nobody has added: as much as one that was just added."""
+    return Producer(
+        name=name,
+        accounts=["default"],
+        input_roots=[],
+        notice_tasks=[],
+        notice_queues=[],
+        signing_secrets=[],
+    )
+
+
 def _allowed(names: list[str] | None) -> frozenset[str] | None:
     return None if names is None else frozenset(names)

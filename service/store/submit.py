@@ -12,12 +12,13 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from service.crashpoints import CrashPoint, reached
-from service.errors import BadInput, Conflict
+from service.errors import BadInput, Conflict, OverLimit
 from service.intake import Taken
 from service.models import Event, Job, Producer
 from service.spec import Spec, fingerprint
 from service.states import JobState
 from service.store.engine import Database
+from service.store.limits import Asked, over_limit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,51 +46,72 @@ class Submitted:
     new: bool
 
 
+Refusal = Conflict | OverLimit
+"""Why there is no job for a submission."""
+
+
 def submit(db: Database, submissions: Sequence[Submission]) -> list[Submitted]:
     """Store submissions in one transaction, all or none, and say which job stands for each.
 
     A submission whose id or idempotency key is there already finds that job. Raises Conflict if
-    the key was used for other content.
+    the key was used for other content, OverLimit if it is new and its producer's limit is reached.
     """
     reached(CrashPoint.ACCEPT_COPIED)
     with db.begin() as session:
         return [_agreed(one) for one in _store(session, submissions)]
 
 
-def submit_each(db: Database, submissions: Sequence[Submission]) -> list[Submitted | Conflict]:
-    """Like `submit`, but a Conflict stands in its submission's place and touches no other."""
+def submit_each(db: Database, submissions: Sequence[Submission]) -> list[Submitted | Refusal]:
+    """Like `submit`, but an error stands in its submission's place and touches no other."""
     reached(CrashPoint.ACCEPT_COPIED)
     with db.begin() as session:
         return _store(session, submissions)
 
 
 def submit_within(session: Session, submission: Submission) -> Submitted:
-    """Like `submit`, in the caller's transaction."""
+    """Like `submit` of one, in the caller's transaction."""
     return _agreed(_store(session, [submission])[0])
 
 
-def _agreed(stored: Submitted | Conflict) -> Submitted:
-    if isinstance(stored, Conflict):
+def _agreed(stored: Submitted | Refusal) -> Submitted:
+    if isinstance(stored, Conflict | OverLimit):
         raise stored
     return stored
 
 
-def _store(session: Session, submissions: Sequence[Submission]) -> list[Submitted | Conflict]:
+def _store(session: Session, submissions: Sequence[Submission]) -> list[Submitted | Refusal]:
     _add_producers(session, {submission.producer for submission in submissions})
     refused = any(submission.bad is not None for submission in submissions)
     now = session.scalars(select(func.now())).one() if refused else None
     # In one order for everybody: two pages with the same keys must not wait for each other.
-    rows = {s.id: _row(s, now) for s in sorted(submissions, key=_order)}
-    new = set(
-        session.scalars(insert(Job).on_conflict_do_nothing().returning(Job.id), list(rows.values()))
-    )
+    ordered = sorted(submissions, key=_order)
+    over = over_limit(session, [_asked(s) for s in ordered if s.bad is None])
+    rows = {s.id: _row(s, now) for s in ordered if s.id not in over}
+    new = set(_insert(session, list(rows.values())))
     if new:
         session.execute(
             insert(Event),
             [{"job_id": i, "target": rows[i]["state"], "detail": {}} for i in rows if i in new],
         )
-    known = _known(session, [s for s in submissions if s.id not in new])
-    return [known.get(s.id) or Submitted(s.id, new=True) for s in submissions]
+    known = _known(session, [s for s in submissions if s.id in rows and s.id not in new])
+    found = {**over, **known}
+    return [found.get(s.id) or Submitted(s.id, new=True) for s in submissions]
+
+
+def _insert(session: Session, rows: list[dict[str, Any]]) -> Sequence[UUID]:
+    """The ids of those that were not there."""
+    if not rows:
+        return []
+    return session.scalars(insert(Job).on_conflict_do_nothing().returning(Job.id), rows).all()
+
+
+def _asked(submission: Submission) -> Asked:
+    return Asked(
+        id=submission.id,
+        producer=submission.producer,
+        key=submission.spec.idempotency_key,
+        requests=0 if submission.taken is None else submission.taken.total,
+    )
 
 
 def _order(submission: Submission) -> tuple[str, str, UUID]:
@@ -132,7 +154,7 @@ def _problem(problem: Any) -> dict[str, Any]:
     return {"line": problem.line, "message": problem.message.replace("\x00", "\ufffd")}
 
 
-def _known(session: Session, submissions: Sequence[Submission]) -> dict[UUID, Submitted | Conflict]:
+def _known(session: Session, submissions: Sequence[Submission]) -> dict[UUID, Submitted | Refusal]:
     """What submissions that made no row found in its place, by their ids."""
     if not submissions:
         return {}
@@ -154,7 +176,7 @@ def _key(submission: Submission) -> tuple[str, str | None]:
     return submission.producer, submission.spec.idempotency_key
 
 
-def _holder(submission: Submission, job_id: UUID, known: str | None) -> Submitted | Conflict:
+def _holder(submission: Submission, job_id: UUID, known: str | None) -> Submitted | Refusal:
     if known == submission.fingerprint:
         return Submitted(job_id, new=False)
     return Conflict(

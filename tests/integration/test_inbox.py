@@ -7,14 +7,16 @@ from uuid import UUID
 import pytest
 import redis
 from celery import Celery
+from pydantic import SecretStr
 
-from config.settings import Settings
+from config.settings import Account, Settings
 from service.models import Job
 from service.pages import PAGE_BYTES, take_in_together
 from service.spec import SPEC_BYTES, Spec
 from service.states import JobState
 from service.store import engine, jobs
 from service.store.engine import Database
+from service.store.producers import add_producer, producer
 from tests.pipeline import chat
 from workers.inbox import Inbox
 
@@ -183,3 +185,76 @@ def test_messages_with_strange_headers_do_not_hold_up_the_others(
 
     assert found(db, other).state is JobState.ACCEPTED
     assert len(jobs.jobs(db, producer=None, limit=10)) == 9
+
+
+def send_as(redis_url: str, producer: str, *specs: dict[str, Any], **headers: str) -> list[UUID]:
+    """Submit specs in a producer's name."""
+    with Celery("producer", broker=redis_url) as app:
+        return [
+            UUID(
+                app.send_task(
+                    "haulier.submit",
+                    kwargs={"spec": spec},
+                    queue="haulier.submit",
+                    headers={"haulier-producer": producer, **headers},
+                ).id
+            )
+            for spec in specs
+        ]
+
+
+def test_a_producer_may_use_on_the_queue_what_its_row_says(
+    settings: Settings, redis_url: str, db: Database
+) -> None:
+    settings = settings.model_copy(
+        update={"accounts": {"research": Account(api_key=SecretStr("k"))}}
+    )
+    add_producer(db, "lab", accounts=["research"])
+    spec = chat("a", account="research")
+    (lab,) = send_as(redis_url, "lab", spec)
+    (elsewhere,) = send_as(redis_url, "lab", chat("a"))
+    (nobody,) = send_as(redis_url, "unheard-of", spec)
+    (operator,) = send(redis_url, spec)
+
+    WatchedInbox(settings, 4).read_all()
+
+    assert found(db, lab).state is found(db, operator).state is JobState.ACCEPTED
+    for job_id, name in ((elsewhere, "lab"), (nobody, "unheard-of")):
+        refused = found(db, job_id)
+        assert (refused.state, refused.producer) == (JobState.REJECTED, name)
+        assert "is not yours" in str(refused.error)
+
+
+def test_what_is_over_a_limit_is_rejected_by_itself(
+    settings: Settings, redis_url: str, db: Database
+) -> None:
+    add_producer(db, "small", requests_per_day=3, body_bytes=2_000)
+    first, second = send_as(redis_url, "small", chat("a", "b"), chat("a", "b"))
+    (huge,) = send_as(redis_url, "small", chat("a", metadata={"x": "y" * 2_000}))
+    (last,) = send_as(redis_url, "small", chat("z"))
+    (other,) = send(redis_url, chat("a", "b"))
+
+    WatchedInbox(settings, 5).read_all()
+
+    jobs_found = [found(db, job_id) for job_id in (first, second, huge, last, other)]
+    assert [job.state for job in jobs_found].count(JobState.ACCEPTED) == 3
+    assert found(db, huge).state is JobState.REJECTED
+    assert "2,000 bytes" in str(found(db, huge).error)
+    (over,) = [job for job in jobs_found[:2] if job.state is JobState.REJECTED]
+    assert "3 requests a day" in str(over.error)
+    assert over.producer == "small"
+    row = producer(db, "small")
+    assert row is not None
+    assert row.counted_requests == 3
+
+
+def test_a_repeated_key_finds_its_job_though_its_producer_is_at_its_limit(
+    settings: Settings, redis_url: str, db: Database
+) -> None:
+    add_producer(db, "small", requests_per_day=1)
+    send_as(redis_url, "small", *[chat("a", idempotency_key="k")] * 10)
+
+    WatchedInbox(settings, 10).read_all()
+
+    (job,) = jobs.jobs(db, producer="small", limit=100)
+    assert job.state is JobState.ACCEPTED

@@ -1,0 +1,99 @@
+"""What a producer's message says: whose it is, which job it stands for, and what is to be done."""
+
+from hashlib import sha256
+from typing import Any
+from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
+
+import msgspec
+
+from service.errors import BadInput, Problem
+from service.models import Producer
+from service.signatures import is_signed
+
+PRODUCER = "haulier-producer"
+TIMESTAMP = "haulier-timestamp"
+SIGNATURE = "haulier-signature"
+
+
+def producer_of(message: Any) -> str:
+    """The producer that the message names. Whether it is true is another question."""
+    return _storable((message.headers or {}).get(PRODUCER) or "default")[:255]
+
+
+def job_id_of(task_id: object) -> UUID:
+    """The job's id is the task's id; uuid5 of it where it is no UUID."""
+    text = _storable(task_id or uuid4())
+    try:
+        return UUID(text)
+    except ValueError:
+        return uuid5(NAMESPACE_URL, text)
+
+
+def task_id_of(message: Any) -> object:
+    return (message.headers or {}).get("id") or message.properties.get("correlation_id")
+
+
+def stray_id_of(message: Any, job_id: UUID) -> UUID:
+    """The id of the job that says why a message was not believed.
+
+    Not the one it asks for: a forged message must not take the place of the true one.
+    """
+    return uuid5(job_id, sha256(_body_of(message)).hexdigest())
+
+
+def spec_of(message: Any) -> bytes:
+    """The `spec` keyword argument of a task message, as the JSON that it was sent as."""
+    if message.content_type != "application/json":
+        kind = _storable(message.content_type)
+        raise BadInput([Problem(f"the message is {kind}, not application/json")])
+    try:
+        arguments = msgspec.json.decode(
+            _body_of(message), type=tuple[list[Any], dict[str, msgspec.Raw], Any]
+        )
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadInput([Problem(f"the message is not a Celery task message: {error}")]) from None
+    positional, named, _ = arguments
+    if positional or set(named) != {"spec"}:
+        raise BadInput([Problem('send the spec as the one keyword argument: kwargs={"spec": {…}}')])
+    return bytes(named["spec"])
+
+
+def needs_proof(message: Any, *, always: bool) -> bool:
+    """Whether it is to be looked at who sent the message: where it is signed, it always is."""
+    return always or SIGNATURE in (message.headers or {})
+
+
+def check_signature(message: Any, spec: bytes, producer: Producer) -> None:
+    """Raises BadInput unless the producer has signed the message."""
+    headers = message.headers or {}
+    task_id = _storable(task_id_of(message))
+    if SIGNATURE not in headers:
+        words = "the message is not signed, and HAULIER_QUEUE_SIGNED is set"
+    elif is_signed(
+        spec.decode(errors="replace"),
+        message_id=task_id,
+        timestamp=str(headers.get(TIMESTAMP)),
+        signatures=_storable(headers[SIGNATURE]),
+        by=producer.signing_secrets,
+    ):
+        return
+    else:
+        words = f"{SIGNATURE} is not a signature of {producer.name!r}"
+    raise BadInput([Problem(f"{words}; its task id is {task_id}")])
+
+
+def check_size(spec: bytes, producer: Producer) -> None:
+    """Raises BadInput where the spec is larger than the producer's may be."""
+    if producer.body_bytes is not None and len(spec) > producer.body_bytes:
+        words = f"the producer's submissions may have {producer.body_bytes:,} bytes"
+        raise BadInput([Problem(words)])
+
+
+def _storable(header: object) -> str:
+    """A header as text that Postgres takes: no NUL, and no half of a surrogate pair."""
+    return str(header).replace("\x00", "").encode(errors="replace").decode()
+
+
+def _body_of(message: Any) -> bytes:
+    body = message.body
+    return body if isinstance(body, bytes) else str(body).encode()
