@@ -353,6 +353,7 @@ class Batch(Leased, Base):
             ),
         ),
         Index("batches_job_id_idx", "job_id", "shard", "id"),
+        Index("batches_parked_at_idx", "parked_at", postgresql_where=text("parked_at IS NOT NULL")),
         # Files of creates that were given up are rare, and looked for again and again.
         Index(
             "batches_spent_idx",
@@ -460,6 +461,9 @@ class Delivery(Base):
             postgresql_where=text("delivered_at IS NULL AND parked_at IS NULL"),
         ),
         Index("deliveries_job_id_idx", "job_id"),
+        Index(
+            "deliveries_parked_at_idx", "parked_at", postgresql_where=text("parked_at IS NOT NULL")
+        ),
     )
 
 
@@ -548,3 +552,14 @@ class Heartbeat(Base):
     version: Mapped[str]
     started_at: Mapped[datetime] = mapped_column(server_default=func.now())
     seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Tick(Base):
+    """Ticks of all schedulers that took about as long: up to so many seconds."""
+
+    __tablename__ = "ticks"
+
+    up_to: Mapped[float] = mapped_column(primary_key=True)
+    count: Mapped[int] = mapped_column(server_default="0")
+    seconds: Mapped[float] = mapped_column(server_default="0")
+    """Of all of them together."""

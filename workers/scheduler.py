@@ -23,6 +23,7 @@ from workers.app import CONTROL, TRANSFER
 from workers.heartbeat import EVERY, Heartbeat
 from workers.pipeline import PAGE, messages, sweep
 from workers.process import run
+from workers.ticks import TickTimes
 
 log = structlog.get_logger("workers.scheduler")  # the module itself is run as __main__
 
@@ -59,6 +60,7 @@ class Scheduler:
         log.info("scheduler_started", tick=self._settings.tick_seconds.total_seconds())
         tick = self._settings.tick_seconds.total_seconds()
         soon = min(tick, max(tick / 10, SOON))
+        times = TickTimes(self._db)
         try:
             while not self._stop.is_set():
                 started = time.monotonic()
@@ -71,6 +73,7 @@ class Scheduler:
                         log.exception("tick_failed")
                     else:
                         log.warning("postgres_unavailable", reason=str(error).splitlines()[0])
+                times.note(time.monotonic() - started)
                 # Where there was work there is more: small tasks do not last for a tick.
                 pause = soon if sent else tick
                 self._stop.wait(max(0.0, pause - (time.monotonic() - started)))

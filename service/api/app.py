@@ -26,6 +26,7 @@ from service.api import (
 from service.api.access_log import AccessLog
 from service.api.auth import Tokens, authenticated
 from service.api.gathering import Gathering
+from service.api.metrics import Metrics
 from service.api.openapi import problem
 from service.api.services import Services
 from service.api.together.app import together_app
@@ -57,6 +58,7 @@ def create_app(settings: Settings) -> FastAPI:
             tokens=Tokens(settings, db),
             intake=CapacityLimiter(INTAKES),
             gathering=Gathering(db, blobs, settings),
+            metrics=Metrics(db),
         )
         yield
         connections.dispose()

@@ -1,6 +1,9 @@
-"""For load balancers and supervisors; the only endpoints that need no token."""
+"""For load balancers, supervisors and monitoring; the only endpoints that need no token."""
 
 from fastapi import APIRouter
+from prometheus_client.exposition import choose_encoder
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
 
 from service.api.openapi import problem
 from service.api.problems import NOT_MIGRATED, RETRY_AFTER, HttpProblem
@@ -10,7 +13,7 @@ from service.store.schema import is_migrated
 
 router = APIRouter()
 
-OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
 @router.get("/healthz")
@@ -29,3 +32,10 @@ def readyz(services: Uses) -> HealthView:
             headers=RETRY_AFTER,
         )
     return HealthView()
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
+def metrics(request: Request, services: Uses) -> Response:
+    """How it stands, in Prometheus' text format. Numbers only; it names nobody."""
+    encode, media_type = choose_encoder(request.headers.get("accept", ""))
+    return Response(encode(services.metrics.registry), media_type=media_type)

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from config.settings import Settings
 from service.api.auth import Tokens
 from service.api.gathering import Gathering
+from service.api.metrics import Metrics
 from service.blobs import Blobs
 from service.store.engine import Database
 
@@ -23,6 +24,7 @@ class Services:
     intake: CapacityLimiter
     """Threads that take requests in; they must not use up those of the small calls."""
     gathering: Gathering
+    metrics: Metrics
 
 
 async def _services(request: Request) -> Services:

@@ -82,7 +82,7 @@ def test_a_token_in_other_letters_is_no_error(refusing_api: Api) -> None:
     problem(answer, 401)
 
 
-@pytest.mark.parametrize("path", sorted(OPEN_PATHS))
+@pytest.mark.parametrize("path", sorted(OPEN_PATHS - {"/metrics"}))
 def test_health_needs_no_token(refusing_api: Api, path: str) -> None:
     assert httpx.get(refusing_api.url + path, trust_env=False).json() == {"status": "ok"}
 

@@ -29,6 +29,7 @@ from service.store.cancel import cancel
 from service.store.claim import claim_batches, claim_job, extend, final_lines
 from service.store.due import dispatch, outstanding
 from service.store.engine import clock
+from service.store.gauges import gauges
 from service.store.postpone import postpone
 from service.store.submit import Submission, Submitted, submit, submit_each
 from service.store.waiting import why
@@ -266,6 +267,11 @@ def test_cancelling_stays_on_an_index(house: House, plans: Plans) -> None:
     for number in range(TIMES):
         job_id = _id("running", OPEN - number)
         _assert_on_an_index(plans.of(partial(cancel, house.db, job_id)))
+
+
+def test_metrics_stay_on_an_index(house: House, plans: Plans) -> None:
+    for _ in range(TIMES):
+        _assert_on_an_index(plans.of(partial(gauges, house.db)))
 
 
 def test_submitting_stays_on_an_index(house: House, plans: Plans) -> None:

@@ -1,0 +1,153 @@
+"""`/metrics`: how Haulier stands, for Prometheus. Needs no token and names nobody."""
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from service.states import OPEN_BATCH_STATES, JobState
+from service.store.engine import Database, is_unavailable, lacks_schema
+from service.store.gauges import Gauges, gauges
+from service.store.heartbeats import VERSION
+
+FRESH = 5.0
+"""For so many seconds the numbers are kept: however many ask, Postgres is asked once."""
+KINDS = ("worker", "scheduler", "inbox")
+
+
+class Metrics(Collector):
+    """Reads Postgres when it is asked."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._lock = threading.Lock()
+        self._read_at = -FRESH
+        self._last: Gauges | None = None
+        self.registry = CollectorRegistry()
+        self.registry.register(self)
+
+    def describe(self) -> list[Metric]:
+        """Nothing: what there is depends on Postgres, and is not asked for at the start."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        now = self._now()
+        yield InfoMetricFamily("haulier_build", "This process", value={"version": VERSION})
+        yield GaugeMetricFamily(
+            "haulier_database_up", "Whether Postgres answers with our schema", int(now is not None)
+        )
+        if now is not None:
+            yield from _stock(now)
+            yield from _processes(now)
+            yield from _totals(now)
+
+    def _now(self) -> Gauges | None:
+        """None where Postgres is away, or has not our schema."""
+        with self._lock:
+            if time.monotonic() - self._read_at >= FRESH:
+                try:
+                    self._last = gauges(self._db)
+                except Exception as error:
+                    if not is_unavailable(error) and not lacks_schema(error):
+                        raise
+                    self._last = None
+                self._read_at = time.monotonic()
+            return self._last
+
+
+def _stock(now: Gauges) -> Iterator[Metric]:
+    yield _gauge(
+        "haulier_jobs",
+        "Jobs that are not finished, by state",
+        "state",
+        {state: now.jobs.get(state, 0) for state in (JobState.ACCEPTED, JobState.RUNNING)},
+    )
+    yield _gauge(
+        "haulier_batches",
+        "Batches under way, by state",
+        "state",
+        {state: now.batches.get(state, 0) for state in sorted(OPEN_BATCH_STATES)},
+    )
+    yield GaugeMetricFamily(
+        "haulier_batches_waiting", "Batches that wait to be let in", now.waiting
+    )
+    yield _gauge("haulier_due", "Rows that wait for a worker", "kind", now.due)
+    yield _gauge(
+        "haulier_oldest_due_seconds", "How long the oldest of them has waited", "kind", now.oldest
+    )
+    yield _gauge("haulier_parked", "Rows that wait for an operator", "kind", now.parked)
+    yield _gauge(
+        "haulier_accounts_paused",
+        "Accounts that are refused (key or credit) or slowed down",
+        "reason",
+        {"blocked": now.blocked_accounts, "slowed": now.slowed_accounts},
+    )
+
+
+def _processes(now: Gauges) -> Iterator[Metric]:
+    alive = {kind: now.processes.get(kind, 0) for kind in KINDS}
+    yield _gauge("haulier_processes", "Processes seen in the last 15 seconds", "kind", alive)
+    yield _gauge(
+        "haulier_heartbeat_age_seconds",
+        "Since the last heartbeat of any process of a kind",
+        "kind",
+        now.heartbeat_ages,
+    )
+    buckets, count, total = [], 0, 0.0
+    for up_to, number, seconds in now.ticks:
+        count, total = count + number, total + seconds
+        buckets.append((_bound(up_to), float(count)))
+    if not buckets or buckets[-1][0] != "+Inf":
+        buckets.append(("+Inf", float(count)))
+    yield HistogramMetricFamily(
+        "haulier_scheduler_tick_seconds",
+        "Ticks of all schedulers by how long they took",
+        buckets=buckets,
+        sum_value=total,
+    )
+
+
+def _totals(now: Gauges) -> Iterator[Metric]:
+    yield _counter(
+        "haulier_requests",
+        "Requests accounted for in settled batches",
+        "outcome",
+        {"succeeded": now.used["succeeded"], "dead": now.used["dead"]},
+    )
+    yield _counter(
+        "haulier_tokens",
+        "Tokens that Together reported",
+        "kind",
+        {"prompt": now.used["prompt"], "completion": now.used["completion"]},
+    )
+    yield CounterMetricFamily(
+        "haulier_batches_settled", "Settled batches", value=now.used["batches"]
+    )
+
+
+def _bound(up_to: float) -> str:
+    return "+Inf" if up_to == float("inf") else str(up_to)
+
+
+def _gauge(name: str, help_text: str, label: str, values: Mapping[Any, float]) -> Metric:
+    family = GaugeMetricFamily(name, help_text, labels=[label])
+    for key, value in values.items():
+        family.add_metric([str(key)], value)
+    return family
+
+
+def _counter(name: str, help_text: str, label: str, values: dict[str, int]) -> Metric:
+    family = CounterMetricFamily(name, help_text, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family

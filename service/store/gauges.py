@@ -1,0 +1,144 @@
+"""How it stands, in numbers, for a monitoring system. Reads what is open, on its indexes.
+
+Finished jobs and batches are many and stay: they are counted by what they have used.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import text
+
+from service.models import SCHEMA
+from service.store.engine import Database
+
+# As plain text, so that the planner sees which partial index holds the rows.
+_JOBS = """
+SELECT state, count(*) AS rows, count(*) FILTER (WHERE parked_at IS NOT NULL) AS parked,
+       count(*) FILTER (WHERE due) AS due,
+       extract(epoch FROM now() - min(not_before) FILTER (WHERE due)) AS oldest
+FROM (SELECT state, parked_at, not_before,
+             parked_at IS NULL AND open_batches = 0 AND not_before <= now()
+             AND (lease IS NULL OR leased_until < now()) AS due
+      FROM {schema}.jobs WHERE finished_at IS NULL) AS open
+GROUP BY state
+"""
+
+_BATCHES = """
+SELECT state, count(*) AS rows, count(*) FILTER (WHERE due) AS due,
+       extract(epoch FROM now() - min(not_before) FILTER (WHERE due)) AS oldest
+FROM (SELECT state, not_before,
+             not_before <= now() AND (lease IS NULL OR leased_until < now())
+             AND NOT EXISTS (
+                 SELECT FROM {schema}.accounts a
+                 WHERE a.name = b.account AND a.paused_until > now()
+                 AND (NOT a.spending OR b.state IN ('queued', 'uploaded'))) AS due
+      FROM {schema}.batches b
+      WHERE parked_at IS NULL AND state IN ('created', 'ended', 'queued', 'uploaded')
+      AND (state <> 'queued' OR admitted_at IS NOT NULL)) AS open
+GROUP BY state
+"""
+
+_WAITING = """
+SELECT count(*) FROM {schema}.batches
+WHERE state = 'queued' AND admitted_at IS NULL AND parked_at IS NULL
+"""
+
+_PARKED_BATCHES = "SELECT count(*) FROM {schema}.batches WHERE parked_at IS NOT NULL"
+_PARKED_DELIVERIES = "SELECT count(*) FROM {schema}.deliveries WHERE parked_at IS NOT NULL"
+
+_DELIVERIES = """
+SELECT count(*) AS rows,
+       extract(epoch FROM now() - min(not_before)) AS oldest
+FROM {schema}.deliveries WHERE delivered_at IS NULL AND parked_at IS NULL
+"""
+
+_ACCOUNTS = """
+SELECT count(*) FILTER (WHERE blocked_since IS NOT NULL) AS blocked,
+       count(*) FILTER (WHERE blocked_since IS NULL AND paused_until > now()) AS slowed
+FROM {schema}.accounts
+"""
+
+_PROCESSES = """
+SELECT kind, extract(epoch FROM now() - max(seen_at)) AS age,
+       count(*) FILTER (WHERE seen_at > now() - interval '15 seconds') AS alive
+FROM {schema}.heartbeats GROUP BY kind
+"""
+
+_USED = """
+SELECT coalesce(sum(batches), 0) AS batches, coalesce(sum(succeeded), 0) AS succeeded,
+       coalesce(sum(dead), 0) AS dead, coalesce(sum(prompt_tokens), 0) AS prompt,
+       coalesce(sum(completion_tokens), 0) AS completion
+FROM {schema}.usage
+"""
+
+_TICKS = "SELECT up_to, count, seconds FROM {schema}.ticks ORDER BY up_to"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gauges:
+    """Ages are in seconds; what is due and free and not yet on a worker has been so for `oldest`.
+
+    Kinds are `job`, `batch` and `delivery`.
+    """
+
+    jobs: dict[str, int]
+    """By state, of those that are not finished."""
+    batches: dict[str, int]
+    """By state, of those that are let in and neither done nor parked."""
+    waiting: int
+    """Batches that wait to be let in."""
+    due: dict[str, int]
+    oldest: dict[str, float]
+    parked: dict[str, int]
+    blocked_accounts: int
+    slowed_accounts: int
+    heartbeat_ages: dict[str, float] = field(default_factory=dict)
+    processes: dict[str, int] = field(default_factory=dict)
+    used: dict[str, int] = field(default_factory=dict)
+    ticks: list[tuple[float, int, float]] = field(default_factory=list)
+    """(up to how many seconds, count, seconds of all of them)."""
+
+
+def gauges(db: Database) -> Gauges:
+    """All of them, at one instant."""
+    with db.begin() as session:
+
+        def rows(statement: str) -> list[Any]:
+            return list(session.execute(text(statement.format(schema=SCHEMA))).mappings())
+
+        def number(statement: str) -> int:
+            return int(session.scalars(text(statement.format(schema=SCHEMA))).one())
+
+        jobs, batches = rows(_JOBS), rows(_BATCHES)
+        (deliveries,), (accounts,), (used,) = rows(_DELIVERIES), rows(_ACCOUNTS), rows(_USED)
+        processes = rows(_PROCESSES)
+        return Gauges(
+            jobs={row["state"]: row["rows"] for row in jobs},
+            batches={row["state"]: row["rows"] for row in batches},
+            waiting=number(_WAITING),
+            due={
+                "job": sum(row["due"] for row in jobs),
+                "batch": sum(row["due"] for row in batches),
+                "delivery": deliveries["rows"],
+            },
+            oldest={
+                "job": _oldest(jobs),
+                "batch": _oldest(batches),
+                "delivery": _oldest([deliveries]),
+            },
+            parked={
+                "job": sum(row["parked"] for row in jobs),
+                "batch": number(_PARKED_BATCHES),
+                "delivery": number(_PARKED_DELIVERIES),
+            },
+            blocked_accounts=accounts["blocked"],
+            slowed_accounts=accounts["slowed"],
+            heartbeat_ages={row["kind"]: float(row["age"]) for row in processes},
+            processes={row["kind"]: row["alive"] for row in processes},
+            used={name: int(value) for name, value in used.items()},
+            ticks=[(row["up_to"], row["count"], row["seconds"]) for row in rows(_TICKS)],
+        )
+
+
+def _oldest(rows: list[Any]) -> float:
+    return max((float(row["oldest"]) for row in rows if row["oldest"] is not None), default=0.0)

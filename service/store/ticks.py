@@ -1,0 +1,38 @@
+"""How long the schedulers' ticks took: a histogram that all of them add to, for ever."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sqlalchemy.dialects.postgresql import insert
+
+from service.models import Tick
+from service.store.engine import Database
+
+
+@dataclass
+class Bucket:
+    """Ticks of about the same length, and the seconds of all of them together."""
+
+    count: int = 0
+    seconds: float = 0.0
+
+
+def add_ticks(db: Database, buckets: Mapping[float, Bucket]) -> None:
+    """Add to the buckets, by the seconds that a tick in them takes at most."""
+    if not buckets:
+        return
+    rows = [
+        {"up_to": up_to, "count": bucket.count, "seconds": bucket.seconds}
+        for up_to, bucket in sorted(buckets.items())  # in one order: no deadlock between two
+    ]
+    added = insert(Tick).values(rows)
+    with db.begin() as session:
+        session.execute(
+            added.on_conflict_do_update(
+                index_elements=["up_to"],
+                set_={
+                    "count": Tick.count + added.excluded["count"],
+                    "seconds": Tick.seconds + added.excluded["seconds"],
+                },
+            )
+        )
