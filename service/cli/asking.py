@@ -102,3 +102,20 @@ def status(json: AsJson = False) -> None:
     from service.cli.operating import status
 
     status(as_json=json)
+
+
+@app.command(rich_help_panel=CLIENT)
+def usage(
+    since: Annotated[
+        str | None, typer.Option("--from", metavar="DAY", help="Default: 29 days before --to.")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--to", metavar="DAY", help="The last day (UTC); default: today.")
+    ] = None,
+    by: Annotated[str, typer.Option(help="Some of day, model, producer, account.")] = "day,model",
+    json: AsJson = False,
+) -> None:
+    """Show what was used, and what it is thought to have cost."""
+    from service.cli.usage import usage
+
+    usage(since=since, until=until, by=by, as_json=json)

@@ -25,6 +25,7 @@ from service.cli.documents import (
     Problem,
     ProblemDocument,
     Status,
+    UsageReport,
 )
 from service.cli.exits import Exit
 from service.cli.place import Place
@@ -187,6 +188,10 @@ class Client:
 
     def status(self) -> Document[Status]:
         return self._document(self._get("/v1/status"), Status)
+
+    def usage(self, *, since: str | None, until: str | None, by: str) -> Document[UsageReport]:
+        query = {"from": since, "to": until, "by": by}
+        return self._document(self._get("/v1/usage", query), UsageReport)
 
     def cancel(self, job_id: UUID) -> Document[Job]:
         with self._errors():

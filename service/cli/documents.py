@@ -141,6 +141,33 @@ class Status(msgspec.Struct, frozen=True):
     open_batches: dict[str, int]
 
 
+class Spent(msgspec.Struct, frozen=True, kw_only=True):
+    batches: int
+    succeeded: int
+    dead: int
+    prompt_tokens: int
+    completion_tokens: int
+    estimated_cost: str | None = None
+    """USD; None where the price of a model is not known."""
+    unknown_models: list[str] = []
+
+
+class UsageRow(Spent, frozen=True, kw_only=True):
+    """What was not asked for is None."""
+
+    day: str | None = None
+    model: str | None = None
+    producer: str | None = None
+    account: str | None = None
+
+
+class UsageReport(msgspec.Struct, frozen=True):
+    first: str = msgspec.field(name="from")
+    last: str = msgspec.field(name="to")
+    data: list[UsageRow]
+    total: Spent
+
+
 class ProblemDocument(msgspec.Struct, frozen=True):
     """RFC 9457."""
 

@@ -46,3 +46,15 @@ def submit(
         wait=wait,
         as_json=json,
     )
+
+
+@app.command()
+def estimate(
+    file: Annotated[Path, typer.Argument(help="Requests as JSONL; - is stdin.")],
+    endpoint: Annotated[str | None, typer.Option(help=f"Default: {CHAT}.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Say what a file would be as a job: requests, batches, tokens, cost. Sends nothing."""
+    from service.cli.estimate import estimate
+
+    estimate(file, endpoint=endpoint, as_json=json)

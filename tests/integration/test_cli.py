@@ -236,6 +236,21 @@ def test_a_cancelled_job_is_served_by_nobody(working: Cli, simulator: Simulator)
     assert watched.out.splitlines()[-1].endswith("0 succeeded, 2 failed")
 
 
+def test_usage_is_shown_with_what_is_not_known(working: Cli) -> None:
+    job = working.submit("a", "b")
+    working("watch", job)
+    shown = working("usage", "--by", "producer,model")
+
+    assert shown.status == 0
+    assert MODEL in shown.out
+    assert "unknown" in shown.out
+    (report,) = working("usage", "--json").documents
+    assert {"from", "to", "data", "total"} <= set(report)
+    refused = working("usage", "--from", "yesterday")
+    assert refused.status == 2
+    assert "2026-01-31" in refused.err
+
+
 def test_where_nobody_listens_it_says_what_to_do(cli: Cli) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     done = cli("jobs", HAULIER_URL=url)
