@@ -9,6 +9,7 @@ import typer
 
 from config.logging import configure
 from config.settings import settings
+from service.cli.arguments import AsJson
 from service.cli.worker import Queues, work
 
 app = typer.Typer()
@@ -103,3 +104,11 @@ def simulator(
 def _become(module: str) -> None:
     """Replace this process: workers are started, never imported."""
     os.execv(sys.executable, [sys.executable, "-P", "-m", module])  # noqa: S606  our own module
+
+
+@app.command()
+def doctor(json: AsJson = False) -> None:
+    """Check everything that Haulier stands on, and say what to do about what is wrong."""
+    from service.cli.doctor import doctor
+
+    doctor(as_json=json)

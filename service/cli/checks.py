@@ -1,0 +1,260 @@
+"""What `haulier doctor` looks at. Each check says what it found, and what to do about it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from uuid import uuid4
+
+import msgspec
+
+from config.settings import Settings
+from service.blobs import STORAGE_ERRORS, Blobs
+from service.errors import AccountBlocked, RateLimited, Refused, Unreachable
+from service.store import engine, heartbeats
+from service.store.engine import Database
+from service.store.heartbeats import VERSION
+from service.store.inspect import DATABASE_ERRORS, server_version
+from service.store.schema import is_migrated
+from service.together import Together, open_pool
+
+OLDEST_POSTGRES = 15
+FREE = 2_000_000_000
+"""Bytes of scratch space that a few downloads and sorted hashes fit into."""
+AWAY = timedelta(seconds=15)
+"""Heartbeats come every 5 seconds."""
+SKEW, MUCH_SKEW = timedelta(seconds=5), timedelta(minutes=5)
+WEAK = 16
+"""Fewer characters than these can be guessed."""
+
+
+ON_THE_DATABASE = ("clock", "migrations", "processes")
+
+
+class Level(StrEnum):
+    OK = "ok"
+    WARNING = "warning"
+    PROBLEM = "problem"
+    SKIPPED = "skipped"
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing that was looked at. `todo` is there unless it is fine."""
+
+    check: str
+    level: Level
+    detail: str
+    todo: str | None = None
+
+
+@contextmanager
+def _connected(url: str) -> Iterator[Database]:
+    connections = engine.create(url, statement_timeout=timedelta(seconds=5))
+    try:
+        yield engine.database(connections)
+    finally:
+        connections.dispose()
+
+
+def database(settings: Settings) -> Iterator[Finding]:
+    """Postgres, its schema, its clock, and the processes that write to it."""
+    if settings.database_url is None:
+        todo = "set DATABASE_URL, or run this beside the home of `haulier up`"
+        yield Finding("database", Level.PROBLEM, "DATABASE_URL is not set", todo)
+        yield from _skipped("it needs the database", *ON_THE_DATABASE)
+        return
+    done = set()
+    try:
+        with _connected(settings.database_url) as db:
+            for finding in _database(db):
+                done.add(finding.check)
+                yield finding
+    except (*DATABASE_ERRORS, ValueError) as error:
+        todo = "start Postgres, or correct DATABASE_URL"
+        yield Finding("database", Level.PROBLEM, _said(error), todo)
+        left = [check for check in ON_THE_DATABASE if check not in done]
+        yield from _skipped("it needs the database", *left)
+
+
+def _database(db: Database) -> Iterator[Finding]:
+    yield _postgres(server_version(db))
+    yield _clock(db)
+    if is_migrated(db):
+        yield Finding("migrations", Level.OK, "the schema is that of this version, or newer")
+        yield from _processes(db)
+    else:
+        todo = "run `haulier migrate`"
+        yield Finding("migrations", Level.PROBLEM, "the schema is missing or old", todo)
+        yield from _skipped("it needs the schema", "processes")
+
+
+def _postgres(version: int) -> Finding:
+    major, minor = divmod(version, 10_000)
+    detail = f"PostgreSQL {major}.{minor}"
+    if major < OLDEST_POSTGRES:
+        todo = f"use PostgreSQL {OLDEST_POSTGRES} or later"
+        return Finding("database", Level.PROBLEM, detail, todo)
+    return Finding("database", Level.OK, detail)
+
+
+def _clock(db: Database) -> Finding:
+    before = datetime.now(UTC)
+    there = engine.clock(db)
+    after = datetime.now(UTC)
+    skew = max(before - there, there - after, timedelta(0))
+    detail = f"{skew.total_seconds():.1f} s between this machine and the database"
+    if skew <= SKEW:
+        return Finding("clock", Level.OK, detail)
+    level = Level.PROBLEM if skew > MUCH_SKEW else Level.WARNING
+    return Finding("clock", level, detail, "synchronise the clocks of both (NTP)")
+
+
+def _processes(db: Database) -> Iterator[Finding]:
+    now = engine.clock(db)
+    rows = [row for row in heartbeats.heartbeats(db) if now - row.seen_at < AWAY]
+    for kind in ("worker", "scheduler", "inbox"):
+        found = [row for row in rows if row.kind == kind]
+        others = sorted({row.version for row in found} - {VERSION})
+        if not found:
+            # Who submits over HTTP alone needs no inbox.
+            level = Level.WARNING if kind == "inbox" else Level.PROBLEM
+            yield Finding(kind, level, "none is alive", f"start one: `haulier {kind}`")
+        elif others:
+            detail = f"{len(found)} alive, of version {', '.join(others)}; this is {VERSION}"
+            yield Finding(kind, Level.WARNING, detail, "bring all processes to one version")
+        else:
+            yield Finding(kind, Level.OK, f"{len(found)} alive, version {VERSION}")
+
+
+def broker(settings: Settings) -> Iterator[Finding]:
+    """Redis or Valkey; looked at by a process of workers, since the service never speaks to it."""
+    if settings.redis_url is None:
+        todo = "set REDIS_URL, or run this beside the home of `haulier up`"
+        yield Finding("broker", Level.PROBLEM, "REDIS_URL is not set", todo)
+        return
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "workers.broker_check"],
+            env={**os.environ, "REDIS_URL": settings.redis_url},
+            capture_output=True,
+            timeout=30,
+            check=True,
+        )
+        found = json.loads(done.stdout)
+    except (subprocess.SubprocessError, ValueError):
+        found = {"error": "the check of the broker did not come to an end"}
+    yield _broker(found)
+
+
+def _broker(found: dict[str, str]) -> Finding:
+    if "error" in found:
+        todo = "start Redis or Valkey, or correct REDIS_URL"
+        return Finding("broker", Level.PROBLEM, found["error"], todo)
+    detail = f"{found['name']} {found['version']}, maxmemory-policy {found['maxmemory_policy']}"
+    if found["role"] not in {"master", None}:
+        todo = "let REDIS_URL name the primary"
+        return Finding("broker", Level.PROBLEM, f"{detail}, a replica", todo)
+    if found["maxmemory_policy"] != "noeviction":
+        todo = "set maxmemory-policy to noeviction: else submissions are lost when it is full"
+        return Finding("broker", Level.PROBLEM, detail, todo)
+    return Finding("broker", Level.OK, detail)
+
+
+def blobs(settings: Settings) -> Iterator[Finding]:
+    """Blob storage: a probe is written, read and deleted."""
+    name, content = f"probes/{uuid4()}", uuid4().bytes
+    todo = "correct HAULIER_BLOB_URL, or give this user the right to write, read and delete there"
+    try:
+        storage = Blobs(settings.blobs)
+        storage.put(name, content)
+        same = storage.get(name) == content
+        storage.delete([name])
+    except (OSError, ValueError, *STORAGE_ERRORS) as error:
+        yield Finding("blobs", Level.PROBLEM, f"{settings.blobs}: {_said(error)}", todo)
+        return
+    if not same:
+        yield Finding("blobs", Level.PROBLEM, f"{settings.blobs} gives back other bytes", todo)
+        return
+    yield Finding("blobs", Level.OK, f"{settings.blobs} can be written, read and deleted")
+
+
+def scratch(settings: Settings) -> Iterator[Finding]:
+    """Local space for what is on its way."""
+    place = settings.scratch or Path(tempfile.gettempdir())
+    todo = "let HAULIER_SCRATCH name a directory with more space, on a disk of this machine"
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(bytes(1 << 16))
+        free = shutil.disk_usage(place).free
+    except OSError as error:
+        yield Finding("scratch", Level.PROBLEM, f"{place}: {_said(error)}", todo)
+        return
+    level = Level.OK if free >= FREE else Level.WARNING
+    detail = f"{place} has {free / 1e9:.1f} GB free"
+    yield Finding("scratch", level, detail, None if level is Level.OK else todo)
+
+
+def accounts(settings: Settings) -> Iterator[Finding]:
+    """Each account's key, by asking Together for a file that does not exist."""
+    names = [name for name in sorted(settings.account_names) if settings.account(name)]
+    if not names:
+        todo = "set TOGETHER_API_KEY (or HAULIER_ACCOUNTS)"
+        yield Finding("account default", Level.PROBLEM, "there is no key", todo)
+    with open_pool(timedelta(seconds=10)) as pool:
+        for name in names:
+            account = settings.account(name)
+            assert account is not None
+            key = account.api_key.get_secret_value()
+            yield _account(name, Together(pool, account.base_url, key))
+
+
+def _account(name: str, together: Together) -> Finding:
+    check = f"account {name}"
+    try:
+        together.file(f"file-{uuid4()}")
+    except AccountBlocked as error:
+        todo = "renew the key or the credit of this account at Together"
+        return Finding(check, Level.PROBLEM, _said(error), todo)
+    except RateLimited as error:
+        return Finding(check, Level.WARNING, _said(error), "try again later")
+    except Unreachable as error:
+        todo = "look at the network and TOGETHER_BASE_URL (or `base_url` in HAULIER_ACCOUNTS)"
+        return Finding(check, Level.PROBLEM, _said(error), todo)
+    except Refused:
+        pass  # that there is no such file is told to those alone whose key is good
+    except ValueError:
+        todo = "write the key as Together shows it"
+        return Finding(check, Level.PROBLEM, "the key holds what no key has in it", todo)
+    return Finding(check, Level.OK, "Together takes the key")
+
+
+def admin_token(settings: Settings) -> Iterator[Finding]:
+    """Whether the token that may do everything can be guessed."""
+    if settings.admin_token is None:
+        detail = "HAULIER_ADMIN_TOKEN is not set here; the API does not start without it"
+        yield Finding("admin token", Level.WARNING, detail, "set it where the API runs")
+        return
+    token = settings.admin_token.get_secret_value().strip()
+    if len(token) < WEAK or len(set(token)) < WEAK // 2:
+        todo = "make a random one: python -c 'import secrets; print(secrets.token_urlsafe(24))'"
+        yield Finding("admin token", Level.WARNING, "it is short or simple", todo)
+        return
+    yield Finding("admin token", Level.OK, f"{len(token)} characters")
+
+
+def _skipped(why: str, *checks: str) -> Iterator[Finding]:
+    for check in checks:
+        yield Finding(check, Level.SKIPPED, why)
+
+
+def _said(error: BaseException) -> str:
+    """The first line of what went wrong; a driver's own words where it has some."""
+    return (str(getattr(error, "orig", None) or error).splitlines() or [repr(error)])[0]
