@@ -111,6 +111,18 @@ def read_index(blobs: Blobs, name: str) -> Index:
     return Index(ordinals, lengths)
 
 
+def line_of(blobs: Blobs, lines: FinalLines, ordinal: int) -> bytes | None:
+    """The result line of one request, without its line feed; None where it is not among them."""
+    if not lines.first_ordinal <= ordinal <= lines.last_ordinal:
+        return None
+    index = read_index(blobs, lines.index_blob)
+    at = bisect_left(index.ordinals, ordinal)
+    if index.ordinals[at] != ordinal:
+        return None
+    offset, length = sum(index.lengths[:at]), index.lengths[at]
+    return b"".join(blobs.stream(lines.blob, offset, length)).removesuffix(b"\n")
+
+
 @dataclass(frozen=True)
 class Run:
     """Lines that stand together: their ordinals, their lengths, and their bytes."""

@@ -17,6 +17,7 @@ from service.api import (
     operating,
     problems,
     producers,
+    requests,
     results,
     retrying,
     submitting,
@@ -38,6 +39,7 @@ from service.store.heartbeats import VERSION
 CONNECTIONS = 10
 INTAKES = 8
 """Bodies that are worked on at the same time."""
+LOOKUPS = 4
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -57,6 +59,7 @@ def create_app(settings: Settings) -> FastAPI:
             blobs=blobs,
             tokens=Tokens(settings, db),
             intake=CapacityLimiter(INTAKES),
+            lookups=CapacityLimiter(LOOKUPS),
             gathering=Gathering(db, blobs, settings),
             metrics=Metrics(db),
         )
@@ -102,7 +105,17 @@ def _closed() -> APIRouter:
             503: problem("Postgres or blob storage is away; try again"),
         },
     )
-    for part in (submitting, jobs, results, retrying, operating, producers, tokens, usage):
+    for part in (
+        submitting,
+        jobs,
+        results,
+        retrying,
+        operating,
+        producers,
+        tokens,
+        usage,
+        requests,
+    ):
         v1.include_router(part.router)
 
     @v1.get("/openapi.json", include_in_schema=False)

@@ -23,6 +23,8 @@ class Services:
     tokens: Tokens
     intake: CapacityLimiter
     """Threads that take requests in; they must not use up those of the small calls."""
+    lookups: CapacityLimiter
+    """Threads that look requests up: the first look-up in a large job takes a while."""
     gathering: Gathering
     metrics: Metrics
 
