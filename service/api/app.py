@@ -17,6 +17,7 @@ from service.api import (
     operating,
     problems,
     producers,
+    progress,
     requests,
     results,
     retrying,
@@ -30,6 +31,7 @@ from service.api.gathering import Gathering
 from service.api.metrics import Metrics
 from service.api.openapi import problem
 from service.api.services import Services
+from service.api.streams import Streams
 from service.api.together.app import together_app
 from service.blobs import STORAGE_ERRORS, Blobs
 from service.errors import BadInput
@@ -62,6 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
             lookups=CapacityLimiter(LOOKUPS),
             gathering=Gathering(db, blobs, settings),
             metrics=Metrics(db),
+            streams=Streams(),
         )
         yield
         connections.dispose()
@@ -115,6 +118,7 @@ def _closed() -> APIRouter:
         tokens,
         usage,
         requests,
+        progress,
     ):
         v1.include_router(part.router)
 

@@ -56,6 +56,7 @@ BAD_RANGE = Kind("range-not-satisfiable", 416, "The range lies outside the resul
 INVALID = Kind("invalid-input", 422, "What was sent cannot be run")
 OVER_LIMIT = Kind("over-limit", 429, "The producer's limit is reached")
 INTERNAL = Kind("internal-error", 500, "Something went wrong here")
+TOO_MANY_STREAMS = Kind("too-many-streams", 503, "No more streams can be opened")
 NO_DATABASE = Kind("database-unavailable", 503, "Postgres cannot be reached")
 NOT_MIGRATED = Kind("database-not-migrated", 503, "The database has another schema")
 NO_STORAGE = Kind("storage-unavailable", 503, "Blob storage does not work")

@@ -23,9 +23,10 @@ class Server(uvicorn.Server):
     """A server of the API that says when it is ready, and where. Raises SettingsError."""
 
     def __init__(self, settings: Settings) -> None:
+        self._app = create_app(settings)
         super().__init__(
             uvicorn.Config(
-                create_app(settings),
+                self._app,
                 http=Protocol,
                 ws="none",
                 log_config=None,
@@ -39,6 +40,11 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         for listener in sockets or []:
             log.info("api_started", url=url_of(listener))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # Streams would go on until the grace is over, and every deploy wait for them.
+        self._app.state.services.streams.end()
+        await super().shutdown(sockets)
 
 
 def serve(settings: Settings, *, host: str, port: int) -> None:

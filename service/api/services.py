@@ -11,6 +11,7 @@ from config.settings import Settings
 from service.api.auth import Tokens
 from service.api.gathering import Gathering
 from service.api.metrics import Metrics
+from service.api.streams import Streams
 from service.blobs import Blobs
 from service.store.engine import Database
 
@@ -27,6 +28,7 @@ class Services:
     """Threads that look requests up: the first look-up in a large job takes a while."""
     gathering: Gathering
     metrics: Metrics
+    streams: Streams
 
 
 async def _services(request: Request) -> Services:

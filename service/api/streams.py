@@ -1,0 +1,71 @@
+"""Answers that go on for as long as a client listens: how many, and until when."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+
+from anyio import CapacityLimiter, Event, create_task_group, move_on_after
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+MOST = 200
+THREADS = 2
+"""However many streams there are, they must not use up the connections of all others."""
+
+
+class Streams:
+    """Those that are open in this process."""
+
+    def __init__(self, most: int = MOST) -> None:
+        self.limiter = CapacityLimiter(THREADS)
+        self._most = most
+        self._open = 0
+        self._ending = Event()
+
+    @property
+    def is_full(self) -> bool:
+        return self._open >= self._most
+
+    @property
+    def is_ending(self) -> bool:
+        return self._ending.is_set()
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        self._open += 1
+        try:
+            yield
+        finally:
+            self._open -= 1
+
+    async def pause(self, seconds: float) -> None:
+        """Wait, or until the streams are to end."""
+        with move_on_after(seconds):
+            await self._ending.wait()
+
+    def end(self) -> None:
+        """Let every stream end: the server is about to stop."""
+        self._ending.set()
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events. Ends when the client goes away, too."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncIterator[bytes], streams: Streams) -> None:
+        # What stands in between must neither keep the events nor gather them.
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(events, headers=headers)
+        self._streams = streams
+
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        with self._streams.opened():
+            async with create_task_group() as group:
+
+                async def end_with_the_client() -> None:
+                    await self.listen_for_disconnect(receive)
+                    group.cancel_scope.cancel()
+
+                group.start_soon(end_with_the_client)
+                await self.stream_response(send)
+                group.cancel_scope.cancel()
