@@ -19,7 +19,13 @@ from tests.servers import (
     running_valkey,
 )
 
-pytest_plugins = ["tests.simulator", "tests.pipeline", "tests.api", "tests.retention"]
+pytest_plugins = [
+    "tests.simulator",
+    "tests.pipeline",
+    "tests.api",
+    "tests.cli",
+    "tests.retention",
+]
 
 # Started in the background, as CI may be, we would hand on that these are ignored.
 for _number in (signal.SIGINT, signal.SIGHUP):

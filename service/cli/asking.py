@@ -46,15 +46,16 @@ def results(
         Path | None,
         typer.Option("--output", "-o", dir_okay=False, help="A file, instead of stdout."),
     ] = None,
+    text: Annotated[bool, typer.Option("--text", help="Just the answers.")] = False,
     partial: Annotated[
         bool, typer.Option("--partial", help="Those that are there, before the end.")
     ] = False,
     json: AsJson = False,
 ) -> None:
-    """Fetch a job's results: JSONL in input order."""
+    """Fetch a job's results: JSONL in input order; a table into .csv or .parquet."""
     from service.cli.results import results
 
-    results(job, output, partial=partial, as_json=json)
+    results(job, output, text=text, partial=partial, as_json=json)
 
 
 @app.command(rich_help_panel=CLIENT)

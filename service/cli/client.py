@@ -90,6 +90,8 @@ class Download:
     """A body on its way. `length` in bytes, None where the API does not tell."""
 
     length: int | None
+    etag: str | None
+    """Names exactly these bytes, of which a later request can ask for the rest."""
     blocks: Iterator[bytes]
 
 
@@ -226,23 +228,36 @@ class Client:
         self._check(response)
 
     @contextmanager
-    def results(self, job_id: UUID, *, partial: bool = False) -> Iterator[Download]:
-        """The result lines in input order. What ends without an error is whole."""
+    def results(
+        self, job_id: UUID, *, partial: bool = False, start: int = 0, etag: str | None = None
+    ) -> Iterator[Download]:
+        """The result lines in input order, from a byte on of those that the ETag names.
+
+        What ends without an error is whole.
+        """
         query = {"partial": "true"} if partial else {}
         path = f"/v1/jobs/{job_id}/results"
         # Compressed they would come without their length, and mostly over no long way.
-        plain = {"Accept-Encoding": "identity"}
+        headers = {"Accept-Encoding": "identity"}
+        if start and etag is not None:
+            headers |= {"Range": f"bytes={start}-", "If-Range": etag}
         with (
             self._errors(),
-            self._http.stream("GET", path, params=query, headers=plain) as response,
+            self._http.stream("GET", path, params=query, headers=headers) as response,
         ):
             if response.is_error:
                 response.read()
             self._check(response)
+            if start and response.status_code != 206:
+                raise Refused("the job has new results by now: fetch them anew", status=200)
             # Something in between may have compressed it all the same.
             is_plain = "content-encoding" not in response.headers
             length = response.headers.get("content-length") if is_plain else None
-            yield Download(None if length is None else int(length), response.iter_bytes())
+            yield Download(
+                None if length is None else int(length),
+                response.headers.get("etag") if is_plain else None,
+                response.iter_bytes(),
+            )
 
     def _list(
         self, path: str, kind: type[T], *, limit: int | None = None, state: str | None = None

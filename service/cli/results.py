@@ -1,9 +1,10 @@
-"""`haulier results`: all result lines in input order, to a file whole or not at all."""
+"""`haulier results`: all results in input order, as lines, as text or as a table."""
 
-import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import BinaryIO
 from uuid import UUID
@@ -12,26 +13,68 @@ import msgspec
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from service.cli.client import Download, Refused
-from service.cli.screen import notes, output
+from service.cli.answers import answers, write_csv
+from service.cli.client import Client, Refused
+from service.cli.download import downloaded, written
+from service.cli.formats import NO_PARQUET, parquet_is_there
+from service.cli.screen import notes, output, printable
 from service.cli.session import connected
 
 
-def results(job_id: UUID, target: Path | None, *, partial: bool, as_json: bool) -> None:
-    """The command. Without a target the lines go to standard output."""
-    with connected() as client, _hinted(job_id), client.results(job_id, partial=partial) as body:
-        if target is None:
-            for block in body.blocks:
-                sys.stdout.buffer.write(block)
-            sys.stdout.buffer.flush()
-            return
-        with _written(target) as file:
-            lines, size = _copy(body, file)
-        if as_json:
-            told = {"output": str(target), "lines": lines, "bytes": size}
-            output().line(msgspec.json.encode(told).decode())
-        else:
-            notes().line(f"{lines:,} results in {target}")
+class Form(StrEnum):
+    LINES = "lines"
+    TEXT = "text"
+    CSV = "csv"
+    PARQUET = "parquet"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Where results go, and in which form. Without a target: to standard output."""
+
+    target: Path | None
+    form: Form
+
+    @classmethod
+    def of(cls, target: Path | None, *, text: bool = False) -> "Wanted":
+        """The form that the file's name says, or just the answers. Raises BadParameter."""
+        suffix = "" if target is None else target.suffix.lower()
+        form = {".csv": Form.CSV, ".parquet": Form.PARQUET}.get(suffix, Form.LINES)
+        if text and form is not Form.LINES:
+            raise typer.BadParameter(f"--text is no {suffix} file: leave it out, the text is in it")
+        if form is Form.PARQUET and not parquet_is_there():
+            raise typer.BadParameter(NO_PARQUET)
+        return cls(target, Form.TEXT if text else form)
+
+
+def results(job_id: UUID, target: Path | None, *, text: bool, partial: bool, as_json: bool) -> None:
+    """The command."""
+    wanted = Wanted.of(target, text=text)
+    with connected() as client, _hinted(job_id):
+        fetch(client, job_id, wanted, partial=partial, as_json=as_json)
+
+
+def fetch(
+    client: Client, job_id: UUID, wanted: Wanted, *, partial: bool = False, as_json: bool = False
+) -> None:
+    """Fetch all results and say what was written. Raises ApiError."""
+    if wanted.target is None:
+        blocks = downloaded(client, job_id, partial=partial, opened=lambda _: None)
+        _write(blocks, wanted.form, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+        return
+    with (
+        written(wanted.target) as file,
+        _shown(client, job_id, partial=partial) as blocks,
+    ):
+        count = _write(blocks, wanted.form, file)
+        # Of devices and pipes nobody knows the size.
+        size = file.tell() if file.seekable() else None
+    if as_json:
+        told = {"output": str(wanted.target), "lines": count, "bytes": size}
+        output().line(msgspec.json.encode(told).decode())
+    else:
+        notes().line(f"{count:,} results in {wanted.target}")
 
 
 @contextmanager
@@ -45,47 +88,66 @@ def _hinted(job_id: UUID) -> Iterator[None]:
         raise
 
 
-def _copy(body: Download, file: BinaryIO) -> tuple[int, int]:
-    """Write everything down; gives the number of lines and bytes."""
+@contextmanager
+def _shown(client: Client, job_id: UUID, *, partial: bool) -> Iterator[Iterator[bytes]]:
+    """The blocks of the results, with a bar on a terminal."""
     screen = notes()
-    lines = size = 0
     with Progress(
         TextColumn("Fetching"),
-        BarColumn(),
+        BarColumn(bar_width=None),
         DownloadColumn(),
         TransferSpeedColumn(),
         console=screen.console,
         disable=not screen.is_terminal,
         transient=True,
     ) as progress:
-        task = progress.add_task("", total=body.length)
-        for block in body.blocks:
-            file.write(block)
-            lines += block.count(b"\n")
-            size += len(block)
-            progress.advance(task, len(block))
-    return lines, size
+        task = progress.add_task("", total=None)
+
+        def blocks() -> Iterator[bytes]:
+            for block in downloaded(
+                client,
+                job_id,
+                partial=partial,
+                opened=lambda total: progress.update(task, total=total),
+            ):
+                yield block
+                progress.advance(task, len(block))
+
+        yield blocks()
 
 
-@contextmanager
-def _written(target: Path) -> Iterator[BinaryIO]:
-    """A file that takes its name when it is whole. Devices and pipes are written to directly."""
-    try:
-        if target.exists() and not target.is_file():
-            with target.open("wb") as file:
-                yield file
-            return
-        target = target.resolve()  # what a link points to is replaced, not the link
-        unfinished = target.with_name(f".{target.name}.{os.getpid()}.part")
-        try:
-            with unfinished.open("xb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(target)
-        finally:
-            unfinished.unlink(missing_ok=True)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise typer.BadParameter(f"cannot write {target}: {error.strerror}") from None
+def _write(blocks: Iterable[bytes], form: Form, file: BinaryIO) -> int:
+    """Write all results in a form; gives their number."""
+    match form:
+        case Form.LINES:
+            return _write_lines(blocks, file)
+        case Form.TEXT:
+            return _write_text(blocks, file)
+        case Form.CSV:
+            return write_csv(answers(blocks), file)
+        case Form.PARQUET:
+            from service.cli.parquet import write_parquet
+
+            return write_parquet(answers(blocks), file)
+
+
+def _write_lines(blocks: Iterable[bytes], file: BinaryIO) -> int:
+    lines = 0
+    for block in blocks:
+        file.write(block)
+        lines += block.count(b"\n")
+    return lines
+
+
+def _write_text(blocks: Iterable[bytes], file: BinaryIO) -> int:
+    """The answers, each ended by a line feed; an empty line where there is none, and a word."""
+    count = failed = 0
+    for found in answers(blocks):
+        text = found.text or ""
+        # A terminal obeys what it is shown.
+        file.write(f"{printable(text) if file.isatty() else text}\n".encode())
+        count += 1
+        failed += found.text is None
+    if failed:
+        notes().line(f"{failed:,} of {count:,} requests failed: an empty line stands for each")
+    return count

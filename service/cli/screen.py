@@ -138,6 +138,11 @@ def clean(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)
 
 
+def printable(text: str) -> str:
+    """Text of others in its lines, with nothing else in it that a terminal would obey."""
+    return "".join(c if c.isprintable() or c in "\n\t" else " " for c in text)
+
+
 def local(instant: datetime) -> str:
     """An instant in the reader's time zone."""
     return instant.astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -1,152 +1,133 @@
 """`haulier submit`: requests go in, a job's id comes out."""
 
-import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from stat import S_ISREG
 from typing import BinaryIO
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TransferSpeedColumn,
+)
 
-from service.cli.client import Client, Envelope, Submitted, Unavailable
+from service.cli.asked import Asked
+from service.cli.client import Client, Envelope, Refused, Submitted, Unavailable
+from service.cli.documents import Job
 from service.cli.exits import Exit
-from service.cli.screen import notes, output
+from service.cli.formats import Format, format_of
+from service.cli.results import Wanted, fetch
+from service.cli.rows import Recipe
+from service.cli.screen import clean, notes, output
 from service.cli.session import connected
+from service.cli.sources import (
+    Bar,
+    filled_lines,
+    length_of,
+    opened,
+    plain_lines,
+    table_lines,
+)
+from service.cli.tables import BadInput
 from service.cli.watch import watched
-from service.lines import CHAT
-
-BLOCK = 1 << 18
-STANDARD_INPUT = Path("-")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What was asked for on the command line. None: not given."""
-
-    file: Path | None
-    spec: Path | None
-    endpoint: str | None
-    account: str | None
-    max_attempts: int | None
-    priority: int | None
-    metadata: str | None
-    idempotency_key: str | None
-
-    def source(self) -> Path:
-        """The file to read. Raises BadParameter unless there is one, of one kind."""
-        if self.file is not None and self.spec is not None:
-            raise typer.BadParameter("give a FILE of requests or a --spec, not both")
-        source = self.file or self.spec
-        if source is None:
-            raise typer.BadParameter("give a FILE of requests (JSONL), or a --spec")
-        return source
-
-    def envelope(self) -> Envelope | None:
-        """What surrounds the requests; None for a spec, which has it within."""
-        given = {
-            "--endpoint": self.endpoint,
-            "--account": self.account,
-            "--max-attempts": self.max_attempts,
-            "--priority": self.priority,
-            "--metadata": self.metadata,
-        }
-        if self.spec is not None:
-            named = [name for name, value in given.items() if value is not None]
-            if named:
-                raise typer.BadParameter(f"{', '.join(named)}: write it into the --spec instead")
-            return None
-        return Envelope(
-            endpoint=self.endpoint or CHAT,
-            account=self.account,
-            max_attempts=self.max_attempts,
-            priority=self.priority,
-            metadata=self.metadata,
-        )
-
-
-def submit(asked: Asked, *, wait: bool, as_json: bool) -> None:
+def submit(asked: Asked, *, wait: bool, target: Path | None, as_json: bool) -> None:
     """The command."""
-    source, envelope = asked.source(), asked.envelope()
+    source, envelope, recipe = asked.source(), asked.envelope(), asked.recipe()
+    if target is not None and not wait:
+        raise typer.BadParameter("--output: there is nothing to write yet without --wait")
+    wanted = Wanted.of(target)
     key = asked.idempotency_key
     if key is not None and not (key.isascii() and key.isprintable()):
         raise typer.BadParameter("--idempotency-key: use printable ASCII characters")
     with connected() as client:
-        with _opened(source) as file:
-            submitted = _send(client, file, envelope, key)
+        try:
+            with opened(source) as file:
+                submitted = _send(client, asked, file, envelope, recipe)
+        except BadInput as error:
+            notes().line(f"haulier: {source}: {clean(str(error))}")
+            raise typer.Exit(Exit.REFUSED) from None
         output().line(submitted.job.line if as_json else submitted.job.value.id)
         _tell(submitted, wait=wait)
         if not wait:
             return
-        screen = output() if as_json else notes()
-        job = watched(client, submitted.job.value.uuid, screen, as_json=as_json)
+        job = _waited(client, submitted.job.value, target, as_json=as_json)
+        if target is not None and job.state in {"completed", "cancelled"}:
+            fetch(client, job.uuid, wanted)
     raise typer.Exit(Exit.FINE if job.served else Exit.UNSERVED)
 
 
-@contextmanager
-def _opened(source: Path) -> Iterator[BinaryIO]:
-    if source == STANDARD_INPUT:
-        yield sys.stdin.buffer
-        return
-    try:
-        file = source.open("rb")
-    except OSError as error:
-        raise typer.BadParameter(f"cannot read {source}: {error.strerror}") from None
-    with file:
-        yield file
+def _waited(client: Client, job: Job, target: Path | None, *, as_json: bool) -> Job:
+    screen = output() if as_json else notes()
+    return watched(client, job.uuid, screen, as_json=as_json, fetched=target is not None)
 
 
 def _send(
-    client: Client, file: BinaryIO, envelope: Envelope | None, idempotency_key: str | None
+    client: Client, asked: Asked, file: BinaryIO, envelope: Envelope | None, recipe: Recipe | None
 ) -> Submitted:
-    length = _length(file)
+    """Read and send everything; says what is to be done where the outcome is not known."""
+    key = asked.idempotency_key
     try:
         if envelope is None:
-            return client.submit_spec(file.read(), idempotency_key=idempotency_key)
-        with _progress(length) as progress:
-            blocks = _blocks(file, progress, length)
-            return client.submit_lines(
-                blocks, envelope, length=length, idempotency_key=idempotency_key
-            )
+            return client.submit_spec(file.read(), idempotency_key=key)
+        with _bar(in_rows=recipe is not None and _is_parquet(asked)) as bar:
+            blocks, length = _blocks(asked, file, recipe, bar)
+            return client.submit_lines(blocks, envelope, length=length, idempotency_key=key)
     except Unavailable:
-        if idempotency_key is not None:
+        if key is not None:
             notes().line("Repeat the command: with its idempotency key nothing is submitted twice.")
+        raise
+    except KeyboardInterrupt:
+        notes().line("Stopped before the API had answered; `haulier jobs` shows what it has taken.")
+        raise
+    except Refused as error:
+        if recipe is not None and error.problems:
+            notes().line("(lines are the table's rows: line 1 is the first below the header)")
         raise
 
 
-def _length(file: BinaryIO) -> int | None:
-    """Bytes from here to the end of a file; None for a pipe."""
-    status = os.fstat(file.fileno())
-    return status.st_size - file.tell() if S_ISREG(status.st_mode) else None
+def _is_parquet(asked: Asked) -> bool:
+    return format_of(asked.source(), asked.form) is Format.PARQUET
 
 
-def _blocks(file: BinaryIO, progress: Progress, length: int | None) -> Iterator[bytes]:
-    task = progress.add_task("Sending", total=length)
-    left = length
-    # What is appended while we read is left out: a longer body than announced is no body.
-    while block := file.read(BLOCK if left is None else min(BLOCK, left)):
-        yield block
-        left = None if left is None else left - len(block)
-        progress.advance(task, len(block))
-    progress.update(task, description="Sent, being checked")
+def _blocks(
+    asked: Asked, file: BinaryIO, recipe: Recipe | None, bar: Bar
+) -> tuple[Iterator[bytes], int | None]:
+    """The request lines, and how many bytes they are where that is known beforehand."""
+    if recipe is not None:
+        kind = format_of(asked.source(), asked.form)
+        return table_lines(asked.source(), file, kind, recipe, bar), None
+    if asked.model is not None:
+        return filled_lines(file, asked.model, bar), None
+    length = length_of(file)
+    return plain_lines(file, length, bar), length
 
 
-def _progress(length: int | None) -> Progress:
-    """A bar that vanishes when all is sent; on a terminal only."""
+@contextmanager
+def _bar(*, in_rows: bool) -> Iterator[Bar]:
+    """A bar that vanishes when the API has answered; on a terminal only."""
     screen = notes()
-    size = DownloadColumn() if length is not None else TextColumn("{task.completed:,} bytes")
-    return Progress(
+    with Progress(
         TextColumn("{task.description}"),
-        BarColumn(),
-        size,
-        TransferSpeedColumn(),
+        BarColumn(bar_width=None),
+        *([MofNCompleteColumn()] if in_rows else [DownloadColumn(), TransferSpeedColumn()]),
         console=screen.console,
         disable=not screen.is_terminal,
         transient=True,
-    )
+    ) as progress:
+        task = progress.add_task("Sending", total=None)
+
+        def advanced(amount: int) -> None:
+            progress.advance(task, amount)
+            if progress.finished:
+                progress.update(task, description="Sent, being checked")
+
+        yield Bar(lambda total: progress.update(task, total=total), advanced)
 
 
 def _tell(submitted: Submitted, *, wait: bool) -> None:

@@ -32,8 +32,13 @@ def watch(job_id: UUID, *, as_json: bool) -> None:
     raise typer.Exit(Exit.FINE if job.served else Exit.UNSERVED)
 
 
-def watched(client: Client, job_id: UUID, screen: Screen, *, as_json: bool) -> Job:
-    """Show the job until it has ended, and what there is to do then. Raises ApiError."""
+def watched(
+    client: Client, job_id: UUID, screen: Screen, *, as_json: bool, fetched: bool = False
+) -> Job:
+    """Show the job until it has ended, and what there is to do then. Raises ApiError.
+
+    `fetched`: whoever calls fetches the results, so that nobody has to be told how to.
+    """
     client.job(job_id)  # fails for a job that is none, before anything is said of its going on
     try:
         job = shown(client, job_id, screen, as_json=as_json)
@@ -41,7 +46,7 @@ def watched(client: Client, job_id: UUID, screen: Screen, *, as_json: bool) -> J
         notes().line(f"The job goes on without us. To come back: haulier watch {job_id}")
         raise
     if not as_json:
-        _conclude(screen, job)
+        _conclude(screen, job, fetched=fetched)
     return job
 
 
@@ -57,19 +62,20 @@ def shown(client: Client, job_id: UUID, screen: Screen, *, as_json: bool) -> Job
 @contextmanager
 def _display(client: Client, job_id: UUID, screen: Screen, *, as_json: bool) -> Iterator[Show]:
     if as_json:
-        yield _Changes(lambda document: screen.line(document.line))
+        yield _Changes(screen, lambda document: document.line)
     elif not screen.is_terminal:
-        yield _Changes(lambda document: screen.line(_counts(document.value, with_state=True)))
+        yield _Changes(screen, lambda document: _counts(document.value, with_state=True))
     else:
         with _Bar(screen, client, job_id) as bar:
             yield bar.show
 
 
 class _Changes:
-    """Tells of a job whenever something about it has changed."""
+    """Tells of a job whenever what there is to tell has changed."""
 
-    def __init__(self, tell: Callable[[Document[Job]], None]) -> None:
-        self._tell = tell
+    def __init__(self, screen: Screen, told: Callable[[Document[Job]], str]) -> None:
+        self._screen = screen
+        self._told = told
         self._last = ""
         self._away = False
 
@@ -80,9 +86,9 @@ class _Changes:
             self._away = True
             return
         self._away = False
-        if seen.line != self._last:
-            self._last = seen.line
-            self._tell(seen)
+        if (told := self._told(seen)) != self._last:
+            self._last = told
+            self._screen.line(told)
 
 
 class _Bar(Progress):
@@ -160,14 +166,14 @@ def _counts(job: Job, *, with_state: bool = False) -> str:
     return f"{job.state}: {counts}, {job.pending:,} pending" if with_state else counts
 
 
-def _conclude(screen: Screen, job: Job) -> None:
+def _conclude(screen: Screen, job: Job, *, fetched: bool) -> None:
     """What became of the job, and where to go from here."""
     took = f" in {length(job.finished_at - job.created_at)}" if job.finished_at else ""
     screen.line(f"{job.state}{took}: {job.succeeded:,} succeeded, {job.failed:,} failed")
     if job.error:
         screen.line(clean(job.error))
     if screen.is_terminal:
-        if job.total:
+        if job.total and not fetched:
             screen.line(f"  haulier results {job.id} --output results.jsonl")
         if job.failed:
             screen.line(f"  haulier failures {job.id}")

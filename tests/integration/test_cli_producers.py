@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.api import TOKEN, Api
-from tests.integration.test_cli import Cli, Ended
+from tests.cli import Cli, Ended
 
 
 class Operator:

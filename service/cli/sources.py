@@ -1,0 +1,95 @@
+"""What `haulier submit` reads, in any of its formats, and the request lines in it."""
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from stat import S_ISREG
+from typing import BinaryIO
+
+import typer
+
+from service.cli.filling import filled
+from service.cli.formats import Format
+from service.cli.rows import Recipe, lines_of
+from service.cli.tables import BadInput, csv_rows
+
+BLOCK = 1 << 18
+STANDARD_INPUT = Path("-")
+
+
+@dataclass
+class Bar:
+    """How far reading is: `total` of its unit (bytes, or rows of Parquet), None if unknown."""
+
+    opened: Callable[[int | None], None]
+    advanced: Callable[[int], None]
+
+
+@contextmanager
+def opened(source: Path) -> Iterator[BinaryIO]:
+    """The file, or standard input."""
+    if source == STANDARD_INPUT:
+        yield sys.stdin.buffer
+        return
+    try:
+        file = source.open("rb")
+    except OSError as error:
+        raise typer.BadParameter(f"cannot read {source}: {error.strerror}") from None
+    with file:
+        yield file
+
+
+def length_of(file: BinaryIO) -> int | None:
+    """Bytes from here to the end of a file; None for a pipe."""
+    status = os.fstat(file.fileno())
+    return status.st_size - file.tell() if S_ISREG(status.st_mode) else None
+
+
+def plain_lines(file: BinaryIO, length: int | None, bar: Bar) -> Iterator[bytes]:
+    """The file as it is, in blocks; of a file no more than the `length` that it had."""
+    bar.opened(length)
+    left = length
+    # What is appended while we read is left out: a longer body than announced is no body.
+    while block := file.read(BLOCK if left is None else min(BLOCK, left)):
+        left = None if left is None else left - len(block)
+        yield block
+        bar.advanced(len(block))
+
+
+def filled_lines(file: BinaryIO, model: str, bar: Bar) -> Iterator[bytes]:
+    """JSONL in blocks, with the model named wherever it is not."""
+    return filled(plain_lines(file, length_of(file), bar), model)
+
+
+def table_lines(
+    source: Path, file: BinaryIO, kind: Format, recipe: Recipe, bar: Bar
+) -> Iterator[bytes]:
+    """Request lines made of a table, in blocks. Raises BadInput, for the first of them at once."""
+    if kind is Format.PARQUET:
+        if source == STANDARD_INPUT:
+            raise BadInput("Parquet is read from its end: give it as a file, not through a pipe")
+        from service.cli.parquet import parquet_rows
+
+        rows = parquet_rows(source, recipe.columns, bar.opened, bar.advanced)
+    else:
+        blocks = plain_lines(file, length_of(file), bar)
+        rows = csv_rows(blocks, recipe.columns, delimiter="\t" if kind is Format.TSV else ",")
+    packed = _packed(lines_of(rows, recipe))
+    # Short tables are checked whole before anything is sent, and any table's header is.
+    return chain([next(packed)], packed)
+
+
+def _packed(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Lines, many to a block."""
+    block = bytearray()
+    for line in lines:
+        block += line
+        if len(block) >= BLOCK:
+            yield bytes(block)
+            block.clear()
+    if block:
+        yield bytes(block)

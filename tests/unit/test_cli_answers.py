@@ -1,0 +1,50 @@
+"""Result lines become answers, whatever their shape."""
+
+import csv
+import io
+
+import pytest
+
+from service.cli.answers import Answer, answer, answers, write_csv
+
+CHAT = (
+    b'{"custom_id":"a","response":{"status_code":200,"body":{"choices":[{"finish_reason":"stop",'
+    b'"message":{"content":"one\\ntwo"}}],"usage":{"prompt_tokens":3,"completion_tokens":2}}}}'
+)
+DEAD = b'{"custom_id":"b","error":{"code":"invalid","message":"no, \\"never\\""},"attempts":1}'
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (CHAT, Answer("a", "one\ntwo", None, 3, 2, "stop")),
+        (DEAD, Answer("b", None, 'invalid: no, "never"', None, None, None)),
+        (
+            b'{"custom_id":"c","response":{"body":{"text":"heard"}}}',
+            Answer("c", "heard", None, None, None, None),
+        ),
+        (
+            b'{"custom_id":"d","response":{"body":{"choices":[{"message":{"content":null}}]}}}',
+            Answer("d", "", None, None, None, None),
+        ),
+        (
+            b'{"custom_id":"e","response":{"body":{"choices":[{"message":{"content":"x\\ud83d"}}]}}}',
+            Answer("e", "x\N{REPLACEMENT CHARACTER}", None, None, None, None),
+        ),
+        (b'{"custom_id":"f","response":[]}', Answer("f", "", None, None, None, None)),
+        (b'{"custom_id":"g","error":"bad"}', Answer("g", None, "bad", None, None, None)),
+    ],
+)
+def test_a_result_line_is_an_answer(line: bytes, expected: Answer) -> None:
+    assert answer(line) == expected
+
+
+def test_a_table_of_answers_reads_back_as_it_was() -> None:
+    content = CHAT + b"\n" + DEAD + b"\n"
+    file = io.BytesIO()
+    blocks = (content[n : n + 9] for n in range(0, len(content), 9))
+    assert write_csv(answers(blocks), file) == 2
+    rows = list(csv.DictReader(io.StringIO(file.getvalue().decode(), newline="")))
+    assert rows[0]["text"] == "one\ntwo"
+    assert rows[0]["prompt_tokens"] == "3"
+    assert (rows[1]["custom_id"], rows[1]["error"]) == ("b", 'invalid: no, "never"')
