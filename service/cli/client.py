@@ -98,7 +98,8 @@ class Download:
 class Client:
     """Talks to one API. Every method raises ApiError."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, *, timeout: float | None = None) -> None:
+        """`timeout` in seconds of each answer but that to a submission."""
         self._place = place
         token = {"Authorization": f"Bearer {place.token}"} if place.token else {}
         try:
@@ -106,7 +107,7 @@ class Client:
             self._http = httpx.Client(
                 base_url=place.url,
                 headers={"User-Agent": "haulier", **token},
-                timeout=_TIMEOUT,
+                timeout=timeout or _TIMEOUT,
                 # Certificates take a while to read; over plain HTTP there are none.
                 verify=place.url.startswith("https:"),
                 # A proxy would look for its own self at this address.

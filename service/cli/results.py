@@ -38,6 +38,9 @@ class Wanted:
     @classmethod
     def of(cls, target: Path | None, *, text: bool = False) -> "Wanted":
         """The form that the file's name says, or just the answers. Raises BadParameter."""
+        # Found now, and not when somebody has waited a night for the results.
+        if target is not None and not target.parent.is_dir():
+            raise typer.BadParameter(f"cannot write {target}: there is no such directory")
         suffix = "" if target is None else target.suffix.lower()
         form = {".csv": Form.CSV, ".parquet": Form.PARQUET}.get(suffix, Form.LINES)
         if text and form is not Form.LINES:

@@ -1,10 +1,8 @@
 """Showing how a job goes: a live bar for people, lines for logs, documents for programs."""
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from uuid import UUID
 
 import typer
@@ -12,8 +10,9 @@ from rich.console import RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from service.cli.batches import Batches, batches_of
 from service.cli.client import Client, Unavailable
-from service.cli.documents import Batch, Document, Job
+from service.cli.documents import Document, Job
 from service.cli.exits import Exit
 from service.cli.follow import follow
 from service.cli.screen import Screen, clean, length, notes, output
@@ -43,7 +42,7 @@ def watched(
     try:
         job = shown(client, job_id, screen, as_json=as_json)
     except (KeyboardInterrupt, Unavailable):
-        notes().line(f"The job goes on without us. To come back: haulier watch {job_id}")
+        notes().line(f"The job goes on without us. To come back:\n  haulier watch {job_id}")
         raise
     if not as_json:
         _conclude(screen, job, fetched=fetched)
@@ -92,10 +91,12 @@ class _Changes:
 
 
 class _Bar(Progress):
-    """A bar that changes in place, and below it what the requests and the batches are doing."""
+    """A bar that changes in place; below it the requests, and what the batches are doing."""
 
     def __init__(self, screen: Screen, client: Client, job_id: UUID) -> None:
-        self._below = ""  # drawn from the start
+        # Drawn from the start.
+        self._below = ""
+        self._batches = Batches()
         super().__init__(
             SpinnerColumn(finished_text=" "),
             TextColumn("{task.description}"),
@@ -106,7 +107,6 @@ class _Bar(Progress):
         )
         self._client = client
         self._job_id = job_id
-        self._batches = Batches()
         self._looked = 0.0
         self._task = self.add_task("", total=None)
 
@@ -114,51 +114,25 @@ class _Bar(Progress):
         """What is drawn at each refresh."""
         yield from super().get_renderables()
         yield Text(f"  {self._below}", style="dim")
+        yield self._batches.drawn()
 
     def show(self, seen: Document[Job] | Unavailable) -> None:
         if isinstance(seen, Unavailable):
             self._below = "the API is away, waiting for it"
             return
         job = seen.value
-        if job.ended:
-            self._batches = Batches()
-        elif time.monotonic() - self._looked > BATCHES_EVERY:
-            self._batches = batches_of(self._client, self._job_id)
+        if job.ended or time.monotonic() - self._looked > BATCHES_EVERY:
+            self._batches = batches_of(self._client, self._job_id) or self._batches
             self._looked = time.monotonic()
         waits = clean(job.waiting.detail) if job.waiting else ""
-        self._below = " · ".join(filter(None, [_counts(job), self._batches.states, waits]))
-        done = job.succeeded + job.failed
+        self._below = " · ".join(filter(None, [_counts(job), waits]))
+        under_way = 0 if job.ended else self._batches.under_way
         self.update(
             self._task,
             description=job.state,
             total=job.total or None,
-            completed=min(job.total, done + self._batches.under_way),
+            completed=min(job.total, job.succeeded + job.failed + under_way),
         )
-
-
-@dataclass(frozen=True)
-class Batches:
-    """What the open batches of a job are doing."""
-
-    states: str = ""
-    under_way: float = 0.0
-    """Requests that the provider has done by its own account, and that are not fetched yet."""
-
-
-def batches_of(client: Client, job_id: UUID) -> Batches:
-    """Add the batches up; nothing where the API is away just now."""
-    try:
-        batches = [document.value for document in client.batches(job_id)]
-    except Unavailable:
-        return Batches()
-    under_way = sum(b.requests * (b.progress or 0) / 100 for b in batches if b.state == "created")
-    return Batches(_states(batches), under_way)
-
-
-def _states(batches: list[Batch]) -> str:
-    counts = Counter(batch.state for batch in batches)
-    told = ", ".join(f"{count} {state}" for state, count in counts.items())
-    return told and f"batches: {told}"
 
 
 def _counts(job: Job, *, with_state: bool = False) -> str:

@@ -226,7 +226,7 @@ def test_ctrl_c_leaves_the_job_running(cli: Cli) -> None:
     watching.send_signal(signal.SIGINT)
     _, err = watching.communicate(timeout=10)
     assert watching.returncode == 130
-    assert err == f"The job goes on without us. To come back: haulier watch {job}\n"
+    assert err == f"The job goes on without us. To come back:\n  haulier watch {job}\n"
     assert cli("show", job, "--json").documents[0]["state"] == "accepted"
 
 

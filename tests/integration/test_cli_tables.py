@@ -3,12 +3,20 @@
 import csv
 import io
 import json
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
+from urllib.parse import urlsplit
 
 import pytest
 from pyarrow import parquet
 
 from service.cli.sources import BLOCK
+from service.cli.up.ports import free_port
 from tests.cli import Cli, requests
 from tests.simulator import Simulator
 
@@ -66,6 +74,77 @@ def test_the_model_is_named_once_for_all_lines(working: Cli) -> None:
     assert models == ["meta-llama/Llama-3.3-70B-Instruct-Turbo", "m/one"]
 
 
+def test_a_download_that_breaks_off_goes_on_where_it_was(
+    working: Cli, work: Path, simulator: Simulator
+) -> None:
+    job = working.submit(*(f"{number:060}" for number in range(2000)))
+    assert working("watch", job).status == 0
+    whole = working("results", job).out.encode()
+    with breaking(working.url, after=len(whole) // 2) as (url, heads):
+        done = working("results", job, "--output", "out.jsonl", HAULIER_URL=url)
+    assert done.status == 0, done.err
+    assert (work / "out.jsonl").read_bytes() == whole
+    first, second = heads
+    assert b"range" not in first.lower()
+    assert b"range: bytes=" in second.lower()
+    assert b"if-range: " in second.lower()
+
+
+@contextmanager
+def breaking(url: str, *, after: int) -> Iterator[tuple[str, list[bytes]]]:
+    """An address that hands on one call each to the API, and drops the first within its answer.
+
+    Gives the address, and the heads of the calls.
+    """
+    heads: list[bytes] = []
+    place = urlsplit(url)
+
+    def hand_on(listening: socket.socket) -> None:
+        for limit in (after, None):
+            with suppress(OSError):  # closed: nobody calls a second time
+                caller, _ = listening.accept()
+                with caller, socket.create_connection((place.hostname, place.port)) as api:
+                    heads.append(caller.recv(1 << 16))
+                    api.sendall(heads[-1].replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+                    answer = api.makefile("rb").read(limit if limit is not None else -1)
+                    caller.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = Thread(target=hand_on, args=(listening,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}", heads
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join(timeout=10)
+
+
+def completed(cli: Cli, *words: str, **more: str) -> list[str]:
+    """What bash would offer for the last of the words."""
+    typed = {"COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
+    done = subprocess.run(
+        ["haulier"],
+        executable=Path(sys.executable).with_name("haulier"),
+        env={**cli.environment, **typed, "_HAULIER_COMPLETE": "complete_bash", **more},
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_bash_completes_commands_options_and_job_ids(cli: Cli) -> None:
+    jobs = [cli.submit("a"), cli.submit("b")]
+    assert completed(cli, "haulier", "wat") == ["watch"]
+    assert "--prompt-column" in completed(cli, "haulier", "submit", "--pr")
+    assert completed(cli, "haulier", "show", "") == jobs[::-1]
+    assert completed(cli, "haulier", "results", jobs[0][:13]) == [jobs[0]]
+    away = f"http://127.0.0.1:{free_port()}"
+    assert completed(cli, "haulier", "show", "", HAULIER_URL=away) == []
+    assert completed(cli, "haulier", "show", "", HAULIER_POLL_SECONDS="never") == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -78,6 +157,7 @@ def test_the_model_is_named_once_for_all_lines(working: Cli) -> None:
         (["-", "--format", "parquet", *ASK], "pipe"),
         (["--spec", "in.json", "--model", "m"], "--model"),
         (["in.jsonl", "--output", "out.csv"], "--wait"),
+        (["in.jsonl", "--wait", "--output", "no/out.csv"], "no such directory"),
     ],
 )
 def test_options_that_do_not_go_together_are_named(

@@ -1,0 +1,77 @@
+"""The batches of a job on a terminal, as many of them as one can look at."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from service.cli.client import Client, Unavailable
+from service.cli.documents import Batch
+from service.cli.screen import STYLES
+
+ROWS = 10
+"""Batches that are shown one by one; the others are counted."""
+
+FIRST = ("created", "ended", "uploaded", "queued", "failed", "cancelled", "settled")
+"""What is under way comes first."""
+
+
+@dataclass(frozen=True)
+class Batches:
+    """What the batches of a job are doing."""
+
+    batches: list[Batch] = field(default_factory=list)
+
+    @property
+    def under_way(self) -> float:
+        """Requests that the provider has done by its own account, and that are not fetched yet."""
+        running = (batch for batch in self.batches if batch.state == "created")
+        return sum(batch.requests * (batch.progress or 0) / 100 for batch in running)
+
+    def drawn(self) -> RenderableType:
+        """A table, and a line about what it leaves out."""
+        if not self.batches:
+            return Text("")
+        ordered = sorted(self.batches, key=lambda batch: _place(batch.state))
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        table.add_column("  batch", justify="right")
+        table.add_column("state", min_width=8)
+        for title in ("progress", "requests", "succeeded", "dead"):
+            table.add_column(title, justify="right")
+        for batch in ordered[:ROWS]:
+            table.add_row(*_row(batch))
+        left = Counter(batch.state for batch in ordered[ROWS:])
+        if not left:
+            return table
+        told = ", ".join(f"{count:,} {state}" for state, count in left.items())
+        return Group(table, Text(f"  and {left.total():,} more: {told}", style="dim"))
+
+
+def batches_of(client: Client, job_id: UUID) -> Batches | None:
+    """All batches; None where the API is away just now."""
+    try:
+        return Batches([document.value for document in client.batches(job_id)])
+    except Unavailable:
+        return None
+
+
+def _place(state: str) -> int:
+    return FIRST.index(state) if state in FIRST else len(FIRST)
+
+
+def _row(batch: Batch) -> tuple[Text, ...]:
+    name = f"{batch.shard}" if batch.attempt == 1 else f"{batch.shard}, try {batch.attempt}"
+    progress = "-"
+    if batch.state == "created":
+        progress = f"{batch.progress or 0:.0f} %"
+    elif batch.state in {"ended", "settled"}:
+        progress = "100 %"
+    return (
+        Text(name),
+        Text(batch.state, style=STYLES.get(batch.state, "")),
+        Text(progress),
+        *(Text(f"{count:,}") for count in (batch.requests, batch.succeeded, batch.dead)),
+    )

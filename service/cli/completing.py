@@ -1,0 +1,29 @@
+"""Job ids for the shell's completion."""
+
+from config.settings import settings
+from service.cli.client import Client
+from service.cli.place import find
+from service.cli.screen import age
+
+NEWEST = 50
+"""Jobs that are offered."""
+
+TIMEOUT = 2.0
+"""Seconds that somebody who has pressed Tab waits at most."""
+
+
+def job_ids(incomplete: str) -> list[tuple[str, str]]:
+    """The newest jobs' ids that begin so, and a word on each for shells that show it.
+
+    Nothing, silently, where there is no API: a completion has nowhere to complain.
+    """
+    try:
+        with Client(find(settings()), timeout=TIMEOUT) as client:
+            jobs = [document.value for document in client.jobs(limit=NEWEST)]
+    except Exception:  # noqa: BLE001 - whatever it is, it must not end up in somebody's prompt
+        return []
+    return [
+        (job.id, f"{job.state}, {job.total:,} requests, {age(job.created_at)} ago")
+        for job in jobs
+        if job.id.startswith(incomplete)
+    ]
