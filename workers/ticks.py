@@ -1,19 +1,15 @@
 """How long ticks take: noted here, and added to Postgres every few seconds for `/metrics`."""
 
-import math
 import time
 from bisect import bisect_left
 
 import structlog
 
 from service.store import engine
-from service.store.ticks import Bucket, add_ticks
+from service.store.ticks import UP_TO, Bucket, add_ticks
 from workers.heartbeat import EVERY
 
 log = structlog.get_logger()
-
-UP_TO = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, math.inf)
-"""Seconds that a tick in each bucket takes at most."""
 
 
 class TickTimes:

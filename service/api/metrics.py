@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from itertools import accumulate
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -14,11 +15,13 @@ from prometheus_client.core import (
     Metric,
 )
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from service.states import OPEN_BATCH_STATES, JobState
 from service.store.engine import Database, is_unavailable, lacks_schema
 from service.store.gauges import Gauges, gauges
 from service.store.heartbeats import VERSION
+from service.store.ticks import UP_TO
 
 FRESH = 5.0
 """For so many seconds the numbers are kept: however many ask, Postgres is asked once."""
@@ -103,17 +106,15 @@ def _processes(now: Gauges) -> Iterator[Metric]:
         "kind",
         now.heartbeat_ages,
     )
-    buckets, count, total = [], 0, 0.0
-    for up_to, number, seconds in now.ticks:
-        count, total = count + number, total + seconds
-        buckets.append((_bound(up_to), float(count)))
-    if not buckets or buckets[-1][0] != "+Inf":
-        buckets.append(("+Inf", float(count)))
+    # All buckets from the start: one that appears later would distort the rates.
+    ticks = dict.fromkeys(UP_TO, (0, 0.0))
+    ticks |= {up_to: (count, seconds) for up_to, count, seconds in now.ticks}
+    counts = accumulate(float(ticks[up_to][0]) for up_to in sorted(ticks))
     yield HistogramMetricFamily(
         "haulier_scheduler_tick_seconds",
         "Ticks of all schedulers by how long they took",
-        buckets=buckets,
-        sum_value=total,
+        buckets=list(zip(map(floatToGoString, sorted(ticks)), counts, strict=True)),
+        sum_value=sum(seconds for _, seconds in ticks.values()),
     )
 
 
@@ -133,10 +134,6 @@ def _totals(now: Gauges) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "haulier_batches_settled", "Settled batches", value=now.used["batches"]
     )
-
-
-def _bound(up_to: float) -> str:
-    return "+Inf" if up_to == float("inf") else str(up_to)
 
 
 def _gauge(name: str, help_text: str, label: str, values: Mapping[Any, float]) -> Metric:

@@ -1,5 +1,6 @@
 """How long the schedulers' ticks took: a histogram that all of them add to, for ever."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -7,6 +8,9 @@ from sqlalchemy.dialects.postgresql import insert
 
 from service.models import Tick
 from service.store.engine import Database
+
+UP_TO = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, math.inf)
+"""Seconds that a tick in each bucket takes at most."""
 
 
 @dataclass
