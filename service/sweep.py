@@ -19,7 +19,7 @@ from service.store.engine import Database
 log = structlog.get_logger()
 
 DAY = timedelta(days=1)
-JOBS, PAGES, FILES = "jobs/", "pages/", "files/"
+JOBS, PAGES, FILES = "jobs/", "pages/", "files/file-"
 UUID_LENGTH = 36
 
 
@@ -35,8 +35,8 @@ def sweep(db: Database, blobs: Blobs, *, older_than: timedelta = DAY) -> int:
         swept += _delete(blobs, _unnamed_of_jobs(db, blobs, names, before))
     for names in blobs.older(PAGES, before):
         swept += _delete(blobs, _unnamed_of_pages(db, names))
-    for names in blobs.older(FILES, before):
-        swept += _delete(blobs, sorted(set(names) - files.named(db, names)))
+    for names in blobs.older("files/", before):
+        swept += _delete(blobs, _unnamed_of_files(db, names))
     files.forget(db, older_than=older_than)
     log.info("blobs_swept", blobs=swept)
     return swept
@@ -73,6 +73,12 @@ def _unnamed_of_pages(db: Database, names: list[str]) -> list[str]:
     ours = [name for name in names if _id_after(PAGES, name) is not None]
     shared = named.pages(db, {beginning for name in ours for beginning in _beginnings(name)})
     return [name for name in ours if shared.isdisjoint(_beginnings(name))]
+
+
+def _unnamed_of_files(db: Database, names: list[str]) -> list[str]:
+    """Of `files/file-<id>/…`: what no uploaded file has, and no job is to read yet."""
+    ours = [name for name in names if _id_after(FILES, name) is not None]
+    return sorted(set(ours) - files.named(db, ours))
 
 
 def _beginnings(name: str) -> Iterator[str]:

@@ -1,11 +1,13 @@
 """Files and batches for Together's SDK, at the API: nothing works on the jobs here."""
 
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 import httpx
@@ -170,8 +172,8 @@ def test_files_that_are_gone_or_were_never_whole_are_swept(api: Api, path: Path)
     door.create(unread)
     door.client.files.delete(gone)
     door.client.files.delete(unread)
-    with door.api.blobs.writer("files/file-never/named") as writer:
-        writer.write(b"x")
+    door.api.blobs.put(f"files/file-{uuid4()}/{uuid4()}", b"x")
+    door.api.blobs.put("files/of/somebody/else", b"x")
 
     assert sweep(door.api.db, door.api.blobs, older_than=DAY) == 0
     assert sweep(door.api.db, door.api.blobs, older_than=timedelta(0)) == 2
@@ -337,3 +339,18 @@ def test_what_is_not_there_is_an_error_in_togethers_form(door: Door) -> None:
         answer = door.http(method, url)
         assert answer.status_code == status
         assert answer.json()["error"]["message"]
+
+
+def test_while_storage_does_not_work_the_sdk_is_told_to_come_back(
+    api: Api, api_settings: Settings, path: Path
+) -> None:
+    door = Door(api)
+    root = Path(urlsplit(api_settings.blobs).path)
+    shutil.rmtree(root)
+    root.write_text("no folder")
+
+    with pytest.raises(together.APIStatusError) as refused:
+        door.client.files.upload(path, purpose="batch-api")
+
+    assert refused.value.status_code == 503
+    assert refused.value.response.json()["error"]["code"] == "storage_unavailable"
