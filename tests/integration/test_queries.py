@@ -20,10 +20,12 @@ import pytest
 from sqlalchemy import Engine, event, text
 
 from service.admission import Limits
+from service.inputs import uploaded
 from service.models import Batch, Job
 from service.pages import PAGE_SPECS
+from service.spec import Spec
 from service.states import BatchState, JobState, Stage
-from service.store import engine, heartbeats, jobs
+from service.store import engine, files, heartbeats, jobs
 from service.store.admit import admit
 from service.store.cancel import cancel
 from service.store.claim import claim_batches, claim_job, extend, final_lines
@@ -279,6 +281,19 @@ def test_submitting_stays_on_an_index(house: House, plans: Plans) -> None:
         asked = spec("a", idempotency_key=f"k{number % 3}", input=None)
         submission = Submission(id=uuid4(), producer="producer-1", spec=asked)
         _assert_on_an_index(plans.of(partial(submit, house.db, [submission])))
+
+
+def test_batches_made_of_files_stay_on_an_index(house: House, plans: Plans) -> None:
+    def work() -> None:
+        files.jobs_of_files(house.db, "producer-1", limit=50)
+        files.named(house.db, [f"files/file-{uuid4()}/{uuid4()}" for _ in range(100)])
+        made = Spec(endpoint="/v1/chat/completions", input=uploaded("files/file-1/a"))
+        submission = Submission(id=uuid4(), producer="producer-1", spec=made)
+        since = engine.clock(house.db) - MINUTE
+        files.submit_once(house.db, "file-1", submission, since=since)
+
+    for _ in range(TIMES):
+        _assert_on_an_index(plans.of(work))
 
 
 def test_a_page_of_submissions_stays_on_an_index(house: House, plans: Plans) -> None:
