@@ -175,6 +175,10 @@ class Settings(BaseSettings):
     """What models cost, by name and day, as JSON; unknown ones have no estimate."""
     retention_days: float | None = Field(default=None, gt=0, le=36_500)
     """How long finished jobs are kept, with their results; for ever by default."""
+    webhook_allow_private: bool = False
+    """Whether webhooks may go to private addresses, and without TLS."""
+    notice_retry_seconds: Seconds = timedelta(days=1)
+    """How long a notice that cannot be delivered is tried again before it is parked."""
     shard_requests: int = Field(default=50_000, ge=1, le=50_000)
     shard_bytes: int = Field(default=100_000_000, ge=1, le=100_000_000)
     concurrency: int = Field(default=2, ge=1)

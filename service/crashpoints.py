@@ -33,6 +33,7 @@ class CrashPoint(StrEnum):
     RETRY_WRITTEN = "retry.written"  # the manifests of revived dead letters are
     PRUNE_FORGOTTEN = "prune.forgotten"  # rows of old jobs are gone, their blobs and files are not
     DISCARD_DELETED = "discard.deleted"  # a blob or file of theirs is gone, its note is not
+    NOTICE_SENT = "notice.sent"  # the receiver has a notice, nobody has noted that
 
 
 _CHOSEN = os.environ.get("HAULIER_CRASH_AT")

@@ -10,19 +10,11 @@ import msgspec
 
 from service.errors import MOST_PROBLEMS, BadInput, Problem
 from service.lines import ENDPOINTS
+from service.notices import notice_problems
 
 SPEC_BYTES = 32_000_000
 """A JSON spec's most bytes; more goes in as JSONL."""
 METADATA_BYTES = 16_384
-
-
-class TaskNotice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    task: str
-    queue: str
-
-
-class WebhookNotice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    webhook: str
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -36,7 +28,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     max_attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] = 3
     priority: Annotated[int, msgspec.Meta(ge=-1000, le=1000)] = 0
     metadata: dict[str, Any] = {}
-    notify: list[dict[str, str]] = []
+    notify: list[dict[str, Any]] = []
 
     def envelope(self) -> bytes:
         """Everything but the requests, in one fixed form."""
@@ -55,6 +47,8 @@ class Rules(msgspec.Struct, frozen=True):
     input_roots: tuple[str, ...] = ()
     notice_tasks: frozenset[str] | None = frozenset()
     notice_queues: frozenset[str] | None = frozenset()
+    private_webhooks: bool = False
+    """Whether webhooks may go to private addresses, and without TLS."""
 
 
 _spec = msgspec.json.Decoder(Spec)
@@ -105,8 +99,15 @@ def envelope_problems(spec: Spec, rules: Rules) -> list[Problem]:
         problems.append(
             Problem(f"input {spec.input!r} does not lie under one of the allowed input roots")
         )
-    if spec.notify:
-        problems.append(Problem("`notify`: no tasks, queues or webhooks are allowed to you"))
+    problems += map(
+        Problem,
+        notice_problems(
+            spec.notify,
+            tasks=rules.notice_tasks,
+            queues=rules.notice_queues,
+            private=rules.private_webhooks,
+        ),
+    )
     try:
         if len(msgspec.json.encode(spec.metadata)) > METADATA_BYTES:
             problems.append(Problem(f"`metadata` may have {METADATA_BYTES:,} bytes as JSON"))

@@ -107,6 +107,12 @@ def _become(module: str) -> None:
 
 
 @app.command()
+def notifier() -> None:
+    """Deliver notices. `haulier worker` runs one; several may run."""
+    _become("workers.notifier")
+
+
+@app.command()
 def doctor(json: AsJson = False) -> None:
     """Check everything that Haulier stands on, and say what to do about what is wrong."""
     from service.cli.doctor import doctor

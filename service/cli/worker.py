@@ -17,6 +17,9 @@ CONTROL_SLOTS = 2
 WARM_STOP = timedelta(seconds=50)
 """How long running tasks may take to end: less than the minute that whoever stops us allows."""
 
+NOTICES_STOP = timedelta(seconds=20)
+"""A notice that is on its way may take 15 seconds to arrive."""
+
 
 class Queues(StrEnum):
     """What a worker works on."""
@@ -30,8 +33,8 @@ def work(settings: Settings, *, queues: Queues, concurrency: int | None) -> None
     """Run until SIGTERM or SIGINT, then let the running tasks end.
 
     `concurrency` is the number of processes for transfers, or for the one kind that was asked for.
-    With `all` this process supervises two Celery workers, and they die with it, however it dies;
-    else it becomes the one.
+    With `all` this process supervises two Celery workers and a notifier, and they die with it,
+    however it dies; else it becomes the one.
     """
     settings.required("database_url", "redis_url")
     transfer_slots = concurrency or settings.concurrency
@@ -40,7 +43,8 @@ def work(settings: Settings, *, queues: Queues, concurrency: int | None) -> None
             configure(settings)
             transfer = _celery(Queues.TRANSFER, transfer_slots)
             control = _celery(Queues.CONTROL, CONTROL_SLOTS)
-            Supervisor([Siblings((_process(transfer), _process(control)))]).run()
+            workers = (_process(transfer), _process(control))
+            Supervisor([Siblings((*workers, _notifier()))]).run()
         case Queues.TRANSFER:
             _become(_celery(queues, transfer_slots))
         case Queues.CONTROL:
@@ -61,6 +65,13 @@ def _celery(queue: Queues, slots: int) -> list[str]:
 
 def _process(argv: list[str]) -> Process:
     return Process(name=argv[argv.index("-Q") + 1], argv=argv, stop_timeout=WARM_STOP)
+
+
+def _notifier() -> Process:
+    # The file for health checks is the workers': the notifier's life says nothing about theirs.
+    env = {name: value for name, value in os.environ.items() if name != "HAULIER_HEARTBEAT_FILE"}
+    argv = [sys.executable, "-P", "-m", "workers.notifier"]
+    return Process(name="notifier", argv=argv, env=env, stop_timeout=NOTICES_STOP)
 
 
 def _become(argv: list[str]) -> None:

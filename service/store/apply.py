@@ -23,6 +23,7 @@ from service.store.copy import copy_rows
 from service.store.engine import Database
 from service.store.lanes import learn_pace, learn_tokens
 from service.store.limits import count_late
+from service.store.notices import announce, announce_progress
 from service.store.postpone import MOST_ERROR_TEXT
 from service.store.successor import successor
 from service.store.usage import count_usage
@@ -203,6 +204,7 @@ def _settle(session: Session, job: Job, batch: Batch, outcome: Settle) -> None:
     for retry in settlement.retries:
         _add_retry(session, job, batch, retry)
     _bury(session, batch, outcome)
+    done_before = job.succeeded + job.failed
     job.succeeded += settlement.succeeded
     job.failed += len(settlement.dead)
     job.pending -= settlement.succeeded + len(settlement.dead)
@@ -212,6 +214,7 @@ def _settle(session: Session, job: Job, batch: Batch, outcome: Settle) -> None:
     job.total_tokens += settlement.usage.total_tokens
     if job.open_batches == 0:
         job.not_before = func.now()
+    announce_progress(session, job, done_before)
     learn_tokens(session, batch, settlement.usage)
     # Last: the row is shared with other jobs, and locked until the commit.
     count_usage(session, job.producer, batch)
@@ -372,3 +375,5 @@ def _move(session: Session, row: Job | Batch, to: JobState | BatchState, **detai
         isinstance(row, Batch) and isinstance(to, BatchState)
     ):
         row.state = to
+    if isinstance(row, Job):
+        announce(session, row)

@@ -13,6 +13,7 @@ def rules_of(producer: Producer | None, settings: Settings) -> Rules:
             input_roots=settings.input_roots,
             notice_tasks=None,
             notice_queues=None,
+            private_webhooks=settings.webhook_allow_private,
         )
     names = settings.account_names
     return Rules(
@@ -23,6 +24,7 @@ def rules_of(producer: Producer | None, settings: Settings) -> Rules:
         else tuple(root for root in producer.input_roots if may_read(root, settings.input_roots)),
         notice_tasks=_allowed(producer.notice_tasks),
         notice_queues=_allowed(producer.notice_queues),
+        private_webhooks=settings.webhook_allow_private,
     )
 
 

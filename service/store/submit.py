@@ -19,6 +19,7 @@ from service.spec import Spec, fingerprint
 from service.states import JobState
 from service.store.engine import Database
 from service.store.limits import Asked, over_limit
+from service.store.notices import announce_rejected
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +93,10 @@ def _store(session: Session, submissions: Sequence[Submission]) -> list[Submitte
         session.execute(
             insert(Event),
             [{"job_id": i, "target": rows[i]["state"], "detail": {}} for i in rows if i in new],
+        )
+        announce_rejected(
+            session,
+            {s.id: s.spec.notify for s in submissions if s.bad is not None and s.id in new},
         )
     known = _known(session, [s for s in submissions if s.id in rows and s.id not in new])
     found = {**over, **known}

@@ -293,7 +293,8 @@ def test_a_worker_killed_while_it_forgets_a_job_leaves_nothing_behind(
 
 
 def test_the_table_has_every_crash_point() -> None:
-    assert [*SCENARIOS, *FORGETTING] == list(CrashPoint)
+    # What becomes of a notice is in tests/integration/test_notifier.py.
+    assert [*SCENARIOS, *FORGETTING, CrashPoint.NOTICE_SENT] == list(CrashPoint)
 
 
 def test_the_document_lists_every_crash_point() -> None:

@@ -246,7 +246,7 @@ BAD_QUERIES = [
     ({"metadata": "[" * 10_000}, "query metadata: is not JSON"),
     ({"metadata": '{"a": "\\u0000"}'}, "NUL"),
     ({"notify": "nobody"}, "query notify: is not JSON"),
-    ({"notify": '[{"webhook": "https://example.com"}]'}, "notify"),
+    ({"notify": '[{"webhook": "https://10.0.0.1/"}]'}, "10.0.0.1 is a private address"),
     ({"account": "other"}, "not yours"),
     ({"idempotency_key": ""}, "idempotency_key"),
     ({"priority": ["1", "2"]}, "query priority: is given more than once"),

@@ -1,4 +1,4 @@
-"""`haulier worker`: two Celery workers under one process, and never one without it."""
+"""`haulier worker`: Celery workers and a notifier under one process, and never one without it."""
 
 import os
 import signal
@@ -63,14 +63,14 @@ def test_it_works_with_slots_for_transfers_and_for_control_calls(
     job = pipeline.ended(pipeline.submit(chat("a", "b", "c")))
 
     assert job.state is JobState.COMPLETED
-    # Two parents, three children for transfers, two for control.
-    family(worker, 7)
+    # Two parents, three children for transfers, two for control, and the notifier.
+    family(worker, 8)
     (transfer,), (control,) = celery(worker, TRANSFER), celery(worker, CONTROL)
     assert (len(children(transfer)), len(children(control))) == (3, 2)
 
 
-def test_kill_9_of_it_leaves_no_celery_process_behind(worker: Running) -> None:
-    below = family(worker, 7)
+def test_kill_9_of_it_leaves_no_process_behind(worker: Running) -> None:
+    below = family(worker, 8)
     worker.kill()
     eventually(lambda: all(map(gone, below)), timeout=10)
 
@@ -94,7 +94,7 @@ def test_sigterm_lets_a_running_task_end(
 
 
 def test_a_celery_worker_that_dies_comes_back(worker: Running) -> None:
-    family(worker, 7)
+    family(worker, 8)
     (first,) = celery(worker, CONTROL)
     os.kill(first, signal.SIGKILL)
     eventually(lambda: [pid for pid in celery(worker, CONTROL) if pid != first])

@@ -93,7 +93,7 @@ def test_an_input_under_a_root_is_taken() -> None:
         ({"metadata": {"x": "y" * METADATA_BYTES}}, "`metadata` may have 16,384 bytes"),
         ({"metadata": {"x": "\x00"}}, "NUL"),
         ({"idempotency_key": "\x00"}, "NUL"),
-        ({"notify": [{"task": "t", "queue": "q"}]}, "`notify`"),
+        ({"notify": [{"task": "t", "queue": "q"}]}, "task 't' is not allowed"),
         ({"notify": "me"}, "$.notify"),
         ({"colour": "red"}, "unknown field `colour`"),
     ],

@@ -1,0 +1,229 @@
+"""The outbox of notices: written in the very transaction in which a job ends or passes a step."""
+
+import base64
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import case, func, insert, select, text, update
+from sqlalchemy.orm import Session
+
+from service.models import Delivery, Job, Producer
+from service.notices import ENDS, Notice, NoticeEvent, read_notices
+from service.store.engine import Database
+
+AT_ONCE = 4
+"""Notices that are on their way to one endpoint at the same time."""
+
+
+def announce(session: Session, job: Job) -> None:
+    """Tell of a job's end, if it has just come to one."""
+    event = ENDS.get(job.state)
+    if event is not None and job.notify:
+        wanted = [notice for notice in read_notices(job.notify) if notice.wants(event)]
+        _add(session, [_row(job.id, event, notice) for notice in wanted])
+
+
+def announce_progress(session: Session, job: Job, done_before: int) -> None:
+    """Tell of the steps that a job has passed since `done_before` of its requests were done."""
+    if not job.notify:
+        return
+    done = job.succeeded + job.failed
+    wanted = [
+        notice
+        for notice in read_notices(job.notify)
+        if notice.steps(done, job.total) > notice.steps(done_before, job.total)
+    ]
+    _add(session, [_row(job.id, NoticeEvent.PROGRESS, notice) for notice in wanted])
+
+
+def announce_rejected(session: Session, refused: Mapping[UUID, list[Any]]) -> None:
+    """Tell of submissions that were rejected at once: `notify` by the job's id."""
+    event = NoticeEvent.REJECTED
+    rows = [
+        _row(job_id, event, notice)
+        for job_id, entries in refused.items()
+        for notice in read_notices(entries)
+        if notice.wants(event)
+    ]
+    _add(session, rows)
+
+
+def _row(job_id: UUID, event: NoticeEvent, notice: Notice) -> dict[str, Any]:
+    return {
+        "id": uuid4(),
+        "job_id": job_id,
+        "event": event,
+        "target": notice.target,
+        "endpoint": notice.endpoint,
+    }
+
+
+def _add(session: Session, rows: list[dict[str, Any]]) -> None:
+    if rows:
+        session.execute(insert(Delivery), rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sending:
+    """A notice that is claimed, with all that is needed to send it."""
+
+    id: UUID
+    lease: UUID
+    event: str
+    target: Mapping[str, str]
+    tries: int
+    """This one included."""
+    job: Job
+    secrets: Sequence[str]
+    """The producer's signing secrets; none where it is no webhook."""
+
+
+# One endpoint after another by the index, and of each no more than may be on their way at once:
+# what waits for a dead one is never read. First what was never tried.
+_CLAIM = text("""
+WITH RECURSIVE endpoints AS (
+  (SELECT endpoint FROM haulier.deliveries
+   WHERE delivered_at IS NULL AND parked_at IS NULL ORDER BY endpoint LIMIT 1)
+  UNION ALL
+  SELECT (SELECT d.endpoint FROM haulier.deliveries d
+          WHERE d.delivered_at IS NULL AND d.parked_at IS NULL AND d.endpoint > e.endpoint
+          ORDER BY d.endpoint LIMIT 1)
+  FROM endpoints e WHERE e.endpoint IS NOT NULL
+), due AS (
+  SELECT one.id, one.tries, one.not_before FROM endpoints e, LATERAL (
+    SELECT d.id, d.tries, d.not_before FROM haulier.deliveries d
+    WHERE d.endpoint = e.endpoint AND d.not_before <= now()
+      AND d.delivered_at IS NULL AND d.parked_at IS NULL
+    ORDER BY d.not_before
+    LIMIT greatest(0, :at_once - (SELECT count(*) FROM haulier.deliveries l
+      WHERE l.endpoint = e.endpoint AND l.lease IS NOT NULL AND l.leased_until > now()))
+  ) one
+  ORDER BY one.tries > 0, one.not_before LIMIT :room
+), free AS (
+  SELECT d.id FROM haulier.deliveries d JOIN due USING (id)
+  WHERE d.not_before <= now() AND d.delivered_at IS NULL AND d.parked_at IS NULL
+  FOR UPDATE OF d SKIP LOCKED
+)
+UPDATE haulier.deliveries d SET lease = gen_random_uuid(), leased_until = now() + :lease_for,
+  not_before = now() + :lease_for, tries = d.tries + 1,
+  first_tried_at = coalesce(d.first_tried_at, now())
+FROM free WHERE d.id = free.id
+RETURNING d.id
+""")
+
+
+def claim(db: Database, *, room: int, lease_for: timedelta) -> list[Sending]:
+    """At most `room` notices that are due, leased to the caller."""
+    with db.begin() as session:
+        values = {"room": room, "at_once": AT_ONCE, "lease_for": lease_for}
+        ids = session.scalars(_CLAIM, values).all()
+        if not ids:
+            return []
+        found = session.execute(
+            select(Delivery, Job).join(Job, Job.id == Delivery.job_id).where(Delivery.id.in_(ids))
+        ).all()
+        signers = {job.producer for delivery, job in found if "webhook" in delivery.target}
+        keys = _signing_secrets(session, signers)
+        return [
+            Sending(
+                id=delivery.id,
+                lease=_held(delivery),
+                event=delivery.event,
+                target=delivery.target,
+                tries=delivery.tries,
+                job=job,
+                secrets=keys.get(job.producer, ()),
+            )
+            for delivery, job in found
+        ]
+
+
+def _held(delivery: Delivery) -> UUID:
+    assert delivery.lease is not None
+    return delivery.lease
+
+
+def _signing_secrets(session: Session, names: set[str]) -> dict[str, list[str]]:
+    """The producers' secrets; one that has none gets its first."""
+    found = {}
+    for name in sorted(names):
+        fresh = f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}"
+        session.execute(
+            update(Producer)
+            .where(Producer.name == name, Producer.signing_secrets == text("'[]'"))
+            .values(signing_secrets=[fresh])
+        )
+        query = select(Producer.signing_secrets).where(Producer.name == name)
+        found[name] = session.scalars(query).one()
+    return found
+
+
+def delivered(db: Database, sending: Sending) -> bool:
+    """Note that a notice has arrived. False if the lease was lost meanwhile."""
+    return _close(db, sending, {"delivered_at": func.now(), "last_error": None})
+
+
+def failed(
+    db: Database,
+    sending: Sending,
+    reason: str,
+    *,
+    pause: timedelta | None,
+    retry_for: timedelta,
+) -> bool:
+    """Note why a notice did not arrive: it is tried again after `pause`, or parked.
+
+    Parked is what has been tried for `retry_for`, and what shall not be tried again (None).
+    False if the lease was lost meanwhile.
+    """
+    over = Delivery.first_tried_at < func.now() - retry_for
+    again = func.now() + (pause or timedelta(0))
+    parked_at = func.now() if pause is None else case((over, func.now()), else_=None)
+    return _close(db, sending, {"last_error": reason, "not_before": again, "parked_at": parked_at})
+
+
+def _close(db: Database, sending: Sending, values: Mapping[str, Any]) -> bool:
+    with db.begin() as session:
+        written = session.scalar(
+            update(Delivery)
+            .where(Delivery.id == sending.id, Delivery.lease == sending.lease)
+            .values(lease=None, leased_until=None, **values)
+            .returning(Delivery.id)
+        )
+        return written is not None
+
+
+def deliveries(
+    db: Database, job_id: UUID, *, after: tuple[datetime, UUID] | None, limit: int
+) -> list[Delivery]:
+    """A job's notices, oldest first."""
+    query = select(Delivery).where(Delivery.job_id == job_id)
+    if after is not None:
+        created_at, delivery_id = after
+        later = (Delivery.created_at == created_at) & (Delivery.id > delivery_id)
+        query = query.where((Delivery.created_at > created_at) | later)
+    with db.begin() as session:
+        ordered = query.order_by(Delivery.created_at, Delivery.id).limit(limit)
+        return list(session.scalars(ordered))
+
+
+def redeliver(db: Database, job_id: UUID, delivery_id: UUID) -> Delivery | None:
+    """Send a notice again, now; its id stays. One that is on its way already is left alone.
+
+    None if the job has no such notice.
+    """
+    mine = (Delivery.id == delivery_id, Delivery.job_id == job_id)
+    idle = Delivery.lease.is_(None) | (Delivery.leased_until < func.now())
+    fresh = {
+        **dict.fromkeys(("lease", "leased_until", "first_tried_at")),
+        **dict.fromkeys(("delivered_at", "parked_at")),
+        "tries": 0,
+        "not_before": func.now(),
+    }
+    with db.begin() as session:
+        session.execute(update(Delivery).where(*mine, idle).values(fresh))
+        return session.scalars(select(Delivery).where(*mine)).one_or_none()

@@ -1,0 +1,185 @@
+"""The notifier: a plain loop that delivers notices from the outbox. Run one, or several."""
+
+import asyncio
+import random
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+import structlog
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from config.settings import Settings
+from service.crashpoints import CrashPoint, reached
+from service.notices import pause_after
+from service.notify import body, content
+from service.store import engine, notices
+from service.store.notices import Sending
+from service.webhooks import DEADLINE, Gone, NotDelivered, Sender, tls_context
+from workers.broker import transport_options
+from workers.heartbeat import Heartbeat
+from workers.process import run
+
+log = structlog.get_logger("workers.notifier")  # the module itself is run as __main__
+
+SLOTS = 64
+"""Notices that one notifier has on their way at once."""
+PUBLISHERS = 4
+"""Threads that speak to Redis."""
+LEASE = DEADLINE * 4
+"""After so long a notice whose notifier died is another one's; no send takes that long."""
+SOON = 0.05
+"""The pause before the next look where there was something to send, in seconds."""
+
+
+class Notifier:
+    """Claims what is due, sends it, and writes down what became of it: each in a transaction."""
+
+    def __init__(self, settings: Settings) -> None:
+        settings.required("database_url", "redis_url")
+        self._settings = settings
+        self._connections = engine.create(settings.database_url or "", pool_size=4)
+        self._db = engine.database(self._connections)
+        self._heartbeat = Heartbeat(settings, "notifier")
+        self._celery = _producer(settings)
+        self._database_threads = ThreadPoolExecutor(4, "database")
+        self._publishers = ThreadPoolExecutor(PUBLISHERS, "publisher")
+        self._sender = Sender(
+            private=settings.webhook_allow_private,
+            resolvers=ThreadPoolExecutor(SLOTS, "resolver"),
+            tls=tls_context(),
+        )
+        self._under_way: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Deliver until SIGTERM or SIGINT."""
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        self._heartbeat.start()
+        log.info("notifier_started")
+        try:
+            await self.deliver(stop)
+        finally:
+            self._heartbeat.stop()
+            self.close()
+            log.info("notifier_stopped")
+
+    async def deliver(self, stop: asyncio.Event) -> None:
+        """Deliver until `stop`, then let what is under way arrive."""
+        while not stop.is_set():
+            self._heartbeat.touch()
+            pause = await self._tick()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), pause)
+        await asyncio.gather(*self._under_way)
+
+    def close(self) -> None:
+        for threads in (self._database_threads, self._publishers, self._sender.resolvers):
+            threads.shutdown(wait=False)
+        self._celery.close()
+        self._connections.dispose()
+
+    async def _tick(self) -> float:
+        """Begin to send what is due. Returns the seconds until the next look."""
+        tick = self._settings.tick_seconds.total_seconds()
+        room = SLOTS - len(self._under_way)
+        if room <= 0:
+            return SOON
+        try:
+            found = await self._in_database(notices.claim, self._db, room=room, lease_for=LEASE)
+        except Exception as error:
+            if not engine.is_unavailable(error):
+                log.exception("claim_failed")
+            else:
+                log.warning("postgres_unavailable", reason=str(error).splitlines()[0])
+            return tick
+        for sending in found:
+            task = asyncio.create_task(self._deliver(sending))
+            self._under_way.add(task)
+            task.add_done_callback(self._under_way.discard)
+        return min(SOON, tick) if found else tick
+
+    async def _deliver(self, sending: Sending) -> None:
+        """Send one notice and note the outcome; without a note it comes again with its lease."""
+        with structlog.contextvars.bound_contextvars(
+            job=str(sending.job.id), delivery=str(sending.id)
+        ):
+            try:
+                trouble = await self._trouble(sending)
+                reached(CrashPoint.NOTICE_SENT)
+                await self._in_database(self._note, sending, trouble)
+            except Exception as error:
+                if not engine.is_unavailable(error):
+                    log.exception("delivery_failed")
+                else:
+                    log.warning("postgres_unavailable", reason=str(error).splitlines()[0])
+
+    async def _trouble(self, sending: Sending) -> NotDelivered | None:
+        """Send it; what went wrong, if anything did."""
+        try:
+            if "webhook" in sending.target:
+                url = sending.target["webhook"]
+                await self._sender.send(url, str(sending.id), body(sending), sending.secrets)
+            else:
+                loop = asyncio.get_running_loop()
+                await loop.run_in_executor(self._publishers, self._publish, sending)
+        except NotDelivered as error:
+            return error
+        except Exception as error:
+            # One notice that cannot be sent must not come again at once, for ever.
+            log.exception("notice_failed")
+            return NotDelivered(f"{type(error).__name__}: {error}")
+        return None
+
+    def _publish(self, sending: Sending) -> None:
+        """Put a task on the producer's own queue. Raises NotDelivered."""
+        try:
+            self._celery.send_task(
+                sending.target["task"],
+                kwargs=content(sending),
+                queue=sending.target["queue"],
+                task_id=str(sending.id),
+                ignore_result=True,
+            )
+        except OperationalError as error:
+            raise NotDelivered(f"Redis: {error}") from None
+
+    def _note(self, sending: Sending, trouble: NotDelivered | None) -> None:
+        if trouble is None:
+            kept = notices.delivered(self._db, sending)
+            log.info("notice_delivered", event_sent=sending.event, noted=kept)
+            return
+        luck = random.random()  # noqa: S311  not for secrets
+        kept = notices.failed(
+            self._db,
+            sending,
+            str(trouble),
+            pause=None if isinstance(trouble, Gone) else pause_after(sending.tries, luck),
+            retry_for=self._settings.notice_retry_seconds,
+        )
+        log.warning("notice_not_delivered", tries=sending.tries, reason=str(trouble), noted=kept)
+
+    async def _in_database(self, call: Any, *arguments: Any, **named: Any) -> Any:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._database_threads, lambda: call(*arguments, **named))
+
+
+def _producer(settings: Settings) -> Celery:
+    """Celery as a producer's own: it may send to queues that we do not know."""
+    app = Celery("haulier-notices", broker=settings.redis_url, set_as_current=False)
+    app.conf.update(
+        task_create_missing_queues=True,
+        broker_pool_acquire_timeout=5,
+        broker_transport_options=transport_options(),
+        task_publish_retry_policy={"max_retries": 0},
+        result_backend=None,
+        task_serializer="json",
+    )
+    return app
+
+
+if __name__ == "__main__":
+    run(lambda settings: asyncio.run(Notifier(settings).run()))
