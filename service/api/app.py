@@ -12,6 +12,7 @@ from starlette.requests import Request
 
 from config.settings import Settings, SettingsError
 from service.api import (
+    deliveries,
     health,
     jobs,
     operating,
@@ -119,6 +120,7 @@ def _closed() -> APIRouter:
         usage,
         requests,
         progress,
+        deliveries,
     ):
         v1.include_router(part.router)
 

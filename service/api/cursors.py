@@ -54,7 +54,16 @@ class AfterToken(
     id: _Text
 
 
-C = TypeVar("C", AfterJob, AfterBatch, AfterEvent, AfterFailure, AfterProducer, AfterToken)
+class AfterDelivery(
+    msgspec.Struct, frozen=True, array_like=True, tag="delivery", forbid_unknown_fields=True
+):
+    created_at: _Instant
+    id: UUID
+
+
+C = TypeVar(
+    "C", AfterJob, AfterBatch, AfterEvent, AfterFailure, AfterProducer, AfterToken, AfterDelivery
+)
 
 
 def written(cursor: Any) -> str:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Annotated
+from uuid import UUID
 
 import typer
 
@@ -120,3 +121,23 @@ def usage(
     from service.cli.usage import usage
 
     usage(since=since, until=until, by=by, as_json=json)
+
+
+@app.command(rich_help_panel=CLIENT)
+def deliveries(job: JobId, json: AsJson = False) -> None:
+    """List a job's notices, and what became of each."""
+    from service.cli.deliveries import deliveries
+
+    deliveries(job, as_json=json)
+
+
+@app.command(rich_help_panel=CLIENT)
+def redeliver(
+    job: JobId,
+    delivery: Annotated[UUID, typer.Argument(metavar="DELIVERY", help="A notice's id.")],
+    json: AsJson = False,
+) -> None:
+    """Send a notice again, with the same id."""
+    from service.cli.deliveries import redeliver
+
+    redeliver(job, delivery, as_json=json)

@@ -18,6 +18,7 @@ import msgspec
 from service.cli.documents import (
     Account,
     Batch,
+    Delivery,
     Document,
     Failure,
     Job,
@@ -185,6 +186,17 @@ class Client:
     def failures(self, job_id: UUID) -> Iterator[Document[Failure]]:
         """In input order."""
         return self._list(f"/v1/jobs/{job_id}/failures", Failure)
+
+    def deliveries(self, job_id: UUID) -> Iterator[Document[Delivery]]:
+        """Oldest first."""
+        return self._list(f"/v1/jobs/{job_id}/deliveries", Delivery)
+
+    def redeliver(self, job_id: UUID, delivery_id: UUID) -> Document[Delivery]:
+        """Send a notice again."""
+        with self._errors():
+            response = self._http.post(f"/v1/jobs/{job_id}/deliveries/{delivery_id}/redeliver")
+        self._check(response)
+        return self._document(response.content, Delivery)
 
     def accounts(self) -> Iterator[Document[Account]]:
         return self._list("/v1/accounts", Account)

@@ -111,6 +111,22 @@ class Failure(msgspec.Struct, frozen=True):
     attempts: int
 
 
+class Delivery(msgspec.Struct, frozen=True):
+    """A notice."""
+
+    id: str
+    event: str
+    target: dict[str, str]
+    state: str
+    tries: int
+    last_error: str | None = None
+
+    @property
+    def to(self) -> str:
+        """The webhook's address, or the task and its queue."""
+        return self.target.get("webhook") or "{task} on {queue}".format_map(self.target)
+
+
 class Account(msgspec.Struct, frozen=True):
     name: str
     state: str

@@ -19,8 +19,9 @@ TABLES = ("jobs", "batches", "events", "segments", "dead_letters", "deliveries",
 
 def _deliver(attic: Attic, job_id: UUID, delivered: str, parked: str) -> None:
     attic.house.run(
-        "INSERT INTO haulier.deliveries (id, job_id, event, target, delivered_at, parked_at)"
-        f" VALUES (:id, :job, 'job.completed', '{{}}', {delivered}, {parked})",
+        "INSERT INTO haulier.deliveries"
+        " (id, job_id, event, target, endpoint, delivered_at, parked_at)"
+        f" VALUES (:id, :job, 'job.completed', '{{}}', 'e', {delivered}, {parked})",
         id=uuid4(),
         job=job_id,
     )
