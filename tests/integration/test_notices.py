@@ -1,5 +1,7 @@
 """The outbox: what writes a notice, what keeps it, and how it is shown."""
 
+import os
+import subprocess
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -16,9 +18,10 @@ from service.store.producers import add_producer
 from service.store.revive import Revival, revive
 from service.store.submit import Submission, submit
 from service.work import Assembled, Fail
-from tests.api import Api, problem
+from tests.api import TOKEN, Api, problem
 from tests.factories import CHAT, House, chat_request, settlement
 from tests.integration.test_producers import as_bearer
+from tests.processes import HAULIER
 
 HOOK = {"webhook": "https://example.com/hook"}
 
@@ -187,3 +190,18 @@ def test_nobody_elses_delivery_can_be_seen_or_sent(api: Api) -> None:
         mine = ended_job(api, producer="billing")
         problem(billing.post(f"/v1/jobs/{mine}/deliveries/{delivery.id}/redeliver"), 404)
         problem(billing.post(f"/v1/jobs/{mine}/deliveries/nonsense/redeliver"), 404)
+
+
+def test_the_command_line_lists_deliveries_and_sends_one_again(api: Api) -> None:
+    job_id = ended_job(api)
+    api.house.run("UPDATE haulier.deliveries SET parked_at = now(), last_error = '500 no'")
+    (delivery,) = of(api.house, job_id)
+
+    def haulier(*arguments: str) -> str:
+        environment = {**os.environ, "HAULIER_URL": api.url, "HAULIER_TOKEN": TOKEN}
+        return subprocess.check_output([*HAULIER, *arguments], env=environment, text=True)
+
+    listed = haulier("deliveries", str(job_id))
+    assert all(word in listed for word in (str(delivery.id), "parked", HOOK["webhook"], "500 no"))
+    assert HOOK["webhook"] in haulier("redeliver", str(job_id), str(delivery.id))
+    assert of(api.house, job_id)[0].parked_at is None
