@@ -33,6 +33,7 @@ from service.store.due import dispatch, outstanding
 from service.store.engine import clock
 from service.store.gauges import gauges
 from service.store.postpone import postpone
+from service.store.producers import add_producer
 from service.store.submit import Submission, Submitted, submit, submit_each
 from service.store.waiting import why
 from service.work import Assembled, Settle, Wait
@@ -309,6 +310,16 @@ def test_a_page_of_submissions_stays_on_an_index(house: House, plans: Plans) -> 
 
     for _ in range(TIMES):  # all but the first find them by their keys and by their ids
         _assert_on_an_index(plans.of(store))
+
+
+def test_counting_what_a_limited_producer_submits_stays_on_an_index(
+    house: House, plans: Plans
+) -> None:
+    add_producer(house.db, "limited", requests_per_day=10**9, open_requests=10**9)
+    for number in range(TIMES):
+        keys: list[dict[str, str]] = [{}, {"idempotency_key": f"limited-{number % 3}"}]
+        page = [Submission(id=uuid4(), producer="limited", spec=spec("a", **key)) for key in keys]
+        _assert_on_an_index(plans.of(partial(submit_each, house.db, page)))
 
 
 @pytest.mark.parametrize("producer", [None, "producer-3"])
