@@ -1,7 +1,7 @@
 """The arguments of commands that ask the API about what is there already."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID
 
 import typer
@@ -11,17 +11,49 @@ from service.states import JobState
 
 app = typer.Typer()
 
+Outcome = Literal["succeeded", "failed"]
+
 
 @app.command(rich_help_panel=CLIENT)
 def jobs(
+    *,
     state: Annotated[JobState | None, typer.Option(help="Only jobs in this state.")] = None,
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option(help="Only those that have it: KEY:VALUE, or a JSON object. May be repeated."),
+    ] = None,
+    producer: Annotated[str | None, typer.Option(help="Only this producer's (admin).")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Submitted at this instant (2026-11-22T12:00:00Z) or later.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Submitted before this instant.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
     json: AsJson = False,
 ) -> None:
     """List jobs, newest first."""
     from service.cli.jobs import jobs
 
-    jobs(state=state, limit=limit, as_json=json)
+    jobs(
+        limit=limit,
+        as_json=json,
+        state=state,
+        metadata=metadata,
+        producer=producer,
+        created_after=since,
+        created_before=until,
+    )
+
+
+@app.command(rich_help_panel=CLIENT)
+def request(
+    job: JobId,
+    custom_id: Annotated[str, typer.Argument(help="Of the request.", show_default=False)],
+    json: AsJson = False,
+) -> None:
+    """Show one request of a job: its outcome, its attempts, its result."""
+    from service.cli.jobs import request
+
+    request(job, custom_id, as_json=json)
 
 
 @app.command(rich_help_panel=CLIENT)
@@ -43,6 +75,7 @@ def watch(job: JobId, json: AsJson = False) -> None:
 @app.command(rich_help_panel=CLIENT)
 def results(
     job: JobId,
+    *,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", dir_okay=False, help="A file, instead of stdout."),
@@ -51,12 +84,15 @@ def results(
     partial: Annotated[
         bool, typer.Option("--partial", help="Those that are there, before the end.")
     ] = False,
+    only: Annotated[
+        Outcome | None, typer.Option(help="The lines of one outcome.", show_default=False)
+    ] = None,
     json: AsJson = False,
 ) -> None:
     """Fetch a job's results: JSONL in input order; a table into .csv or .parquet."""
     from service.cli.results import results
 
-    results(job, output, text=text, partial=partial, as_json=json)
+    results(job, output, text=text, partial=partial, only=only, as_json=json)
 
 
 @app.command(rich_help_panel=CLIENT)

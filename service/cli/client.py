@@ -5,11 +5,11 @@ ApiError             each says in one line what is wrong and what to do; `exit` 
 └── Unavailable      no answer, or one that says that the API is in trouble: try again later
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 from uuid import UUID
 
 import httpx
@@ -25,6 +25,7 @@ from service.cli.documents import (
     Page,
     Problem,
     ProblemDocument,
+    Request,
     Status,
     UsageReport,
 )
@@ -173,11 +174,9 @@ class Client:
     def job(self, job_id: UUID) -> Document[Job]:
         return self._document(self._get(f"/v1/jobs/{job_id}"), Job)
 
-    def jobs(
-        self, *, state: str | None = None, limit: int | None = None
-    ) -> Iterator[Document[Job]]:
-        """Newest first; at most `limit`."""
-        return self._list("/v1/jobs", Job, limit=limit, state=state)
+    def jobs(self, *, limit: int | None = None, **filters: Any) -> Iterator[Document[Job]]:
+        """Newest first; at most `limit`. `filters` are query parameters of the list."""
+        return self._list("/v1/jobs", Job, limit=limit, filters=filters)
 
     def batches(self, job_id: UUID) -> Iterator[Document[Batch]]:
         """By shard."""
@@ -197,6 +196,12 @@ class Client:
             response = self._http.post(f"/v1/jobs/{job_id}/deliveries/{delivery_id}/redeliver")
         self._check(response)
         return self._document(response.content, Delivery)
+
+    def request(self, job_id: UUID, custom_id: str) -> Document[Request]:
+        """One request of a job."""
+        # Dots are escaped, too: a path of `..` would lead somewhere else.
+        name = quote(custom_id, safe="").replace(".", "%2E")
+        return self._document(self._get(f"/v1/jobs/{job_id}/requests/{name}"), Request)
 
     def accounts(self) -> Iterator[Document[Account]]:
         return self._list("/v1/accounts", Account)
@@ -242,13 +247,21 @@ class Client:
 
     @contextmanager
     def results(
-        self, job_id: UUID, *, partial: bool = False, start: int = 0, etag: str | None = None
+        self,
+        job_id: UUID,
+        *,
+        partial: bool = False,
+        only: str | None = None,
+        start: int = 0,
+        etag: str | None = None,
     ) -> Iterator[Download]:
         """The result lines in input order, from a byte on of those that the ETag names.
 
-        What ends without an error is whole.
+        What ends without an error is whole. The lines of one outcome (`only`) have no ranges.
         """
         query = {"partial": "true"} if partial else {}
+        if only is not None:
+            query["only"] = only
         path = f"/v1/jobs/{job_id}/results"
         # Compressed they would come without their length, and mostly over no long way.
         headers = {"Accept-Encoding": "identity"}
@@ -268,18 +281,23 @@ class Client:
             length = response.headers.get("content-length") if is_plain else None
             yield Download(
                 None if length is None else int(length),
-                response.headers.get("etag") if is_plain else None,
+                response.headers.get("etag") if is_plain and only is None else None,
                 response.iter_bytes(),
             )
 
     def _list(
-        self, path: str, kind: type[T], *, limit: int | None = None, state: str | None = None
+        self,
+        path: str,
+        kind: type[T],
+        *,
+        limit: int | None = None,
+        filters: Mapping[str, Any] | None = None,
     ) -> Iterator[Document[T]]:
         """Every item, page by page."""
         left, cursor = limit, None
         while left is None or left > 0:
             size = PAGE if left is None else min(PAGE, left)
-            query = {"limit": size, "cursor": cursor, "state": state}
+            query = {**(filters or {}), "limit": size, "cursor": cursor}
             page = self._read(self._get(path, query), Page)
             for raw in page.data[:left]:
                 yield self._document(bytes(raw), kind)

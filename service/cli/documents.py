@@ -127,6 +127,34 @@ class Delivery(msgspec.Struct, frozen=True):
         return self.target.get("webhook") or "{task} on {queue}".format_map(self.target)
 
 
+class RequestError(msgspec.Struct, frozen=True):
+    code: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """A provider batch that a request was in."""
+
+    attempt: int
+    outcome: str
+    batch_id: str
+    provider_batch_id: str | None = None
+    error: RequestError | None = None
+
+
+class Request(msgspec.Struct, frozen=True):
+    custom_id: str
+    ordinal: int
+    outcome: str
+    attempts: list[Attempt]
+    error: RequestError | None = None
+    usage: Usage | None = None
+    result: msgspec.Raw = msgspec.Raw(b"null")
+
+
 class Account(msgspec.Struct, frozen=True):
     name: str
     state: str

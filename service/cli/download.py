@@ -18,17 +18,25 @@ PAUSE = 0.5
 
 
 def downloaded(
-    client: Client, job_id: UUID, *, partial: bool, opened: Callable[[int | None], None]
+    client: Client,
+    job_id: UUID,
+    *,
+    partial: bool,
+    only: str | None,
+    opened: Callable[[int | None], None],
 ) -> Iterator[bytes]:
     """All the result lines in blocks; `opened` is told their bytes, None where nobody knows.
 
     What breaks off goes on where it was, for as long as the API is patiently waited for. Partial
-    results do not: they are others each time. Raises ApiError.
+    results do not: they are others each time; nor do those of one outcome, which have no
+    ranges. Raises ApiError.
     """
     received, etag, seen = 0, None, time.monotonic()
     while True:
         try:
-            with client.results(job_id, partial=partial, start=received, etag=etag) as body:
+            with client.results(
+                job_id, partial=partial, only=only, start=received, etag=etag
+            ) as body:
                 etag = body.etag
                 if received == 0:
                     opened(body.length)

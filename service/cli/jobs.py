@@ -1,5 +1,6 @@
 """Looking at jobs, and cancelling them."""
 
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -10,11 +11,11 @@ from service.cli.screen import Column, Screen, age, length, output
 from service.cli.session import connected
 
 
-def jobs(*, state: str | None, limit: int, as_json: bool) -> None:
-    """The command: newest first."""
+def jobs(*, limit: int, as_json: bool, **filters: Any) -> None:
+    """The command: newest first. `filters` are those of the API's list."""
     with connected() as client:
         listed(
-            client.jobs(state=state, limit=limit),
+            client.jobs(limit=limit, **filters),
             (
                 *(Column("job"), Column("state"), Column("succeeded", number=True)),
                 *(Column("failed", number=True), Column("age", number=True)),
@@ -53,6 +54,37 @@ def failures(job_id: UUID, *, as_json: bool) -> None:
             lambda failure: (failure.custom_id, failure.code, failure.attempts, failure.message),
             as_json=as_json,
         )
+
+
+def request(job_id: UUID, custom_id: str, *, as_json: bool) -> None:
+    """The command: one request, its attempts, and its result line."""
+    with connected() as client:
+        document = client.request(job_id, custom_id)
+    screen, found = output(), document.value
+    if as_json:
+        screen.line(document.line)
+        return
+    screen.fields(
+        [
+            ("request", found.custom_id),
+            ("outcome", found.outcome),
+            ("error", found.error),
+            ("ordinal", f"{found.ordinal:,}"),
+            ("tokens", found.usage and f"{found.usage.total_tokens:,}"),
+        ]
+    )
+    if found.attempts:
+        screen.line("")
+        screen.table(
+            (
+                *(Column("try", number=True), Column("outcome"), Column("batch at Together")),
+                Column("error", wrap=True),
+            ),
+            ((a.attempt, a.outcome, a.provider_batch_id, a.error) for a in found.attempts),
+        )
+    if bytes(found.result) != b"null":
+        screen.line("")
+        screen.line(bytes(found.result).decode())
 
 
 def cancel(job_id: UUID, *, as_json: bool) -> None:

@@ -50,25 +50,39 @@ class Wanted:
         return cls(target, Form.TEXT if text else form)
 
 
-def results(job_id: UUID, target: Path | None, *, text: bool, partial: bool, as_json: bool) -> None:
+def results(
+    job_id: UUID,
+    target: Path | None,
+    *,
+    text: bool,
+    partial: bool,
+    only: str | None,
+    as_json: bool,
+) -> None:
     """The command."""
     wanted = Wanted.of(target, text=text)
     with connected() as client, _hinted(job_id):
-        fetch(client, job_id, wanted, partial=partial, as_json=as_json)
+        fetch(client, job_id, wanted, partial=partial, only=only, as_json=as_json)
 
 
 def fetch(
-    client: Client, job_id: UUID, wanted: Wanted, *, partial: bool = False, as_json: bool = False
+    client: Client,
+    job_id: UUID,
+    wanted: Wanted,
+    *,
+    partial: bool = False,
+    only: str | None = None,
+    as_json: bool = False,
 ) -> None:
     """Fetch all results and say what was written. Raises ApiError."""
     if wanted.target is None:
-        blocks = downloaded(client, job_id, partial=partial, opened=lambda _: None)
+        blocks = downloaded(client, job_id, partial=partial, only=only, opened=lambda _: None)
         _write(blocks, wanted.form, sys.stdout.buffer)
         sys.stdout.buffer.flush()
         return
     with (
         written(wanted.target) as file,
-        _shown(client, job_id, partial=partial) as blocks,
+        _shown(client, job_id, partial=partial, only=only) as blocks,
     ):
         count = _write(blocks, wanted.form, file)
         # Of devices and pipes nobody knows the size.
@@ -92,7 +106,9 @@ def _hinted(job_id: UUID) -> Iterator[None]:
 
 
 @contextmanager
-def _shown(client: Client, job_id: UUID, *, partial: bool) -> Iterator[Iterator[bytes]]:
+def _shown(
+    client: Client, job_id: UUID, *, partial: bool, only: str | None
+) -> Iterator[Iterator[bytes]]:
     """The blocks of the results, with a bar on a terminal."""
     screen = notes()
     with Progress(
@@ -111,6 +127,7 @@ def _shown(client: Client, job_id: UUID, *, partial: bool) -> Iterator[Iterator[
                 client,
                 job_id,
                 partial=partial,
+                only=only,
                 opened=lambda total: progress.update(task, total=total),
             ):
                 yield block

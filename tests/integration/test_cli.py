@@ -50,6 +50,29 @@ def test_failures_are_listed_and_told_by_the_status(working: Cli, simulator: Sim
     assert table.splitlines()[1].split()[0] == "bad"
     (document,) = working("failures", job, "--json").documents
     assert document["custom_id"] == "bad"
+    shown = working("request", job, "bad").out
+    assert "\x1b" not in shown
+    assert "failed" in shown
+    (asked,) = working("request", job, "good", "--json").documents
+    (answer,) = working("results", job, "--only", "succeeded").documents
+    assert (asked["outcome"], asked["result"]) == ("succeeded", answer)
+    (answer,) = working("results", job, "--only", "failed").documents
+    assert answer["custom_id"] == "bad"
+
+
+def test_jobs_are_found_and_a_request_is_shown(cli: Cli) -> None:
+    marked = cli.submit("a/b", "..", options=["--metadata", '{"team": "search"}'])
+    cli.submit("c")
+
+    found = cli("jobs", "--metadata", "team:search", "--since", "2026-01-01T00:00:00Z", "--json")
+    assert [job["id"] for job in found.documents] == [marked]
+    assert cli("jobs", "--until", "2026-01-01T00:00:00Z", "--json").documents == []
+    bad = cli("jobs", "--since", "yesterday")
+    assert (bad.status, "2026-11-22T12:00:00Z" in bad.err) == (2, True)
+    for custom_id in ("a/b", ".."):
+        shown = cli("request", marked, custom_id)
+        assert (shown.status, "pending" in shown.out) == (0, True)
+    assert cli("request", marked, "nobody").status == 2
 
 
 def test_lists_are_tables_or_a_document_a_line(cli: Cli) -> None:
