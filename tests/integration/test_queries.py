@@ -34,6 +34,8 @@ from service.store.engine import clock
 from service.store.gauges import gauges
 from service.store.postpone import postpone
 from service.store.producers import add_producer
+from service.store.requests import manifests, traces
+from service.store.standing import standing
 from service.store.submit import Submission, Submitted, submit, submit_each
 from service.store.waiting import why
 from service.work import Assembled, Settle, Wait
@@ -400,6 +402,9 @@ def test_looking_at_a_job_stays_on_an_index(house: House, plans: Plans) -> None:
         assert jobs.failures(house.db, job_id, after=-1, limit=50)
         assert jobs.segments(house.db, job_id, 1)
         assert final_lines(house.db, job_id)
+        assert standing(house.db, job_id)
+        assert manifests(house.db, job_id)
+        assert traces(house.db, job_id, 0, 0).dead
         heartbeats.heartbeats(house.db)
 
     for number in range(TIMES):
