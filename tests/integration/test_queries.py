@@ -25,7 +25,7 @@ from service.models import Batch, Job
 from service.pages import PAGE_SPECS
 from service.spec import Spec
 from service.states import BatchState, JobState, Stage
-from service.store import engine, files, heartbeats, jobs
+from service.store import engine, files, heartbeats, jobs, notices
 from service.store.admit import admit
 from service.store.cancel import cancel
 from service.store.claim import claim_batches, claim_job, extend, final_lines
@@ -424,3 +424,23 @@ def test_nothing_but_what_is_open_is_in_the_index_of_what_is_due(house: House) -
         " 'haulier.batches_due_idx']::regclass[]) i"
     )
     assert max(sizes) < 200_000
+
+
+def test_a_notifier_and_a_reader_of_deliveries_stay_on_an_index(house: House, plans: Plans) -> None:
+    house.run(
+        "INSERT INTO haulier.deliveries (id, job_id, event, target, endpoint, delivered_at)"
+        " SELECT gen_random_uuid(), md5('running' || 1 + n % 300)::uuid, 'job.progress',"
+        " '{\"webhook\": \"https://a\"}', 'webhook a:443', CASE WHEN n > 20000 THEN now() END"
+        " FROM generate_series(1, 70000) n"
+    )
+    house.run("ANALYZE haulier.deliveries")
+
+    def deliver() -> None:
+        for sending in notices.claim(house.db, room=64, lease_for=MINUTE):
+            notices.delivered(house.db, sending)
+        notices.deliveries(house.db, _id("job", 1), after=None, limit=50)
+
+    for _ in range(TIMES):
+        found = plans.of(deliver)
+        _assert_on_an_index(found)
+        assert not any("Seq Scan on deliveries" in plan for plan in found)

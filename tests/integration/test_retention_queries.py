@@ -21,8 +21,8 @@ UPDATE haulier.jobs SET page_blob = 'pages/' || md5(id::text)::uuid WHERE finish
 INSERT INTO haulier.leftovers (account, name, not_before)
   SELECT (ARRAY[NULL, 'default', 'other'])[1 + n % 3], 'n' || n, now() + (n % 2) * interval '1 h'
   FROM generate_series(1, 10 * :finished) n;
-INSERT INTO haulier.deliveries (id, job_id, event, target, delivered_at)
-  SELECT md5('delivery' || n)::uuid, md5('job' || n)::uuid, 'job.completed', '{}', now()
+INSERT INTO haulier.deliveries (id, job_id, event, target, endpoint, delivered_at)
+  SELECT md5('delivery' || n)::uuid, md5('job' || n)::uuid, 'job.completed', '{}', 'e', now()
   FROM generate_series(1, :finished) n;
 """
 
