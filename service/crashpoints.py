@@ -18,7 +18,7 @@ class CrashPoint(StrEnum):
     SCHEDULER_STAMPED = "scheduler.stamped"  # rows are stamped, their messages are not sent
     WORKER_CLAIMED = "worker.claimed"  # a row is leased, nothing was done
     WORKER_APPLIED = "worker.applied"  # an outcome is stored, the chain does not go on
-    SPLIT_COPIED = "split.copied"  # `input` is in blob storage, no batch is stored
+    SPLIT_COPIED = "split.copied"  # the requests are in blob storage, no batch is stored
     UPLOAD_FORGOTTEN = "upload.forgotten"  # the file of a lost create is deleted
     UPLOAD_SENT = "upload.sent"  # Together holds the file
     CREATE_SENT = "create.sent"  # Together holds the batch

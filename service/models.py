@@ -174,7 +174,8 @@ class Job(Leased, Base):
     fingerprint: Mapped[str | None]
     input: Mapped[str | None]
     plan: Mapped[list[Any] | None]
-    """The shards that were cut while the body was taken in; None where split is to read `input`."""
+    """The shards that were cut while the body was taken in; None where split is to read the
+    requests: `input`, or what was enqueued."""
     page_blob: Mapped[str | None]
     """The blob that its requests share with those of other small jobs, where they do."""
 
@@ -250,6 +251,17 @@ class Job(Leased, Base):
         ),
         Index("jobs_page_blob_idx", "page_blob", postgresql_where=text("page_blob IS NOT NULL")),
     )
+
+
+class Enqueued(Base):
+    """What a producer handed over in a transaction of its own, until split has read it."""
+
+    __tablename__ = "enqueued"
+
+    job_id: Mapped[UUID] = mapped_column(
+        ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True
+    )
+    spec: Mapped[str]
 
 
 class Batch(Leased, Base):

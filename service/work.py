@@ -17,18 +17,24 @@ from service.states import BatchState, JobState
 
 @dataclass(frozen=True, kw_only=True)
 class JobClaim:
-    """A leased job. `shards` is what accepting it cut already, None where `input` is to be read."""
+    """A leased job.
+
+    `shards` is what accepting it cut already, None where `input` or the spec that was `enqueued`
+    (JSON) is to be read.
+    """
 
     id: UUID
     lease: UUID
     leased_until: datetime
     state: JobState
     tries: int
+    producer: str
     endpoint: str
     account: str
     max_attempts: int
     input: str | None
     shards: "tuple[Shard, ...] | None"
+    enqueued: bytes | None = None
     final_lines: "tuple[FinalLines, ...]" = ()
 
 

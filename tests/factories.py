@@ -142,6 +142,7 @@ def job_claim(**fields: Any) -> JobClaim:
         "leased_until": NOW + LEASE,
         "state": JobState.ACCEPTED,
         "tries": 0,
+        "producer": "default",
         "endpoint": CHAT,
         "account": "default",
         "max_attempts": 3,

@@ -3,7 +3,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property, partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from service.store import engine
 from service.store.apply import apply
 from service.store.claim import claim_batches, claim_job, extend
 from service.store.engine import is_unavailable
+from service.store.permissions import rules_for
 from service.sweep import sweep
 from service.together import Pool, Together, open_pool
 from service.work import (
@@ -230,7 +231,7 @@ class Runner:
             if claim.tries >= self.settings.stage_tries:
                 return self._give_up(claim, lease)
             if isinstance(claim, JobClaim):
-                return JOB_WORK[stage](claim, self._clients(lease))
+                return JOB_WORK[stage](claim, self._job_clients(claim, lease))
             return BATCH_WORK[stage](claim, self._account_clients(claim, lease, view))
         except StaleLease:
             log.warning("lease_lost")
@@ -257,6 +258,12 @@ class Runner:
         return stages.Clients(
             blobs=self._blobs, lease=lease, scratch=self._scratch, settings=self.settings
         )
+
+    def _job_clients(self, claim: JobClaim, lease: HeldLease) -> stages.Clients:
+        clients = self._clients(lease)
+        if claim.enqueued is None:
+            return clients
+        return replace(clients, rules=rules_for(self.db, claim.producer, self.settings))
 
     def _account_clients(
         self, claim: BatchClaim, lease: HeldLease, view: stages.View | None

@@ -1,13 +1,14 @@
 """What a stage works with."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
 
 from config.settings import Settings
 from service.blobs import Blobs
+from service.spec import Rules
 from service.together import ProviderBatch, Together
 
 
@@ -29,6 +30,8 @@ class Clients:
     lease: Lease
     scratch: Path
     settings: Settings
+    rules: Rules = field(default_factory=Rules)
+    """What the producer may use, where its spec is still to be read."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from service.errors import StaleLease
-from service.models import Batch, DeadLetter, Event, Job, Segment
+from service.models import Batch, DeadLetter, Enqueued, Event, Job, Segment
 from service.pace import spread
 from service.retry import backoff
 from service.states import BatchState, JobState, check_move
@@ -288,8 +288,14 @@ def _apply_job(session: Session, job: Job, outcome: Outcome) -> None:
                 # It must not hold the key that its mended successor will come with.
                 job.idempotency_key = job.fingerprint = None
             _move(session, job, JobState.REJECTED if outcome.rejected else JobState.FAILED)
+            _drop_enqueued(session, job)
         case _:
             raise TypeError(f"{outcome} is not an outcome for a job")
+
+
+def _drop_enqueued(session: Session, job: Job) -> None:
+    """It was read, and is in blob storage by now or was refused."""
+    session.execute(delete(Enqueued).where(Enqueued.job_id == job.id))
 
 
 def _split(session: Session, job: Job, shards: tuple[Shard, ...]) -> None:
@@ -298,6 +304,7 @@ def _split(session: Session, job: Job, shards: tuple[Shard, ...]) -> None:
         count_late(session, job.producer, job.total)
     job.open_batches = len(shards)
     job.attempts = 1
+    was_read = job.plan is None
     job.plan = None
     job.started_at = func.now()
     _move(session, job, JobState.RUNNING, shards=len(shards), requests=job.total)
@@ -331,6 +338,8 @@ def _split(session: Session, job: Job, shards: tuple[Shard, ...]) -> None:
             for row, detail in zip(rows, details, strict=True)
         ],
     )
+    if was_read:
+        _drop_enqueued(session, job)
 
 
 def _assemble(session: Session, job: Job, outcome: Assembled) -> None:

@@ -25,7 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from service.errors import StaleLease
-from service.models import Account, Batch, Job, Lane
+from service.models import Account, Batch, Enqueued, Job, Lane
 from service.states import BATCH_STAGES, JOB_STAGES, BatchState, JobState, Stage
 from service.store.engine import Database
 from service.work import BatchClaim, Claim, FinalLines, JobClaim, Shard
@@ -81,11 +81,13 @@ def claim_job(db: Database, job_id: UUID, stage: Stage, lease_for: timedelta) ->
             leased_until=until,
             state=job.state,
             tries=job.tries,
+            producer=job.producer,
             endpoint=job.endpoint,
             account=job.account,
             max_attempts=job.max_attempts,
             input=job.input,
             shards=_shards(job),
+            enqueued=_enqueued(session, job),
             final_lines=_final_lines(session.scalars(_settled(job_id)).all())
             if job.state is JobState.RUNNING
             else (),
@@ -267,6 +269,13 @@ def _shards(job: Job) -> tuple[Shard, ...] | None:
     if job.plan is None:
         return None
     return tuple(msgspec.convert(shard, Shard) for shard in job.plan)
+
+
+def _enqueued(session: Session, job: Job) -> bytes | None:
+    if job.state is not JobState.ACCEPTED or job.plan is not None:
+        return None
+    spec = session.scalar(select(Enqueued.spec).where(Enqueued.job_id == job.id))
+    return None if spec is None else spec.encode()
 
 
 def _settled(job_id: UUID) -> Any:

@@ -3,6 +3,7 @@
 from config.settings import Settings
 from service.models import Producer
 from service.spec import Rules, may_read
+from service.store.engine import Database
 
 
 def rules_of(producer: Producer | None, settings: Settings) -> Rules:
@@ -38,6 +39,13 @@ def newcomer(name: str) -> Producer:
         notice_queues=[],
         signing_secrets=[],
     )
+
+
+def rules_for(db: Database, name: str, settings: Settings) -> Rules:
+    """What the producer of this name may use; one that is not there, the least."""
+    with db.begin() as session:
+        producer = session.get(Producer, name)
+    return Rules() if producer is None else rules_of(producer, settings)
 
 
 def _allowed(names: list[str] | None) -> frozenset[str] | None:

@@ -14,6 +14,7 @@ import httpx
 import msgspec
 import pytest
 from celery import Celery
+from sqlalchemy import text
 
 from service.crashpoints import CrashPoint
 from service.models import Job
@@ -90,6 +91,19 @@ def by_worker_with_input(stage: Stage) -> Job:
     path.write_bytes(b"\n".join(map(msgspec.json.encode, chat(*REQUESTS)["requests"])))
     spec = {"endpoint": "/v1/chat/completions", "input": path.as_uri()}
     return _past_dead_worker(stage, lambda: stage.pipeline.submit(spec, roots=[stage.directory]))
+
+
+def by_worker_enqueued(stage: Stage) -> Job:
+    """A job that came in a transaction of its producer."""
+
+    def enqueue() -> UUID:
+        with stage.pipeline.db.begin() as session:
+            content = msgspec.json.encode(chat(*REQUESTS)).decode()
+            statement = text("SELECT haulier.enqueue(cast(:spec AS jsonb))")
+            job_id: UUID = session.scalars(statement, {"spec": content}).one()
+            return job_id
+
+    return _past_dead_worker(stage, enqueue)
 
 
 def by_worker_cancelled_at_once(stage: Stage) -> Job:
@@ -269,6 +283,14 @@ def test_a_process_killed_at_a_crash_point_loses_nothing_and_buys_nothing_twice(
     )
     everyone = jobs.jobs(pipeline.db, producer=None, limit=10)
     assert [found.id for found in everyone] == [job.id]
+
+
+def test_a_worker_killed_while_it_splits_what_was_enqueued_loses_nothing(
+    pipeline: Pipeline, simulator: Simulator, redis_url: str, tmp_path: Path
+) -> None:
+    job = by_worker_enqueued(Stage(pipeline, redis_url, tmp_path, P.SPLIT_COPIED))
+
+    assert_conserved(pipeline, simulator, job, REQUESTS, batches=1)
 
 
 @pytest.mark.parametrize("point", FORGETTING)
