@@ -55,6 +55,11 @@ check: install ## Lint, format, types and import contracts
 test: install ## All tests, on real servers (ARGS for pytest)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
+.PHONY: wheels
+wheels: install ## Build the wheels of Haulier and of its client into dist/
+	$(BIN)/python -m hatchling build -t wheel -d dist
+	cd client && ../$(BIN)/python -m hatchling build -t wheel -d ../dist
+
 .PHONY: demo
 demo: install ## The whole pipeline on this machine, against the simulator, in a minute
 	@$(BIN)/python -m tests.acceptance.demo $(ARGS)
@@ -115,4 +120,4 @@ bench-peers: ## Install public batch tools that make bench then measures beside 
 .PHONY: clean
 clean: ## Remove what make made; data in .haulier stays
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
-	find config service workers tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find client config service workers tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,286 @@
+"""A client of Haulier's HTTP API: submit requests, wait, read the results.
+
+`Client` and `AsyncClient` do the same. Their methods raise `HaulierError`s.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from typing import Any, Self, TypeVar
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import httpx
+
+from haulier_client import plans
+from haulier_client.errors import (
+    Conflict,
+    Forbidden,
+    HaulierError,
+    Invalid,
+    NotFound,
+    NotHaulier,
+    Problem,
+    ProblemError,
+    RateLimited,
+    ResultsChanged,
+    TooLarge,
+    Unauthorized,
+    Unavailable,
+    Unreachable,
+    WaitTimeout,
+)
+from haulier_client.plans import Call, Plan, Requests
+from haulier_client.reading import Reading
+from haulier_client.views import Failure, Job, Result, Usage, read_failure, read_job
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "Conflict",
+    "Failure",
+    "Forbidden",
+    "HaulierError",
+    "Invalid",
+    "Job",
+    "NotFound",
+    "NotHaulier",
+    "Problem",
+    "ProblemError",
+    "RateLimited",
+    "Result",
+    "ResultsChanged",
+    "TooLarge",
+    "Unauthorized",
+    "Unavailable",
+    "Unreachable",
+    "Usage",
+    "WaitTimeout",
+]
+
+T = TypeVar("T")
+JobId = Job | UUID | str
+
+
+def _options(url: str, token: str) -> dict[str, Any]:
+    """What both kinds of HTTP client are made with."""
+    return {
+        "base_url": url,
+        "headers": {"Authorization": f"Bearer {token}", "User-Agent": "haulier-client"},
+        # A proxy would look for its own self at this address.
+        "trust_env": urlsplit(url).hostname not in {"127.0.0.1", "::1", "localhost"},
+    }
+
+
+class Client:
+    """Talks to one API with one token. Close it, or use it as a context manager."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self._http = httpx.Client(**_options(url, token))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def submit(
+        self,
+        requests: Requests,
+        *,
+        endpoint: str = "/v1/chat/completions",
+        model: str | None = None,
+        idempotency_key: str | None = None,
+        **fields: Any,
+    ) -> Job:
+        """Stream requests (`custom_id` and `body`), in constant memory.
+
+        `model` is for bodies that name none; `fields` are those of the batch spec: `account`,
+        `max_attempts`, `priority`, `metadata`, `notify`. What can be gone through again, such as a
+        list, is sent again when the connection breaks, under a key that is made for it where none
+        is given. An iterator is sent once: after `Unreachable`, only with an `idempotency_key` is
+        it safe to submit the same again.
+        """
+        again = plans.is_there_again(requests)
+        fields |= {"endpoint": endpoint}
+        return self._run(
+            plans.submit(
+                lambda: plans.blocks(requests, model), fields, again=again, key=idempotency_key
+            )
+        )
+
+    def submit_spec(self, spec: dict[str, Any]) -> Job:
+        """Submit a batch spec of up to 32 MB, with its requests or its `input`."""
+        return self._run(plans.submit_spec(spec))
+
+    def job(self, job: JobId) -> Job:
+        """How a job stands."""
+        return self._run(plans.show(job))
+
+    def jobs(self, **filters: Any) -> Iterator[Job]:
+        """Jobs, newest first: those that `GET /v1/jobs` finds with these filters (`state`, …)."""
+        return map(read_job, self._list("/v1/jobs", filters))
+
+    def failures(self, job: JobId) -> Iterator[Failure]:
+        """The requests that failed for good, in input order."""
+        return map(read_failure, self._list(f"/v1/jobs/{plans.id_of(job)}/failures", {}))
+
+    def cancel(self, job: JobId) -> Job:
+        """Ask for a job to be cancelled; what is done stays."""
+        return self._run(plans.cancel(job))
+
+    def retry(self, job: JobId, custom_ids: Iterable[str] | None = None) -> Job:
+        """Run failed requests of a finished job again: those named, or all."""
+        return self._run(plans.retry(job, custom_ids))
+
+    def wait(self, job: JobId, timeout: float | None = None, poll: float = 5.0) -> Job:
+        """The job once it has ended, looked at every `poll` seconds. Raises WaitTimeout."""
+        return self._run(plans.wait(job, timeout, poll))
+
+    def results(self, job: JobId) -> Iterator[Result]:
+        """One result for each request, in input order; goes on where a connection broke off.
+
+        Raises Conflict before the job has ended.
+        """
+        reading = Reading(job)
+        while not reading.done:
+            try:
+                with self._http.stream(**reading.arguments()) as response:
+                    if not response.is_success:
+                        response.read()
+                    reading.begin(response)
+                    for block in response.iter_raw():
+                        yield from reading.feed(block)
+                    reading.done = True
+            except (httpx.TransportError, Unavailable) as error:
+                time.sleep(reading.pause(error))
+
+    def _list(self, path: str, params: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        following: dict[str, Any] | None = params
+        while following is not None:
+            rows, following = self._run(plans.page_of(path, following))
+            yield from rows
+
+    def _run(self, plan: Plan[T]) -> T:
+        given: httpx.Response | httpx.TransportError | None = None
+        while True:
+            try:
+                step = plan.send(given)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            given = self._do(step)
+
+    def _do(self, step: Call | float) -> httpx.Response | httpx.TransportError | None:
+        if not isinstance(step, Call):
+            time.sleep(step)
+            return None
+        try:
+            return self._http.request(**step.arguments())
+        except httpx.TransportError as error:
+            return error
+
+
+class AsyncClient:
+    """`Client` for asyncio. Its `submit` takes asynchronous iterators, too."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self._http = httpx.AsyncClient(**_options(url, token))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def submit(
+        self,
+        requests: Requests | AsyncIterable[dict[str, Any]],
+        *,
+        endpoint: str = "/v1/chat/completions",
+        model: str | None = None,
+        idempotency_key: str | None = None,
+        **fields: Any,
+    ) -> Job:
+        """See Client.submit."""
+        again = plans.is_there_again(requests)
+        fields |= {"endpoint": endpoint}
+        return await self._run(
+            plans.submit(
+                lambda: plans.async_blocks(requests, model),
+                fields,
+                again=again,
+                key=idempotency_key,
+            )
+        )
+
+    async def submit_spec(self, spec: dict[str, Any]) -> Job:
+        return await self._run(plans.submit_spec(spec))
+
+    async def job(self, job: JobId) -> Job:
+        return await self._run(plans.show(job))
+
+    async def jobs(self, **filters: Any) -> AsyncIterator[Job]:
+        async for shown in self._list("/v1/jobs", filters):
+            yield read_job(shown)
+
+    async def failures(self, job: JobId) -> AsyncIterator[Failure]:
+        async for shown in self._list(f"/v1/jobs/{plans.id_of(job)}/failures", {}):
+            yield read_failure(shown)
+
+    async def cancel(self, job: JobId) -> Job:
+        return await self._run(plans.cancel(job))
+
+    async def retry(self, job: JobId, custom_ids: Iterable[str] | None = None) -> Job:
+        return await self._run(plans.retry(job, custom_ids))
+
+    async def wait(self, job: JobId, timeout: float | None = None, poll: float = 5.0) -> Job:
+        return await self._run(plans.wait(job, timeout, poll))
+
+    async def results(self, job: JobId) -> AsyncIterator[Result]:
+        """See Client.results."""
+        reading = Reading(job)
+        while not reading.done:
+            try:
+                async with self._http.stream(**reading.arguments()) as response:
+                    if not response.is_success:
+                        await response.aread()
+                    reading.begin(response)
+                    async for block in response.aiter_raw():
+                        for result in reading.feed(block):
+                            yield result
+                    reading.done = True
+            except (httpx.TransportError, Unavailable) as error:
+                await asyncio.sleep(reading.pause(error))
+
+    async def _list(self, path: str, params: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        following: dict[str, Any] | None = params
+        while following is not None:
+            rows, following = await self._run(plans.page_of(path, following))
+            for row in rows:
+                yield row
+
+    async def _run(self, plan: Plan[T]) -> T:
+        given: httpx.Response | httpx.TransportError | None = None
+        while True:
+            try:
+                step = plan.send(given)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            given = await self._do(step)
+
+    async def _do(self, step: Call | float) -> httpx.Response | httpx.TransportError | None:
+        if not isinstance(step, Call):
+            await asyncio.sleep(step)
+            return None
+        try:
+            return await self._http.request(**step.arguments())
+        except httpx.TransportError as error:
+            return error

@@ -1,0 +1,186 @@
+"""What is sent, and what comes of the answers: written once for both kinds of client.
+
+A plan is a generator: it yields a call to be made, or seconds to sleep, and gets the answer back.
+"""
+
+import json
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from uuid import UUID, uuid4
+
+import httpx
+
+from haulier_client.errors import NotHaulier, Unavailable, Unreachable, WaitTimeout, problem_of
+from haulier_client.views import Job, read_job
+
+T = TypeVar("T")
+Requests = Iterable[dict[str, Any]]
+
+BLOCK_BYTES = 65_536
+PAUSES = (0.5, 1.0, 2.0, 4.0)
+"""Seconds between attempts at what is safe to repeat."""
+
+TIMEOUT = httpx.Timeout(30)
+# The answer to a submission comes when all of it is checked and stored.
+_SUBMIT_TIMEOUT = httpx.Timeout(60, read=600)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call. `content` makes its body anew for each attempt."""
+
+    method: str
+    path: str
+    params: dict[str, Any] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
+    content: Callable[[], Any] | None = None
+    timeout: httpx.Timeout = field(default_factory=lambda: TIMEOUT)
+    repeatable: bool = True
+
+    def arguments(self) -> dict[str, Any]:
+        content = self.content() if self.content is not None else None
+        shared = {"params": self.params, "headers": self.headers, "timeout": self.timeout}
+        return {"method": self.method, "url": self.path, "content": content, **shared}
+
+
+Plan = Generator[Call | float, httpx.Response | httpx.TransportError | None, T]
+
+
+def _answered(call: Call) -> Plan[dict[str, Any]]:
+    """Make a call, again where that is safe and may help, and give the document it is answered."""
+    for pause in (*(PAUSES if call.repeatable else ()), None):
+        answer = yield call
+        if isinstance(answer, httpx.Response):
+            if answer.is_success:
+                return _document(answer)
+            error = problem_of(answer)
+            if pause is None or not isinstance(error, Unavailable):
+                raise error
+        elif pause is None:
+            raise Unreachable(f"{call.method} {call.path}: {answer!r}") from answer
+        yield pause
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _document(answer: httpx.Response) -> dict[str, Any]:
+    try:
+        document = answer.json()
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        raise NotHaulier(f"{answer.url} did not answer with a JSON object: is this Haulier's URL?")
+    return document
+
+
+def id_of(job: Job | UUID | str) -> UUID:
+    return job.id if isinstance(job, Job) else UUID(str(job))
+
+
+def show(job: Job | UUID | str) -> Plan[Job]:
+    return read_job((yield from _answered(Call("GET", f"/v1/jobs/{id_of(job)}"))))
+
+
+Page = tuple[list[dict[str, Any]], dict[str, Any] | None]
+"""The rows, and the parameters of the next page: None after the last."""
+
+
+def page_of(path: str, params: dict[str, Any]) -> Plan[Page]:
+    page = yield from _answered(Call("GET", path, params))
+    cursor = page["next_cursor"]
+    return page["data"], {**params, "cursor": cursor} if cursor is not None else None
+
+
+def post(path: str, body: dict[str, Any], *, repeatable: bool) -> Plan[Job]:
+    content, headers = json.dumps(body).encode(), {"Content-Type": "application/json"}
+    call = Call("POST", path, headers=headers, content=lambda: content, repeatable=repeatable)
+    return read_job((yield from _answered(call)))
+
+
+def cancel(job: Job | UUID | str) -> Plan[Job]:
+    return post(f"/v1/jobs/{id_of(job)}/cancel", {}, repeatable=True)
+
+
+def retry(job: Job | UUID | str, custom_ids: Iterable[str] | None) -> Plan[Job]:
+    body = {} if custom_ids is None else {"custom_ids": list(custom_ids)}
+    return post(f"/v1/jobs/{id_of(job)}/retry", body, repeatable=False)
+
+
+def wait(job: Job | UUID | str, timeout: float | None, poll: float) -> Plan[Job]:
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while True:
+        shown = yield from show(job)
+        if shown.ended:
+            return shown
+        left = poll if deadline is None else deadline - time.monotonic()
+        if left <= 0:
+            raise WaitTimeout(
+                f"job {shown.id} is {shown.state}, {shown.pending:,} requests are pending"
+            )
+        yield min(poll, left)
+
+
+def submit_spec(spec: dict[str, Any]) -> Plan[Job]:
+    content = json.dumps(spec, allow_nan=False).encode()
+    headers = {
+        "Content-Type": "application/json",
+        "Idempotency-Key": spec.get("idempotency_key") or str(uuid4()),
+    }
+    call = Call(
+        "POST", "/v1/jobs", headers=headers, content=lambda: content, timeout=_SUBMIT_TIMEOUT
+    )
+    return read_job((yield from _answered(call)))
+
+
+def submit(
+    content: Callable[[], Any], fields: dict[str, Any], *, again: bool, key: str | None
+) -> Plan[Job]:
+    """`again`: whether the content can be made a second time."""
+    key = key or (str(uuid4()) if again else None)
+    params = {name: value for name, value in fields.items() if value is not None}
+    for name in ("metadata", "notify"):
+        if name in params:
+            params[name] = json.dumps(params[name], allow_nan=False)
+    headers = {"Content-Type": "application/x-ndjson"}
+    if key is not None:
+        headers["Idempotency-Key"] = key
+    call = Call(
+        "POST", "/v1/jobs", params, headers, content, timeout=_SUBMIT_TIMEOUT, repeatable=again
+    )
+    return read_job((yield from _answered(call)))
+
+
+def _line(request: dict[str, Any], model: str | None) -> bytes:
+    if model is not None:
+        request = {**request, "body": {"model": model, **request.get("body", {})}}
+    return json.dumps(request, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def blocks(requests: Requests, model: str | None) -> Iterator[bytes]:
+    """Request lines, some at a time."""
+    block = bytearray()
+    for request in requests:
+        block += _line(request, model)
+        if len(block) >= BLOCK_BYTES:
+            yield bytes(block)
+            block.clear()
+    yield bytes(block)
+
+
+async def async_blocks(
+    requests: Requests | AsyncIterable[dict[str, Any]], model: str | None
+) -> AsyncIterator[bytes]:
+    if isinstance(requests, AsyncIterable):
+        async for request in requests:
+            yield _line(request, model)
+        return
+    for block in blocks(requests, model):
+        yield block
+
+
+def is_there_again(requests: object) -> bool:
+    """Whether it can be gone through once more, unlike a generator or a file."""
+    if isinstance(requests, AsyncIterable):
+        return aiter(requests) is not requests
+    return isinstance(requests, Iterable) and iter(requests) is not requests

@@ -1,0 +1,108 @@
+"""What comes back."""
+
+import json
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+ENDED = frozenset({"completed", "cancelled", "rejected", "failed"})
+
+
+@dataclass(frozen=True)
+class Usage:
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as it stood when it was asked for. `raw` is everything that the API shows of it."""
+
+    id: UUID
+    state: str
+    endpoint: str
+    account: str
+    producer: str
+    total: int
+    succeeded: int
+    failed: int
+    pending: int
+    usage: Usage
+    created_at: datetime
+    finished_at: datetime | None
+    error: str | None
+    metadata: dict[str, Any]
+    raw: dict[str, Any] = field(repr=False, compare=False)
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDED
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A request that failed for good."""
+
+    custom_id: str
+    code: str
+    message: str
+    attempts: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one request: `body` is the model's answer, or `error` says why there is none.
+
+    `text` is the answer's text: a chat's first choice, or a transcription.
+    """
+
+    custom_id: str
+    body: dict[str, Any] | None
+    error: Failure | None
+    raw: dict[str, Any] = field(repr=False, compare=False)
+
+    @property
+    def ok(self) -> bool:
+        return self.error is None
+
+    @property
+    def text(self) -> str | None:
+        if self.body is None:
+            return None
+        try:
+            text = self.body["choices"][0]["message"]["content"]
+        except (KeyError, IndexError, TypeError):
+            text = self.body.get("text")
+        return text if isinstance(text, str) else None
+
+
+def read_job(shown: dict[str, Any]) -> Job:
+    same = ("state", "endpoint", "account", "producer", "total", "succeeded", "failed", "pending")
+    finished = shown.get("finished_at")
+    return Job(
+        id=UUID(shown["id"]),
+        **{name: shown[name] for name in same},
+        usage=Usage(**{name: shown["usage"].get(name, 0) for name in Usage.__annotations__}),
+        created_at=datetime.fromisoformat(shown["created_at"]),
+        finished_at=datetime.fromisoformat(finished) if finished else None,
+        error=shown.get("error"),
+        metadata=shown.get("metadata") or {},
+        raw=shown,
+    )
+
+
+def read_failure(shown: dict[str, Any]) -> Failure:
+    return Failure(shown["custom_id"], shown["code"], shown["message"], shown["attempts"])
+
+
+def read_result(line: bytes) -> Result:
+    raw = json.loads(line)
+    custom_id, error = raw["custom_id"], raw.get("error")
+    if error is not None:
+        failure = Failure(
+            custom_id, error.get("code", ""), error.get("message", ""), raw.get("attempts", 0)
+        )
+        return Result(custom_id, None, failure, raw)
+    return Result(custom_id, raw["response"]["body"], None, raw)
