@@ -295,6 +295,8 @@ class Fail:
     rejected: bool = False
     problems: tuple[Problem, ...] = ()
     more: int = 0
+    read: bool = False
+    """Whether the envelope of what was enqueued was found good, so that its notices may go out."""
 
 
 @dataclass(frozen=True)

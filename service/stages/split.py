@@ -6,7 +6,7 @@ from service.crashpoints import CrashPoint, reached
 from service.errors import BadInput
 from service.inputs import InputUnreadable, open_input, open_uploaded, uploaded_blob
 from service.intake import Intake, Taken, take_in
-from service.spec import read_spec
+from service.spec import Spec, read_spec
 from service.stages.clients import Clients
 from service.work import Fail, JobClaim, Outcome, Split
 
@@ -18,29 +18,32 @@ def split(job: JobClaim, clients: Clients) -> Outcome:
     """
     if job.shards is not None:
         return Split(job.shards)
+    spec = None
     try:
         if job.enqueued is not None:
-            taken = _take_enqueued(job, job.enqueued, clients)
-        elif job.input is not None:
-            taken = _take_input(job, job.input, clients)
-        else:
-            return Fail("the job has neither requests nor an input")
+            # Nobody but Postgres has seen it yet: it is checked as the API checks it.
+            spec = read_spec(job.enqueued, clients.rules)
+        taken = _taken(job, spec, clients)
     except InputUnreadable as error:
-        return Fail(str(error), rejected=True)
+        return Fail(str(error), rejected=True, read=spec is not None)
     except BadInput as error:
-        return Fail(str(error), rejected=True, problems=tuple(error.problems), more=error.more)
+        return Fail(
+            str(error),
+            rejected=True,
+            problems=tuple(error.problems),
+            more=error.more,
+            read=spec is not None,
+        )
+    if taken is None:
+        return Fail("the job has neither requests nor an input")
     reached(CrashPoint.SPLIT_COPIED)
     return Split(taken.shards)
 
 
-def _take_enqueued(job: JobClaim, data: bytes, clients: Clients) -> Taken:
-    """Nobody but Postgres has seen the spec yet: it is checked as the API checks it."""
-    spec = read_spec(data, clients.rules)
-    if spec.input is not None:
-        return _take_input(job, spec.input, clients)
-    taken = take_in(spec, clients.blobs, _prefix(job), clients.settings)
-    assert taken is not None
-    return taken
+def _taken(job: JobClaim, spec: Spec | None, clients: Clients) -> Taken | None:
+    if spec is not None and spec.input is None:
+        return take_in(spec, clients.blobs, _prefix(job), clients.settings)
+    return None if job.input is None else _take_input(job, job.input, clients)
 
 
 def _take_input(job: JobClaim, url: str, clients: Clients) -> Taken:

@@ -281,6 +281,9 @@ def _apply_job(session: Session, job: Job, outcome: Outcome) -> None:
         case Assembled():
             _assemble(session, job, outcome)
         case Fail():
+            if _drop_enqueued(session, job) and not outcome.read:
+                # Nobody has seen whether they are its producer's to name.
+                job.notify = []
             job.error = outcome.reason[:MOST_ERROR_TEXT]
             job.problems = [to_builtins(problem) for problem in outcome.problems] or None
             job.finished_at = func.now()
@@ -288,14 +291,14 @@ def _apply_job(session: Session, job: Job, outcome: Outcome) -> None:
                 # It must not hold the key that its mended successor will come with.
                 job.idempotency_key = job.fingerprint = None
             _move(session, job, JobState.REJECTED if outcome.rejected else JobState.FAILED)
-            _drop_enqueued(session, job)
         case _:
             raise TypeError(f"{outcome} is not an outcome for a job")
 
 
-def _drop_enqueued(session: Session, job: Job) -> None:
-    """It was read, and is in blob storage by now or was refused."""
-    session.execute(delete(Enqueued).where(Enqueued.job_id == job.id))
+def _drop_enqueued(session: Session, job: Job) -> bool:
+    """It is in blob storage by now, or was refused. Says whether there was any."""
+    of_job = delete(Enqueued).where(Enqueued.job_id == job.id).returning(Enqueued.job_id)
+    return session.scalar(of_job) is not None
 
 
 def _split(session: Session, job: Job, shards: tuple[Shard, ...]) -> None:

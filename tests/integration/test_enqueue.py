@@ -378,6 +378,19 @@ def test_what_its_producer_may_not_is_rejected_by_split(
     assert enqueued(house) == 0
 
 
+def test_notices_that_nobody_has_checked_are_dropped_with_the_job(
+    house: House, billing: Role
+) -> None:
+    with billing.connect(autocommit=True) as connection:
+        first, second = (
+            enqueue(connection, chat("a", notify=[{"task": "t", "queue": "q"}])) for _ in range(2)
+        )
+    house.apply(house.claim_job(first, Stage.SPLIT), Fail("no", rejected=True))
+    house.apply(house.claim_job(second, Stage.SPLIT), Fail("no", rejected=True, read=True))
+    assert house.job(first).notify == []
+    assert house.job(second).notify == [{"task": "t", "queue": "q"}]
+
+
 def test_an_input_outside_of_the_producers_roots_is_rejected_by_split(
     house: House, billing: Role, split: Splits, tmp_path: Path
 ) -> None:
