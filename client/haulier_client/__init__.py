@@ -154,7 +154,7 @@ class Client:
                     reading.begin(response)
                     for block in response.iter_raw():
                         yield from reading.feed(block)
-                    reading.done = True
+                    reading.end()
             except (httpx.TransportError, Unavailable) as error:
                 time.sleep(reading.pause(error))
 
@@ -255,7 +255,7 @@ class AsyncClient:
                     async for block in response.aiter_raw():
                         for result in reading.feed(block):
                             yield result
-                    reading.done = True
+                    reading.end()
             except (httpx.TransportError, Unavailable) as error:
                 await asyncio.sleep(reading.pause(error))
 

@@ -42,6 +42,12 @@ class Reading:
         *lines, self._tail = (self._tail + block).split(b"\n")
         return [read_result(line) for line in lines]
 
+    def end(self) -> None:
+        """The answer is whole. Raises Unreachable if its last line is not."""
+        if self._tail:
+            raise Unreachable("the results broke off in the middle of a line")
+        self.done = True
+
     def pause(self, error: Exception) -> float:
         """Seconds until it may go on. Raises Unreachable if nothing came for too long."""
         if (pause := next(self._pauses, None)) is None:

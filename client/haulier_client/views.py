@@ -69,7 +69,7 @@ class Result:
 
     @property
     def text(self) -> str | None:
-        if self.body is None:
+        if not isinstance(self.body, dict):
             return None
         try:
             text = self.body["choices"][0]["message"]["content"]
