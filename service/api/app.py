@@ -9,6 +9,7 @@ from fastapi import APIRouter, FastAPI, Security
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.types import Lifespan
 
 from config.settings import Settings, SettingsError
 from service.api import (
@@ -30,7 +31,7 @@ from service.api.access_log import AccessLog
 from service.api.auth import Tokens, authenticated
 from service.api.gathering import Gathering
 from service.api.metrics import Metrics
-from service.api.openapi import problem
+from service.api.openapi import document, operation_id
 from service.api.services import Services
 from service.api.streams import Streams
 from service.api.together.app import together_app
@@ -70,11 +71,24 @@ def create_app(settings: Settings) -> FastAPI:
         yield
         connections.dispose()
 
-    app = FastAPI(
+    return application(lifespan)
+
+
+class _Application(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            self.openapi_schema = document(self)
+        return self.openapi_schema
+
+
+def application(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
+    """All that is served, around nothing: enough for its document."""
+    app = _Application(
         title="Haulier",
         summary="A durable job queue for batch inference on Together AI.",
         version=VERSION,
         lifespan=lifespan,
+        generate_unique_id_function=operation_id,
         redirect_slashes=False,
         # Served below, behind the token; its pages would load scripts from elsewhere.
         openapi_url=None,
@@ -99,16 +113,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 def _closed() -> APIRouter:
     """Everything below /v1: no endpoint in here can be had without a token."""
-    v1 = APIRouter(
-        prefix="/v1",
-        dependencies=[Security(authenticated)],
-        responses={
-            401: problem("No valid token"),
-            403: problem("The token lacks the scope that this needs"),
-            422: problem("What was sent is wrong"),
-            503: problem("Postgres or blob storage is away; try again"),
-        },
-    )
+    v1 = APIRouter(prefix="/v1", dependencies=[Security(authenticated)])
     for part in (
         submitting,
         jobs,

@@ -75,7 +75,11 @@ class Tokens:
         )
 
 
-_bearer = HTTPBearer(auto_error=False, description="A producer's token, or `HAULIER_ADMIN_TOKEN`")
+_bearer = HTTPBearer(
+    auto_error=False,
+    description="A producer's token, with scopes (`submit`, `read`, `cancel`, `admin`), or"
+    " `HAULIER_ADMIN_TOKEN`, which may do everything",
+)
 
 
 async def authenticated(

@@ -10,6 +10,7 @@ from service.admission import Limits
 from service.api import cursors
 from service.api.auth import CANCEL, READ, CalledBy
 from service.api.filtering import JobsQuery, PageQuery
+from service.api.openapi import problem
 from service.api.problems import ALREADY_ENDED, NOT_FOUND, HttpProblem
 from service.api.schemas import BatchView, EventView, FailureView, JobDetail, JobView, Page, View
 from service.api.services import Uses
@@ -116,7 +117,12 @@ def list_failures(job: VisibleJob, services: Uses, asked: Asked) -> Page[Failure
     return page(found, asked.limit, FailureView.of, lambda row: cursors.AfterFailure(row.ordinal))
 
 
-@router.post("/jobs/{job_id}/cancel", status_code=202, dependencies=[CANCEL])
+@router.post(
+    "/jobs/{job_id}/cancel",
+    status_code=202,
+    dependencies=[CANCEL],
+    responses={409: problem("The job has ended")},
+)
 def cancel_job(job: VisibleJob, services: Uses, caller: CalledBy) -> JobView:
     """Ask for a job to be cancelled; asking again changes nothing."""
     try:

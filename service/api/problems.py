@@ -151,10 +151,13 @@ async def on_bad_input(_request: Request, error: Exception) -> Response:
 
 
 async def on_http_exception(_request: Request, error: Exception) -> Response:
-    """The router's own errors: 404 and 405."""
+    """The framework's own errors: of the router, and of a body that it reads."""
     assert isinstance(error, HTTPException)
     detail = str(error.detail)
     match error.status_code:
+        case 400:
+            # A body that the framework could not decode; one that broke off has no reader left.
+            return invalid("the body is not JSON in UTF-8, or nests too deep").response()
         case 404:
             kind, detail = NOT_FOUND, "nothing is served at this path"
         case 405:

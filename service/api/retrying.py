@@ -1,13 +1,15 @@
 """Running a job's dead letters again."""
 
+from typing import Annotated
 from uuid import uuid4
 
 import msgspec
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from service.api.auth import SUBMIT, CalledBy
 from service.api.jobs import VisibleJob, visible_job
+from service.api.openapi import problem
 from service.api.problems import INVALID, NOT_RETRYABLE, HttpProblem
 from service.api.schemas import JobView
 from service.api.services import Uses
@@ -19,15 +21,24 @@ from service.store.revive import Graveyard, Revival, graveyards, revive, unpark
 router = APIRouter()
 
 
+# What no request can be called, the database could not even be asked for.
+CustomId = Annotated[str, StringConstraints(max_length=64, pattern=r"^[^\x00]+$")]
+
+
 class Retry(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    custom_ids: list[str] | None = Field(
+    custom_ids: list[CustomId] | None = Field(
         default=None, description="which failed requests to run again; all if left out"
     )
 
 
-@router.post("/jobs/{job_id}/retry", status_code=202, dependencies=[SUBMIT])
+@router.post(
+    "/jobs/{job_id}/retry",
+    status_code=202,
+    dependencies=[SUBMIT],
+    responses={409: problem("The job is not finished, or has no failed requests")},
+)
 def retry_job(
     job: VisibleJob, services: Uses, caller: CalledBy, asked: Retry | None = None
 ) -> JobView:

@@ -48,7 +48,8 @@ router = APIRouter()
     response_model=JobView,
     dependencies=[MAY_SUBMIT],
     responses={
-        409: problem("The idempotency key stands for another job"),
+        200: {"description": "The same again: the job that is there", "model": JobView},
+        409: problem("The idempotency key stands for a job with other content"),
         413: problem("The body, or the job, is larger than the producer's may be"),
         429: problem("A limit of the producer is reached; `Retry-After` says when to come back"),
     },

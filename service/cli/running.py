@@ -2,6 +2,7 @@
 
 import os
 import sys
+from json import dumps
 from pathlib import Path
 from typing import Annotated
 
@@ -53,6 +54,14 @@ def api(port: Port = 8080, host: Host = "127.0.0.1") -> None:
 
     configure(settings())
     serve(settings(), host=host, port=port)
+
+
+@app.command()
+def openapi() -> None:
+    """Print the HTTP API's OpenAPI document."""
+    from service.api.app import application
+
+    typer.echo(dumps(application().openapi(), indent=2, ensure_ascii=False))
 
 
 @app.command()
