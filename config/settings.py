@@ -119,20 +119,26 @@ class Settings(BaseSettings):
         frozen=True,
         extra="ignore",
         env_ignore_empty=True,
+        use_attribute_docstrings=True,  # docs/reference/settings.md is made of them
     )
 
     database_url: Annotated[str | None, _url_of("postgresql://", "postgres://")] = Field(
         default=None, validation_alias="DATABASE_URL"
     )
+    """Postgres, which holds the truth: `postgresql://…`."""
     redis_url: Annotated[str | None, _url_of("redis://", "rediss://")] = Field(
         default=None, validation_alias="REDIS_URL"
     )
+    """The broker: `redis://…` or `rediss://…`. The API does not need it."""
     together_api_key: SecretStr | None = Field(default=None, validation_alias="TOGETHER_API_KEY")
+    """The key of the account `default`."""
     together_base_url: BaseUrl = Field(default=TOGETHER, validation_alias="TOGETHER_BASE_URL")
+    """The host of the account `default`."""
 
     accounts: dict[str, Account] = {}
     """More accounts by name, as JSON: `{"research": {"api_key": "…"}}`."""
     admin_token: SecretStr | None = None
+    """A bearer token of the API that may do everything; the API does not start without."""
     url: BaseUrl | None = None
     """Where the command line finds the API."""
     token: SecretStr | None = None
@@ -140,6 +146,7 @@ class Settings(BaseSettings):
     home: Path = Path(".haulier")
     """Where `haulier up` keeps its data, and where blobs go unless `blob_url` is set."""
     blob_url: Annotated[str | None, _url_of("file:///", "s3://")] = None
+    """Where payloads lie: `file:///…`, shared by all processes, or `s3://bucket/prefix`."""
     scratch: Path | None = None
     """Local space for what is on its way (downloads, hashes of large inputs); the system's by
     default."""
@@ -155,14 +162,21 @@ class Settings(BaseSettings):
     """Texts that mark a failed line as worth another attempt, likewise."""
 
     poll_seconds: Seconds = timedelta(seconds=30)
+    """The shortest time between two looks at a batch."""
     tick_seconds: Seconds = timedelta(seconds=1)
+    """How often the scheduler looks for what is due."""
     lease_seconds: Seconds = timedelta(seconds=120)
+    """For how long work belongs to a worker that says nothing; then another takes it."""
     create_grace_seconds: Seconds = timedelta(seconds=60)
+    """How long a create without an answer is looked for before it is tried again."""
     retry_base_seconds: Seconds = timedelta(seconds=10)
+    """The first pause before something is tried again; it doubles, up to 5 minutes."""
     probe_seconds: Seconds = timedelta(seconds=30)
+    """How often a paused account is tried."""
     slowest_poll_seconds: Seconds | None = None
     """The longest time between two looks at a batch; ten times `poll_seconds` by default."""
     stage_tries: int = Field(default=25, ge=1)
+    """How many workers may die over one stage."""
     max_inflight_batches: int | None = Field(default=None, ge=1)
     """How many batches an account may have at Together at once, for each model."""
     max_enqueued_tokens: int = Field(default=30_000_000_000, ge=1)
@@ -180,13 +194,17 @@ class Settings(BaseSettings):
     notice_retry_seconds: Seconds = timedelta(days=1)
     """How long a notice that cannot be delivered is tried again before it is parked."""
     shard_requests: int = Field(default=50_000, ge=1, le=50_000)
+    """The most requests of a provider batch."""
     shard_bytes: int = Field(default=100_000_000, ge=1, le=100_000_000)
+    """The most bytes of a provider batch."""
     concurrency: int = Field(default=2, ge=1)
     """Processes of a worker for transfers; control calls get two of their own."""
     heartbeat_file: Path | None = None
     """Touched by a worker, scheduler or inbox as long as it does its work; for health checks."""
     log_format: Annotated[str, Field(pattern="^(auto|json|console)$")] = "auto"
+    """`json`, `console`, or `auto`: readable on a terminal, JSON elsewhere."""
     log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
+    """`DEBUG`, `INFO`, `WARNING` or `ERROR`."""
 
     def account(self, name: str) -> Account | None:
         """The key and address behind a name, or None where it is not configured."""

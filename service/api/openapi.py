@@ -40,6 +40,20 @@ _SCOPES = {
 }
 
 
+_FIELDS = {
+    "endpoint": "What is asked of Together, such as `/v1/chat/completions`.",
+    "requests": "The requests: each with a `custom_id` that is unique in the job, and its `body`.",
+    "input": "Where the requests lie as JSONL instead: below one of the allowed input roots.",
+    "idempotency_key": "The same key and content find the job that is there.",
+    "account": "The Together account to use.",
+    "max_attempts": "How often each request may be tried.",
+    "priority": "Higher goes first.",
+    "metadata": "Anything of yours; 16,384 bytes as JSON.",
+    "notify": "Who is to be told what becomes of it.",
+}
+"""Of a spec."""
+
+
 def _parameter(name: str, place: str, schema: dict[str, str], description: str) -> dict[str, Any]:
     return {
         "name": name,
@@ -212,5 +226,7 @@ def _spec_schemas() -> dict[str, Any]:
     )
     lines = [{"$ref": f"{_REF}{line.__name__}"} for line in (ChatLine, AudioLine)]
     schemas["Spec"]["properties"]["requests"] = {"type": "array", "items": {"anyOf": lines}}
+    for name, words in _FIELDS.items():
+        schemas["Spec"]["properties"][name]["description"] = words
     schemas["Spec"]["oneOf"] = [{"required": ["requests"]}, {"required": ["input"]}]
     return schemas

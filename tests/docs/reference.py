@@ -1,0 +1,104 @@
+"""Pages of docs/reference/ that are made from the code. `python -m tests.docs.reference` writes."""
+
+from collections.abc import Iterable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
+
+from config.settings import Settings
+from service.api.app import application
+from service.api.openapi import KINDS
+
+ROOT = Path(__file__).parents[2]
+REFERENCE = ROOT / "docs" / "reference"
+
+
+def pages() -> dict[str, str]:
+    """What each page should hold, by its name."""
+    return {"settings.md": _settings(), "spec.md": _spec(), "problems.md": _problems()}
+
+
+def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    lines = [list(heads)]
+    lines.append(["---"] * len(lines[0]))
+    lines += [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _settings() -> str:
+    rows = [
+        (f"`{_variable(name, field)}`", _default(field.default), field.description or "")
+        for name, field in Settings.model_fields.items()
+    ]
+    return (
+        "# Settings\n\nAll are environment variables, read once at the start of a process. An empty"
+        " one is unset. A bad value stops the process, and is named. Times are in seconds, and may"
+        " be fractions.\n\n" + _table(("variable", "default", ""), rows)
+    )
+
+
+def _variable(name: str, field: FieldInfo) -> str:
+    alias = field.validation_alias
+    return alias if isinstance(alias, str) else f"HAULIER_{name.upper()}"
+
+
+def _default(value: Any) -> str:
+    match value:
+        case None | () | {} | SecretStr():
+            return ""
+        case timedelta():
+            return f"`{value.total_seconds():g}`"
+        case _:
+            return f"`{value}`"
+
+
+def _spec() -> str:
+    schema = application().openapi()["components"]["schemas"]["Spec"]
+    rows = [
+        (f"`{name}`", _type(field), _default(field.get("default")), field.get("description", ""))
+        for name, field in schema["properties"].items()
+    ]
+    return (
+        "# The batch spec\n\nWhat is submitted: as JSON, or with its requests as JSONL and the"
+        " other fields as query parameters. `endpoint` is required, and `requests` or `input`, not"
+        " both. Fields that are not listed are refused.\n\n"
+        + _table(("field", "type", "default", ""), rows)
+    )
+
+
+def _type(field: dict[str, Any]) -> str:
+    kinds = [one for one in field.get("anyOf", [field]) if one.get("type") != "null"]
+    words = []
+    for kind in kinds:
+        word = kind.get("type", "any")
+        for least, most in (("minimum", "maximum"), ("minLength", "maxLength")):
+            if least in kind and most in kind:
+                word += f", {kind[least]} to {kind[most]}"
+        words.append(word + (" characters" if "maxLength" in kind else ""))
+    return " or ".join(words)
+
+
+def _problems() -> str:
+    rows = [
+        (f"`{kind.type}`", str(kind.status), kind.title)
+        for kind in sorted(KINDS, key=lambda kind: (kind.status, kind.slug))
+    ]
+    return (
+        "# Problems\n\nEvery error of the API is a problem document (RFC 9457,"
+        " `application/problem+json`). Programs should go by `type`; `detail` is for people and may"
+        " change. [What to do about each](../api.md#errors).\n\n"
+        + _table(("type", "status", "title"), rows)
+    )
+
+
+def write() -> None:
+    """Write the pages."""
+    for name, text in pages().items():
+        (REFERENCE / name).write_text(text)
+
+
+if __name__ == "__main__":
+    write()
