@@ -17,7 +17,10 @@ _BLOCK = re.compile(
 
 def script(page: Path) -> str:
     """What bash is to run. Raises ValueError for a block that would be neither run nor excused."""
-    blocks = list(_BLOCK.finditer(page.read_text()))
+    text = page.read_text()
+    blocks = list(_BLOCK.finditer(text))
+    if text.count("<!-- not run") != sum(block["reason"] is not None for block in blocks):
+        raise ValueError("`<!-- not run: reason -->` without a reason, or not right before a block")
     return "\n".join(_commands(block) for block in blocks if block["reason"] is None)
 
 
