@@ -59,6 +59,7 @@ test: install ## All tests, on real servers (ARGS for pytest)
 wheels: install ## Build the wheels of Haulier and of its client into dist/
 	$(BIN)/python -m hatchling build -t wheel -d dist
 	cd client && ../$(BIN)/python -m hatchling build -t wheel -d ../dist
+
 .PHONY: docs
 docs: install ## The documentation as a site, in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
