@@ -25,7 +25,7 @@ from service.store.ticks import UP_TO
 
 FRESH = 5.0
 """For so many seconds the numbers are kept: however many ask, Postgres is asked once."""
-KINDS = ("worker", "scheduler", "inbox")
+KINDS = ("worker", "scheduler", "inbox", "notifier")
 
 
 class Metrics(Collector):

@@ -56,6 +56,7 @@ def show_status(services: Uses) -> StatusView:
         workers=_processes(alive, "worker", now),
         schedulers=_processes(alive, "scheduler", now),
         inboxes=_processes(alive, "inbox", now),
+        notifiers=_processes(alive, "notifier", now),
         open_batches=open_batches(services.db),
     )
 

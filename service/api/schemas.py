@@ -195,6 +195,7 @@ class StatusView(View):
     workers: Sequence[ProcessView]
     schedulers: Sequence[ProcessView]
     inboxes: Sequence[ProcessView]
+    notifiers: Sequence[ProcessView]
     open_batches: dict[BatchState, int]
 
 

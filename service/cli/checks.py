@@ -119,7 +119,7 @@ def _clock(db: Database) -> Finding:
 def _processes(db: Database) -> Iterator[Finding]:
     now = engine.clock(db)
     rows = [row for row in heartbeats.heartbeats(db) if now - row.seen_at < AWAY]
-    for kind in ("worker", "scheduler", "inbox"):
+    for kind in ("worker", "scheduler", "inbox", "notifier"):
         found = [row for row in rows if row.kind == kind]
         others = sorted({row.version for row in found} - {VERSION})
         if not found:

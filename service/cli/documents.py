@@ -182,6 +182,7 @@ class Status(msgspec.Struct, frozen=True):
     workers: list[Process]
     schedulers: list[Process]
     inboxes: list[Process]
+    notifiers: list[Process]
     open_batches: dict[str, int]
 
 

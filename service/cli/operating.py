@@ -45,6 +45,7 @@ def _processes(screen: Screen, status: Status) -> None:
         ("worker", status.workers),
         ("scheduler", status.schedulers),
         ("inbox", status.inboxes),
+        ("notifier", status.notifiers),
     )
     for kind, processes in kinds:
         if not processes:

@@ -303,8 +303,6 @@ def _drop_enqueued(session: Session, job: Job) -> bool:
 
 def _split(session: Session, job: Job, shards: tuple[Shard, ...]) -> None:
     job.total = job.pending = sum(shard.requests for shard in shards)
-    if job.input is not None:
-        count_late(session, job.producer, job.total)
     job.open_batches = len(shards)
     job.attempts = 1
     was_read = job.plan is None
@@ -342,6 +340,7 @@ def _split(session: Session, job: Job, shards: tuple[Shard, ...]) -> None:
         ],
     )
     if was_read:
+        count_late(session, job.producer, job.total)
         _drop_enqueued(session, job)
 
 

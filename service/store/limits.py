@@ -87,7 +87,7 @@ def over_limit(session: Session, asked: Sequence[Asked]) -> dict[UUID, OverLimit
 
 
 def count_late(session: Session, producer: str, requests: int) -> None:
-    """Count the requests of an `input`, which were not known when it was submitted."""
+    """Count requests that were not known when they were submitted: of an `input`, or enqueued."""
     for room in _locked(session, {producer}).values():
         if room.row.requests_per_day is not None:
             used = room.row.counted_requests if room.row.counted_on == room.today else 0

@@ -298,7 +298,7 @@ def test_accounts_show_their_state_and_never_a_key(api_settings: Settings) -> No
 
 
 def test_status_shows_who_lives_and_what_is_under_way(api: Api) -> None:
-    for kind in ("worker", "scheduler", "inbox"):
+    for kind in ("worker", "scheduler", "inbox", "notifier"):
         beat(api.db, name=f"{kind}@h:1", kind=kind, host="h", pid=1, queues=["q"], slots=2)
     api.house.split(2, 2)
     api.house.advance(api.house.queued(), BatchState.CREATED)
@@ -306,7 +306,7 @@ def test_status_shows_who_lives_and_what_is_under_way(api: Api) -> None:
     status = api.http.get("/v1/status").json()
 
     assert status["open_batches"] == {"queued": 2, "created": 1}
-    for kind in ("workers", "schedulers", "inboxes"):
+    for kind in ("workers", "schedulers", "inboxes", "notifiers"):
         (process,) = status[kind]
         assert process["id"] == f"{kind.rstrip('s').removesuffix('e')}@h:1"
         assert process["age_seconds"] >= 0

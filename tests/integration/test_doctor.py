@@ -51,7 +51,7 @@ def test_a_healthy_deployment_is_found_healthy(
 ) -> None:
     connections = engine.create(environment["DATABASE_URL"])
     db = engine.database(connections)
-    for kind in ("worker", "scheduler", "inbox"):
+    for kind in ("worker", "scheduler", "inbox", "notifier"):
         beat(db, name=kind, kind=kind, host="h", pid=1, queues=[], slots=1)
     # They stay alive for as long as this machine takes to start the doctor.
     House(db).run("UPDATE haulier.heartbeats SET seen_at = now() + interval '1 hour'")
@@ -62,7 +62,16 @@ def test_a_healthy_deployment_is_found_healthy(
 
     assert set(found.levels.values()) == {"ok"}, found.out
     assert found.status == 0
-    checks = {"database", "migrations", "clock", "worker", "scheduler", "inbox", "broker"}
+    checks = {
+        "database",
+        "migrations",
+        "clock",
+        "worker",
+        "scheduler",
+        "inbox",
+        "notifier",
+        "broker",
+    }
     assert set(found.levels) == checks | {"blobs", "scratch", "account default", "admin token"}
     left = [path for path in (tmp_path / "blobs").rglob("*") if path.is_file()]
     assert left == []
