@@ -15,6 +15,8 @@ from service.notices import notice_problems
 SPEC_BYTES = 32_000_000
 """A JSON spec's most bytes; more goes in as JSONL."""
 METADATA_BYTES = 16_384
+METADATA_DEPTH = 100
+"""What nests deeper could be stored, and then not be shown."""
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -108,6 +110,8 @@ def envelope_problems(spec: Spec, rules: Rules) -> list[Problem]:
             private=rules.private_webhooks,
         ),
     )
+    if _deeper(spec.metadata, METADATA_DEPTH):
+        return [*problems, Problem("`metadata` nests too deep")]
     try:
         if len(msgspec.json.encode(spec.metadata)) > METADATA_BYTES:
             problems.append(Problem(f"`metadata` may have {METADATA_BYTES:,} bytes as JSON"))
@@ -116,6 +120,26 @@ def envelope_problems(spec: Spec, rules: Rules) -> list[Problem]:
     except RecursionError:
         problems.append(Problem("`metadata` nests too deep"))
     return problems
+
+
+def _deeper(value: Any, most: int) -> bool:
+    """Whether there are more levels of containers in it than that."""
+    level = [value]
+    for _ in range(most):
+        level = [
+            inner
+            for outer in level
+            for inner in (
+                outer.values()
+                if isinstance(outer, dict)
+                else outer
+                if isinstance(outer, list)
+                else ()
+            )
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _has_nul(spec: Spec) -> bool:

@@ -170,13 +170,15 @@ def clients(
     blobs: Blobs, together: Together, scratch: Path, *, left: timedelta = LEASE, **settings: Any
 ) -> AccountClients:
     """What a stage works with. `left` is what remains of its lease, of 60 seconds."""
+    made = Settings(**{"lease_seconds": LEASE, **settings})
     return AccountClients(
         blobs=blobs,
         together=together,
         show=together.batch,
         lease=FakeLease(left),
         scratch=scratch,
-        settings=Settings(**{"lease_seconds": LEASE, **settings}),
+        settings=made,
+        rules=Rules(accounts=made.account_names, input_roots=made.input_roots),
     )
 
 

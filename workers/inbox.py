@@ -26,9 +26,11 @@ from service.store import engine
 from service.store.permissions import newcomer, rules_of
 from service.store.producers import producers_named
 from service.store.submit import Submission, Submitted, submit, submit_each
+from workers import unpacking
 from workers.broker import SUBMIT, transport_options
 from workers.heartbeat import Heartbeat
 from workers.messages import (
+    body_of,
     check_signature,
     check_size,
     job_id_of,
@@ -51,6 +53,7 @@ REDELIVERY = 60
 class Inbox:
     def __init__(self, settings: Settings) -> None:
         settings.required("database_url", "redis_url")
+        unpacking.bound()
         self._settings = settings
         self._db = engine.database(engine.create(settings.database_url or ""))
         self._blobs = Blobs(settings.blobs)
@@ -118,7 +121,7 @@ class Inbox:
 
     def _take(self, message: Any) -> None:
         self._page.append(message)
-        self._page_bytes += len(message.body or b"")
+        self._page_bytes += len(body_of(message))
 
     def _turn_page(self) -> None:
         self._page.clear()
@@ -142,10 +145,21 @@ class Inbox:
             if _will_pass(error):
                 raise
             log.exception("message_failed")
-            bare = replace(*self._read([message]), spec=Spec(endpoint=""))
+            bare = self._bare(message)
             words = f"the submission could not be stored ({type(error).__name__})"
             submit(self._db, [_refused(bare, words)])
             message.ack()
+
+    def _bare(self, message: Any) -> Submission:
+        """Whose the message is and which job it stands for, if even that can be read."""
+        try:
+            (read,) = self._read([message])
+        except Exception as error:
+            if _will_pass(error):
+                raise
+            stray = stray_id_of(message, job_id_of(task_id_of(message)))
+            return Submission(id=stray, producer="default", spec=Spec(endpoint=""))
+        return replace(read, spec=Spec(endpoint=""))
 
     def _store_together(self, page: list[Any]) -> None:
         """In one transaction; acknowledged after the commit."""

@@ -38,7 +38,7 @@ def stray_id_of(message: Any, job_id: UUID) -> UUID:
 
     Not the one it asks for: a forged message must not take the place of the true one.
     """
-    return uuid5(job_id, sha256(_body_of(message)).hexdigest())
+    return uuid5(job_id, sha256(body_of(message)).hexdigest())
 
 
 def spec_of(message: Any) -> bytes:
@@ -48,7 +48,7 @@ def spec_of(message: Any) -> bytes:
         raise BadInput([Problem(f"the message is {kind}, not application/json")])
     try:
         arguments = msgspec.json.decode(
-            _body_of(message), type=tuple[list[Any], dict[str, msgspec.Raw], Any]
+            body_of(message), type=tuple[list[Any], dict[str, msgspec.Raw], Any]
         )
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput([Problem(f"the message is not a Celery task message: {error}")]) from None
@@ -94,6 +94,7 @@ def _storable(header: object) -> str:
     return str(header).replace("\x00", "").encode(errors="replace").decode()
 
 
-def _body_of(message: Any) -> bytes:
+def body_of(message: Any) -> bytes:
+    """Whatever came as a body, as bytes: who writes to Redis directly may send a number."""
     body = message.body
-    return body if isinstance(body, bytes) else str(body).encode()
+    return body if isinstance(body, bytes) else str(body).encode(errors="replace")

@@ -261,7 +261,7 @@ class Runner:
 
     def _job_clients(self, claim: JobClaim, lease: HeldLease) -> stages.Clients:
         clients = self._clients(lease)
-        if claim.enqueued is None:
+        if claim.enqueued is None and claim.input is None:
             return clients
         return replace(clients, rules=rules_for(self.db, claim.producer, self.settings))
 

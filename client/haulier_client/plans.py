@@ -5,7 +5,15 @@ A plan is a generator: it yields a call to be made, or seconds to sleep, and get
 
 import json
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Sized,
+)
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
@@ -180,7 +188,8 @@ async def async_blocks(
 
 
 def is_there_again(requests: object) -> bool:
-    """Whether it can be gone through once more, unlike a generator or a file."""
-    if isinstance(requests, AsyncIterable):
-        return aiter(requests) is not requests
-    return isinstance(requests, Iterable) and iter(requests) is not requests
+    """Whether it can be gone through once more, unlike a generator, a file or a cursor.
+
+    What has no length may be a source that gives each row once, through a new iterator each time.
+    """
+    return isinstance(requests, Sized) and not isinstance(requests, Iterator)

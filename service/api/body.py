@@ -9,6 +9,8 @@ from service.api.problems import BROKEN_BODY, SLOW_BODY, UNSUPPORTED, HttpProble
 from service.errors import BadInput, Problem
 
 BLOCK = 1 << 20
+SMALL_BODY = 8_000_000
+"""The most bytes of a body that FastAPI reads whole, which it does before it looks at the token."""
 PATIENCE = 60.0
 """Seconds that a client may be silent in the middle of a body."""
 

@@ -75,5 +75,5 @@ def read(text: str, kind: type[C]) -> C:
     try:
         data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         return msgspec.json.decode(data, type=kind)
-    except (ValueError, binascii.Error, msgspec.DecodeError):
+    except (ValueError, binascii.Error, msgspec.DecodeError, RecursionError):
         raise invalid("query cursor: use a `next_cursor` of this same list, unchanged") from None

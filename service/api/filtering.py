@@ -26,7 +26,7 @@ def _instant(value: Any) -> datetime:
     return datetime.fromisoformat(text.upper())
 
 
-def _without_nul(text: str) -> str:
+def without_nul(text: str) -> str:
     if "\x00" in text:
         raise ValueError("holds a NUL character, which no job does")
     return text
@@ -34,7 +34,7 @@ def _without_nul(text: str) -> str:
 
 def _mark(value: Any) -> dict[str, Any]:
     """`key:value`, or a JSON object, as what a job's metadata must contain."""
-    text = _without_nul(str(value))
+    text = without_nul(str(value))
     if not text.startswith("{"):
         key, colon, word = text.partition(":")
         if not colon:
@@ -79,7 +79,7 @@ class PageQuery(BaseModel):
 
 class JobsQuery(PageQuery):
     state: list[JobState] = Field(default=[], description="may be given more than once")
-    producer: Annotated[str, AfterValidator(_without_nul)] | None = Field(
+    producer: Annotated[str, AfterValidator(without_nul)] | None = Field(
         default=None, description="whose; producers have jobs of their own only"
     )
     metadata: list[Mark] = Field(

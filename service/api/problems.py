@@ -162,6 +162,8 @@ async def on_http_exception(_request: Request, error: Exception) -> Response:
             kind, detail = NOT_FOUND, "nothing is served at this path"
         case 405:
             kind, detail = WRONG_METHOD, "see the Allow header"
+        case 413:
+            kind = TOO_LARGE
         case status:
             phrase = HTTPStatus(status).phrase
             kind = Kind(phrase.lower().replace(" ", "-"), status, phrase)

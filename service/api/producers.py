@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from config.settings import Settings
 from service.api import cursors
 from service.api.auth import ADMIN
+from service.api.body import SMALL_BODY
 from service.api.filtering import PageQuery
 from service.api.jobs import page
 from service.api.openapi import problem
@@ -21,7 +22,7 @@ from service.models import Producer
 from service.spec import may_read
 from service.store import producers as store
 
-router = APIRouter(dependencies=[ADMIN])
+router = APIRouter(dependencies=[ADMIN], max_body_size=SMALL_BODY)
 
 NAME_BYTES = 255
 """Names come from message headers, too, where they are not held to `Name`."""

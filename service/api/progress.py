@@ -29,6 +29,16 @@ LONGEST_SECONDS = 900.0
 KEEP_ALIVE = b": still here\n\n"
 
 
+_EVENT = {
+    "type": "object",
+    "required": ["event", "data"],
+    "properties": {
+        "event": {"type": "string", "enum": ["progress", "end"]},
+        "data": {"type": "string", "description": "the job as JSON"},
+    },
+}
+
+
 @router.get(
     "/jobs/{job_id}/progress",
     dependencies=[READ],
@@ -37,7 +47,7 @@ KEEP_ALIVE = b": still here\n\n"
         200: {
             "description": "`progress` with the job whenever it has changed, `end` with the job"
             " at its end",
-            "content": {EventStream.media_type: {"schema": {"type": "string"}}},
+            "content": {EventStream.media_type: {"schema": _EVENT}},
         }
     },
 )

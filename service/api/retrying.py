@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from service.api.auth import SUBMIT, CalledBy
+from service.api.body import SMALL_BODY
 from service.api.jobs import VisibleJob, visible_job
 from service.api.openapi import problem
 from service.api.problems import INVALID, NOT_RETRYABLE, HttpProblem
@@ -18,7 +19,7 @@ from service.crashpoints import CrashPoint, reached
 from service.errors import MOST_PROBLEMS, Conflict
 from service.store.revive import Graveyard, Revival, graveyards, revive, unpark
 
-router = APIRouter()
+router = APIRouter(max_body_size=SMALL_BODY)
 
 
 # What no request can be called, the database could not even be asked for.

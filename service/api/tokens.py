@@ -9,6 +9,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 
 from service.api import cursors
 from service.api.auth import ADMIN
+from service.api.body import SMALL_BODY
 from service.api.filtering import PageQuery
 from service.api.jobs import page
 from service.api.openapi import problem
@@ -24,7 +25,12 @@ from service.store.producers import add_token as add
 from service.store.producers import producer
 from service.tokens import DEFAULT_SCOPES, NewToken, Scope, is_id
 
-router = APIRouter(prefix="/producers/{name}/tokens", dependencies=[ADMIN], responses=UNKNOWN)
+router = APIRouter(
+    prefix="/producers/{name}/tokens",
+    dependencies=[ADMIN],
+    responses=UNKNOWN,
+    max_body_size=SMALL_BODY,
+)
 
 LONGEST = 100 * 366 * 86_400
 """Seconds; whoever wants more can leave the end out."""
@@ -46,8 +52,11 @@ class Expiry(BaseModel):
             raise invalid("give `expires_in_seconds` or `expires_at`, not both")
         if self.expires_in_seconds is not None:
             return clock(db) + timedelta(seconds=self.expires_in_seconds)
-        if self.expires_at is not None and self.expires_at <= clock(db):
+        now = clock(db)
+        if self.expires_at is not None and self.expires_at <= now:
             raise invalid("`expires_at` is past")
+        if self.expires_at is not None and self.expires_at > now + timedelta(seconds=LONGEST):
+            raise invalid("`expires_at` is more than a hundred years away: leave it out")
         return self.expires_at
 
 

@@ -7,10 +7,11 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from config.settings import PriceTable
 from service.api.auth import READ, CalledBy
+from service.api.filtering import without_nul
 from service.api.jobs import VisibleJob
 from service.api.schemas import View
 from service.api.services import Uses
@@ -52,7 +53,9 @@ class UsageQuery(BaseModel):
     by: Annotated[str, BeforeValidator(_keys)] = Field(
         default="day,model", description=f"some of {', '.join(KEYS)}"
     )
-    producer: str | None = Field(default=None, description="only this one's")
+    producer: Annotated[str, AfterValidator(without_nul)] | None = Field(
+        default=None, description="only this one's"
+    )
 
 
 class SpentView(View):

@@ -58,7 +58,7 @@ def _blocks(url: str, clients: Clients) -> Iterator[bytes]:
     blob = uploaded_blob(url)
     if blob is not None:
         return open_uploaded(blob, clients.blobs)
-    return open_input(url, clients.settings.input_roots)
+    return open_input(url, clients.rules.input_roots)
 
 
 def _prefix(job: JobClaim) -> str:

@@ -302,10 +302,16 @@ def _drop_enqueued(session: Session, job: Job) -> bool:
 
 
 def _split(session: Session, job: Job, shards: tuple[Shard, ...]) -> None:
-    job.total = job.pending = sum(shard.requests for shard in shards)
+    total = sum(shard.requests for shard in shards)
+    was_read = job.plan is None
+    if was_read:
+        # Before the job's row is written: who submits with its key at this moment has locked the
+        # producer's row, and waits for what is written, but not for what is only locked.
+        with session.no_autoflush:
+            count_late(session, job.producer, total)
+    job.total = job.pending = total
     job.open_batches = len(shards)
     job.attempts = 1
-    was_read = job.plan is None
     job.plan = None
     job.started_at = func.now()
     _move(session, job, JobState.RUNNING, shards=len(shards), requests=job.total)
@@ -340,7 +346,6 @@ def _split(session: Session, job: Job, shards: tuple[Shard, ...]) -> None:
         ],
     )
     if was_read:
-        count_late(session, job.producer, job.total)
         _drop_enqueued(session, job)
 
 

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select, tuple_
+from sqlalchemy import Select, func, select, tuple_
 from sqlalchemy.orm import aliased
 
 from service.models import Batch, DeadLetter, Event, Job, Segment
@@ -42,7 +42,7 @@ def jobs(
 
     `marks` are what their metadata contains, as JSON objects.
     """
-    query = select(Job).where(*(Job.labels.contains(mark) for mark in marks))
+    query = select(Job)
     if producer is not None:
         query = query.where(Job.producer == producer)
     if states:
@@ -53,17 +53,24 @@ def jobs(
         query = query.where(Job.created_at < created_before)
     if before is not None:
         query = query.where(tuple_(Job.created_at, Job.id) < before)
-    row: type[Job] = Job
-    if marks:
-        # Found first, then put in order: guessing that marks are common, Postgres would walk
-        # through all jobs from the newest on, and find the few that have a rare one at the end.
-        found = query.cte("found").prefix_with("MATERIALIZED")
-        row = aliased(Job, found)
-        query = select(row)
+    newest = (Job.created_at.desc(), Job.id.desc())
     with db.begin() as session:
-        return list(
-            session.scalars(query.order_by(row.created_at.desc(), row.id.desc()).limit(limit))
-        )
+        if not marks:
+            return list(session.scalars(query.order_by(*newest).limit(limit)))
+        # Common marks are on the newest jobs; rare ones are found by their index. Left to guess,
+        # Postgres would walk through all jobs for the rare, or put all in order for the common.
+        recent = aliased(Job, query.order_by(*newest).limit(2 * limit).subquery("recent"))
+        common = list(session.scalars(_marked(recent, marks).limit(limit)))
+        if len(common) == limit:
+            return common
+        wanted = query.where(*(Job.labels.contains(mark) for mark in marks))
+        rare = aliased(Job, wanted.cte("found").prefix_with("MATERIALIZED"))
+        return list(session.scalars(_marked(rare, ()).limit(limit)))
+
+
+def _marked(row: type[Job], marks: Sequence[Mapping[str, Any]]) -> Select[Job]:
+    having = select(row).where(*(row.labels.contains(mark) for mark in marks))
+    return having.order_by(row.created_at.desc(), row.id.desc())
 
 
 def batches(

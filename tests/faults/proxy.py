@@ -55,6 +55,11 @@ class Proxy:
         self._thread.join(timeout=10)
         self._loop.close()
 
+    @property
+    def connected(self) -> bool:
+        """Whether anybody is through to the server."""
+        return bool(self._writers)
+
     def cut(self) -> None:
         """Reset every connection, on both sides."""
         self._do(self._cut())

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx
 import msgspec
 import pytest
 
 from service.api import body
-from tests.api import TOKEN, Api, client, jsonl, post_lines, started_url
+from tests.api import TOKEN, Api, client, jsonl, post_lines, problem, started_url
 from tests.eventually import eventually
 from tests.factories import CHAT, chat_line
 from tests.processes import Running
@@ -211,3 +212,15 @@ def test_a_client_that_waits_for_leave_to_send_gets_it(api: Api) -> None:
         assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")
         connection.sendall(content)
         assert connection.recv(1000).startswith(b"HTTP/1.1 201 ")
+
+
+@pytest.mark.parametrize("path", ["producers", "producers/a/tokens", "jobs/x/retry"])
+def test_a_body_that_is_read_before_the_token_is_bounded(refusing_api: Api, path: str) -> None:
+    answer = httpx.post(
+        f"{refusing_api.url}/v1/{path}",
+        content=(b" " * 1_000_000 for _ in range(20)),
+        headers={"Content-Type": "application/json"},
+        trust_env=False,
+    )
+
+    assert problem(answer, 413)["type"] == "urn:haulier:problem:too-large"

@@ -1,5 +1,6 @@
 """Lists, single jobs, cancelling, and what an operator sees."""
 
+import base64
 from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
@@ -168,6 +169,7 @@ def test_a_bad_query_of_a_list_is_refused(
 CURSORS = [
     "x",
     "made up",
+    base64.urlsafe_b64encode(b"[" * 1000).decode(),
     "ÿ",
     "\x00",
     "WyJqb2IiLDFd",  # ["job",1]

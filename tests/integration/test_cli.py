@@ -1,6 +1,7 @@
 """The command line as its users have it: as a process, against a real API."""
 
 import json
+import re
 import signal
 from pathlib import Path
 from uuid import uuid4
@@ -158,13 +159,18 @@ def test_results_before_the_end_are_refused_and_the_file_is_left_alone(
     assert cli("results", job, "--partial").status == 0
 
 
-def test_a_cancelled_job_is_served_by_nobody(working: Cli, simulator: Simulator) -> None:
+def test_a_cancelled_job_ends_with_what_was_done_by_then(
+    working: Cli, simulator: Simulator
+) -> None:
     simulator.batch_rule(hang=True)
     job = working.submit("a", "b")
     assert "being cancelled" in working("cancel", job).out
     watched = working("watch", job)
     assert watched.status == 1
-    assert watched.out.splitlines()[-1].endswith("0 succeeded, 2 failed")
+    # How far Together got is a matter of who was first.
+    assert re.search(
+        r"cancelled in .*: (0 succeeded, 2|1 succeeded, 1) failed", watched.out.splitlines()[-1]
+    )
 
 
 def test_usage_is_shown_with_what_is_not_known(working: Cli) -> None:

@@ -22,6 +22,7 @@ from service.store.producers import add_producer, add_token
 from service.tokens import Scope
 from service.work import Assembled
 from tests.api import TOKEN, Api, serving
+from tests.eventually import eventually
 from tests.factories import MODEL, chat_request, final_lines, settlement
 from tests.faults.proxy import Proxy
 from tests.pipeline import Pipeline
@@ -89,10 +90,15 @@ class Cutting:
         self._proxy = proxy
         self.times = 0
 
+    def __len__(self) -> int:
+        return 3000
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
         self.times += 1
         for number in range(3000):
             if number == 2000 and self.times == 1:
+                # The connection was made, but the proxy may not have got to it yet.
+                eventually(lambda: self._proxy.connected)
                 self._proxy.cut()
             yield chat_request(f"r{number}")
 

@@ -1,8 +1,9 @@
 """The inbox: a page of messages becomes jobs, whatever stands on it."""
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 import redis
@@ -18,7 +19,9 @@ from service.store import engine, jobs
 from service.store.engine import Database
 from service.store.producers import add_producer, producer
 from tests.pipeline import chat
+from workers import unpacking
 from workers.inbox import Inbox
+from workers.messages import body_of
 
 
 class WatchedInbox(Inbox):
@@ -31,7 +34,7 @@ class WatchedInbox(Inbox):
 
     def store(self, page: list[Any]) -> None:
         super().store(page)
-        self.sizes.append([len(message.body) for message in page])
+        self.sizes.append([len(body_of(message)) for message in page])
         self._left -= len(page)
         if self._left <= 0:
             self._stop.set()
@@ -147,6 +150,41 @@ def test_a_message_that_cannot_be_unpacked_is_rejected_and_holds_up_nobody(
 
     assert found(db, other).state is JobState.ACCEPTED
     assert found(db, UUID(spoilt.id)).state is JobState.REJECTED
+
+
+def test_a_message_that_unpacks_to_gigabytes_is_rejected_unread(
+    settings: Settings, redis_url: str, db: Database
+) -> None:
+    with Celery("producer", broker=redis_url) as producer:
+        bomb = {**chat("a"), "metadata": {"padding": " " * 2 * unpacking.MOST}}
+        sent = [
+            UUID(
+                producer.send_task(
+                    "haulier.submit", kwargs={"spec": spec}, queue="haulier.submit", compression=how
+                ).id
+            )
+            for spec, how in ((bomb, "gzip"), (chat("b"), "bzip2"), (chat("c"), "zstd"))
+        ]
+    WatchedInbox(settings, messages=3).read_all()
+
+    states = [found(db, job_id).state for job_id in sent]
+    assert states == [JobState.REJECTED, JobState.ACCEPTED, JobState.REJECTED]
+
+
+@pytest.mark.parametrize("body", ["\ud800", 5, {"a": 1}, None])
+def test_a_body_that_is_none_holds_up_nobody(
+    settings: Settings, redis_url: str, db: Database, body: object
+) -> None:
+    (good,) = send(redis_url, chat("a"))
+    with redis.Redis.from_url(redis_url) as client:
+        raw = json.loads(client.lindex("haulier.submit", 0))
+        raw |= {"body": body, "headers": {**raw["headers"], "id": str(uuid4())}}
+        del raw["properties"]["body_encoding"]
+        client.lpush("haulier.submit", json.dumps(raw))
+    WatchedInbox(settings, messages=2).read_all()
+
+    assert found(db, good).state is JobState.ACCEPTED
+    assert found(db, UUID(raw["headers"]["id"])).state is JobState.REJECTED
 
 
 def test_a_message_that_spoils_its_page_is_rejected_by_itself(

@@ -358,7 +358,7 @@ def test_two_inboxes_with_the_same_redelivered_message_store_one_job(
         psycopg.connect(pipeline.url) as connection,
     ):
         # Whoever stores a job of this producer waits for us.
-        connection.execute("INSERT INTO haulier.producers (name) VALUES ('default')")
+        connection.execute("SELECT FROM haulier.producers WHERE name = 'default' FOR UPDATE")
         with Celery("producer", broker=redis_url) as producer:
             sent = producer.send_task(
                 "haulier.submit", kwargs={"spec": chat("a", "b")}, queue="haulier.submit"

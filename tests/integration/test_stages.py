@@ -15,6 +15,7 @@ from service import stages
 from service.blobs import Blobs
 from service.errors import AccountBlocked, Missing, RateLimited, Transient, Unreachable
 from service.results import read_index
+from service.spec import Rules
 from service.stages import AccountClients
 from service.stages.poll import MOST_MISSING
 from service.states import BatchState, JobState
@@ -704,6 +705,21 @@ def test_split_rejects_a_bad_input(
 
 def test_split_rejects_an_input_whose_root_was_closed(bench: Bench, tmp_path: Path) -> None:
     outcome = _split(bench, tmp_path, chat_line("a"), input_roots=())
+    assert isinstance(outcome, Fail)
+    assert outcome.rejected
+
+
+def test_split_follows_no_link_into_another_producers_root(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a.jsonl").write_bytes(chat_line("a"))
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "a.jsonl").symlink_to(tmp_path / "other" / "a.jsonl")
+    made = clients(bench.blobs, bench.together, tmp_path, input_roots=(tmp_path.as_uri(),))
+    own = with_(made, rules=Rules(input_roots=((tmp_path / "own").as_uri(),)))
+    url = f"{(tmp_path / 'own').as_uri()}/a.jsonl"
+
+    assert isinstance(stages.split(job_claim(input=url), made), Split)
+    outcome = stages.split(job_claim(input=url), own)
     assert isinstance(outcome, Fail)
     assert outcome.rejected
 

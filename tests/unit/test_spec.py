@@ -303,3 +303,13 @@ def test_an_input_is_checked_again_when_it_is_opened(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"content")
     with pytest.raises(InputUnreadable, match="does not lie under"):
         _content(f"{tmp_path.as_uri()}/a", "file:///elsewhere")
+
+
+def test_metadata_nests_no_deeper_than_can_be_shown() -> None:
+    def nested(depth: int) -> bytes:
+        inner = b"[" * (depth - 1) + b"]" * (depth - 1)
+        return b'{"endpoint":"/v1/chat/completions","requests":[],"metadata":{"a":' + inner + b"}}"
+
+    read_spec(nested(100), Rules())
+    with pytest.raises(BadInput, match="nests too deep"):
+        read_spec(nested(101), Rules())
