@@ -12,6 +12,7 @@ HaulierError
 ├── StaleLease         the lease was lost: drop everything, change nothing
 ├── OverLimit          the producer's limit is reached: come back later, or with less
 └── Conflict           the row is not in a state in which this can be done
+    └── IdTaken        the id that was asked for is that of another producer's job
 """
 
 from dataclasses import dataclass
@@ -111,3 +112,7 @@ class HandedBack(HaulierError):
 
 class Conflict(HaulierError):
     """The thing exists but is not in a state in which this can be done."""
+
+
+class IdTaken(Conflict):
+    """The id that a job was to have is that of another producer's job."""

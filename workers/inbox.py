@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
+from uuid import uuid5
 
 import msgspec
 import structlog
@@ -17,7 +18,7 @@ from kombu import Connection, Consumer, Queue
 from config.settings import Settings
 from service.blobs import STORAGE_ERRORS, Blobs
 from service.crashpoints import CrashPoint, reached
-from service.errors import BadInput, Problem
+from service.errors import BadInput, IdTaken, Problem
 from service.intake import Taken
 from service.models import Producer
 from service.pages import PAGE_BYTES, PAGE_SPECS, take_in_together
@@ -25,7 +26,7 @@ from service.spec import Spec, read_spec
 from service.store import engine
 from service.store.permissions import newcomer, rules_of
 from service.store.producers import producers_named
-from service.store.submit import Submission, Submitted, submit, submit_each
+from service.store.submit import Refusal, Submission, Submitted, submit_each
 from workers import unpacking
 from workers.broker import SUBMIT, transport_options
 from workers.heartbeat import Heartbeat
@@ -147,7 +148,7 @@ class Inbox:
             log.exception("message_failed")
             bare = self._bare(message)
             words = f"the submission could not be stored ({type(error).__name__})"
-            submit(self._db, [_refused(bare, words)])
+            self._submitted([_refused(bare, words)])
             message.ack()
 
     def _bare(self, message: Any) -> Submission:
@@ -164,7 +165,7 @@ class Inbox:
     def _store_together(self, page: list[Any]) -> None:
         """In one transaction; acknowledged after the commit."""
         # A redelivered message may stand beside itself.
-        unique = list({read.id: read for read in self._read(page)}.values())
+        unique = list({(read.producer, read.id): read for read in self._read(page)}.values())
         stored = list(self._stored(self._taken_in(unique)))
         reached(CrashPoint.INBOX_STORED)
         for message in page:
@@ -218,18 +219,38 @@ class Inbox:
         One whose key was used for something else, or that is over its producer's limit, becomes a
         rejected job, without the key.
         """
-        for submission, found in zip(submissions, submit_each(self._db, submissions), strict=True):
-            if not isinstance(found, Submitted):
-                refused = _refused(submission, str(found))
-                yield refused, submit(self._db, [refused])[0]
-            else:
+        for submission, found in self._submitted(submissions):
+            if isinstance(found, Submitted):
                 yield submission, found
+            else:
+                yield from self._stored([_refused(submission, str(found))])
+
+    def _submitted(
+        self, submissions: list[Submission]
+    ) -> list[tuple[Submission, Submitted | Refusal]]:
+        """Each submission with what became of it, under an id of its own if need be."""
+        if not submissions:
+            return []
+        # Where two come with one id, one must find the other's job there, or its own.
+        of_id = {s.id: s for s in submissions}
+        later = [s for s in submissions if s is not of_id[s.id]]
+        first = list(of_id.values())
+        found = list(zip(first, submit_each(self._db, first), strict=True))
+        # Blobs lie below the id of the job that names them: what is renamed is taken in anew.
+        renamed = self._taken_in([_renamed(s) for s, done in found if isinstance(done, IdTaken)])
+        settled = [(s, done) for s, done in found if not isinstance(done, IdTaken)]
+        return settled + self._submitted(later + renamed)
 
 
 def _with(submission: Submission, found: Taken | BadInput | None) -> Submission:
     if isinstance(found, BadInput):
         return replace(submission, bad=found)
     return replace(submission, taken=found)
+
+
+def _renamed(submission: Submission) -> Submission:
+    """Under the id that it gets each time that it finds its own to be another producer's."""
+    return replace(submission, id=uuid5(submission.id, submission.producer), taken=None)
 
 
 def _refused(submission: Submission, reason: str) -> Submission:

@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from service.crashpoints import CrashPoint, reached
-from service.errors import BadInput, Conflict, OverLimit
+from service.errors import BadInput, Conflict, IdTaken, OverLimit
 from service.intake import Taken
 from service.models import Event, Job, Producer
 from service.spec import Spec, fingerprint
@@ -54,8 +54,9 @@ Refusal = Conflict | OverLimit
 def submit(db: Database, submissions: Sequence[Submission]) -> list[Submitted]:
     """Store submissions in one transaction, all or none, and say which job stands for each.
 
-    A submission whose id or idempotency key is there already finds that job. Raises Conflict if
-    the key was used for other content, OverLimit if it is new and its producer's limit is reached.
+    No two of them may have one id. A submission whose id or idempotency key is there already
+    finds that job. Raises Conflict if the key was used for other content, IdTaken if the id is
+    that of another producer's job, OverLimit if it is new and its producer's limit is reached.
     """
     reached(CrashPoint.ACCEPT_COPIED)
     with db.begin() as session:
@@ -163,8 +164,9 @@ def _known(session: Session, submissions: Sequence[Submission]) -> dict[UUID, Su
     """What submissions that made no row found in its place, by their ids."""
     if not submissions:
         return {}
-    ids = set(session.scalars(select(Job.id).where(Job.id.in_([s.id for s in submissions]))))
-    keys = {_key(s): s for s in submissions if s.id not in ids}
+    rows = select(Job.id, Job.producer).where(Job.id.in_([s.id for s in submissions]))
+    owners = {job_id: producer for job_id, producer in session.execute(rows)}  # noqa: C416  typed
+    keys = {_key(s): s for s in submissions if s.id not in owners}
     holders = session.execute(
         select(Job.id, Job.fingerprint, Job.producer, Job.idempotency_key).where(
             tuple_(Job.producer, Job.idempotency_key).in_(keys)
@@ -172,9 +174,15 @@ def _known(session: Session, submissions: Sequence[Submission]) -> dict[UUID, Su
     )
     by_key = {(producer, key): (job_id, known) for job_id, known, producer, key in holders}
     return {
-        s.id: Submitted(s.id, new=False) if s.id in ids else _holder(s, *by_key[_key(s)])
+        s.id: _owned(s, owners[s.id]) if s.id in owners else _holder(s, *by_key[_key(s)])
         for s in submissions
     }
+
+
+def _owned(submission: Submission, owner: str) -> Submitted | Refusal:
+    if owner == submission.producer:
+        return Submitted(submission.id, new=False)
+    return IdTaken(f"job {submission.id} is another producer's")
 
 
 def _key(submission: Submission) -> tuple[str, str | None]:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID, uuid4, uuid5
 
 import pytest
 import redis
@@ -21,7 +21,7 @@ from service.store.producers import add_producer, producer
 from tests.pipeline import chat
 from workers import unpacking
 from workers.inbox import Inbox
-from workers.messages import body_of
+from workers.messages import body_of, job_id_of
 
 
 class WatchedInbox(Inbox):
@@ -225,13 +225,20 @@ def test_messages_with_strange_headers_do_not_hold_up_the_others(
     assert len(jobs.jobs(db, producer=None, limit=10)) == 9
 
 
-def send_as(redis_url: str, producer: str, *specs: dict[str, Any], **headers: str) -> list[UUID]:
+def send_as(
+    redis_url: str,
+    producer: str,
+    *specs: dict[str, Any],
+    task_id: str | None = None,
+    **headers: str,
+) -> list[UUID]:
     """Submit specs in a producer's name."""
     with Celery("producer", broker=redis_url) as app:
         return [
-            UUID(
+            job_id_of(
                 app.send_task(
                     "haulier.submit",
+                    task_id=task_id,
                     kwargs={"spec": spec},
                     queue="haulier.submit",
                     headers={"haulier-producer": producer, **headers},
@@ -296,3 +303,35 @@ def test_a_repeated_key_finds_its_job_though_its_producer_is_at_its_limit(
 
     (job,) = jobs.jobs(db, producer="small", limit=100)
     assert job.state is JobState.ACCEPTED
+
+
+@pytest.mark.parametrize("pages", [1, 2], ids=["on-one-page", "on-two-pages"])
+def test_two_producers_with_one_task_id_have_a_job_each_however_often_they_come(
+    settings: Settings, redis_url: str, db: Database, pages: int
+) -> None:
+    big = chat("b")
+    big["requests"][0]["body"]["messages"][0]["content"] = "x" * 100_000
+    twice = {"lab": chat("a", "a"), "shop": chat("c"), "bank": big}
+    add_producer(db, "shop", requests_per_day=1)
+    for names in ([*twice], [*reversed(twice)], [*twice]):
+        for name in names:
+            (job_id,) = send_as(redis_url, name, twice[name], task_id="nightly")
+            if pages == 2:
+                WatchedInbox(settings, 1).read_all()
+        if pages == 1:
+            WatchedInbox(settings, 3).read_all()
+
+    made = {job.producer: job for job in jobs.jobs(db, producer=None, limit=100)}
+    assert len(jobs.jobs(db, producer=None, limit=100)) == len(made) == 3
+    assert {name: job.state for name, job in made.items()} == {
+        "lab": JobState.REJECTED,
+        "shop": JobState.ACCEPTED,
+        "bank": JobState.ACCEPTED,
+    }
+    others = {job.id for job in made.values()} - {job_id}
+    assert others <= {uuid5(job_id, name) for name in made}
+    (planned,) = made["bank"].plan or []
+    assert planned["input_blob"].startswith(f"jobs/{made['bank'].id}/")
+    row = producer(db, "shop")
+    assert row is not None
+    assert row.counted_requests == 1
