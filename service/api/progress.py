@@ -53,11 +53,11 @@ _EVENT = {
 )
 async def stream_progress(job: VisibleJob, services: Uses, caller: CalledBy) -> Response:
     """How a job goes, as server-sent events, until it ends. A stream lasts 15 minutes at most."""
-    if services.streams.is_full:
+    if services.streams.is_full_for(caller.sees):
         raise HttpProblem(
             TOO_MANY_STREAMS, "too many streams are open; try again", headers=RETRY_AFTER
         )
-    return EventStream(_events(job, services, caller.sees), services.streams)
+    return EventStream(_events(job, services, caller.sees), services.streams, caller.sees)
 
 
 async def _events(job: Job, services: Services, sees: str | None) -> AsyncIterator[bytes]:

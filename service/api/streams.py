@@ -1,5 +1,6 @@
 """Answers that go on for as long as a client listens: how many, and until when."""
 
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
@@ -8,6 +9,8 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 MOST = 200
+SHARE = 20
+"""Of those, what one producer may have open."""
 THREADS = 2
 """However many streams there are, they must not use up the connections of all others."""
 
@@ -15,27 +18,29 @@ THREADS = 2
 class Streams:
     """Those that are open in this process."""
 
-    def __init__(self, most: int = MOST) -> None:
+    def __init__(self, most: int = MOST, share: int = SHARE) -> None:
         self.limiter = CapacityLimiter(THREADS)
         self._most = most
-        self._open = 0
+        self._share = share
+        self._open: Counter[str | None] = Counter()
         self._ending = Event()
 
-    @property
-    def is_full(self) -> bool:
-        return self._open >= self._most
+    def is_full_for(self, producer: str | None) -> bool:
+        """Whether it can open no more. None is an operator, who needs no share."""
+        over_share = producer is not None and self._open[producer] >= self._share
+        return over_share or self._open.total() >= self._most
 
     @property
     def is_ending(self) -> bool:
         return self._ending.is_set()
 
     @contextmanager
-    def opened(self) -> Iterator[None]:
-        self._open += 1
+    def opened(self, producer: str | None) -> Iterator[None]:
+        self._open[producer] += 1
         try:
             yield
         finally:
-            self._open -= 1
+            self._open[producer] -= 1
 
     async def pause(self, seconds: float) -> None:
         """Wait, or until the streams are to end."""
@@ -52,14 +57,17 @@ class EventStream(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncIterator[bytes], streams: Streams) -> None:
+    def __init__(
+        self, events: AsyncIterator[bytes], streams: Streams, producer: str | None
+    ) -> None:
         # What stands in between must neither keep the events nor gather them.
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         super().__init__(events, headers=headers)
         self._streams = streams
+        self._producer = producer
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        with self._streams.opened():
+        with self._streams.opened(self._producer):
             async with create_task_group() as group:
 
                 async def end_with_the_client() -> None:

@@ -12,9 +12,11 @@ import pytest
 
 from config.settings import Settings
 from service.api import progress, streams
+from service.store.producers import add_producer
 from tests.api import Api, chat, client, problem, serving, started_url
 from tests.eventually import eventually
 from tests.factories import settlement
+from tests.integration.test_producers import as_bearer
 from tests.processes import Running
 
 Event = tuple[str, dict[str, Any]]
@@ -99,7 +101,7 @@ def test_a_job_that_is_forgotten_ends_its_stream(api: Api) -> None:
 def test_only_so_many_streams_are_open_and_a_client_that_goes_makes_room(
     api_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streams.Streams.__init__, "__defaults__", (2,))
+    monkeypatch.setattr(streams.Streams.__init__, "__defaults__", (2, 1))
     with serving(api_settings) as api:
         path = f"/v1/jobs/{api.submit('a')}/progress"
         with (
@@ -118,6 +120,27 @@ def test_only_so_many_streams_are_open_and_a_client_that_goes_makes_room(
                 return answer.status_code == 200
 
         eventually(opened)
+
+
+def test_a_producer_that_holds_its_share_of_the_streams_leaves_the_others_theirs(
+    api_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams.Streams.__init__, "__defaults__", (3, 1))
+    with (
+        serving(api_settings) as api,
+        as_bearer(api, add_producer(api.db, "lab").text) as lab,
+        as_bearer(api, add_producer(api.db, "shop").text) as shop,
+    ):
+        paths = [
+            f"/v1/jobs/{one.post('/v1/jobs', json=chat('a')).json()['id']}/progress"
+            for one in (lab, shop)
+        ]
+        with lab.stream("GET", paths[0]) as held:
+            assert held.status_code == 200
+            refused = lab.get(paths[0])
+            assert problem(refused, 503)["type"] == "urn:haulier:problem:too-many-streams"
+            with shop.stream("GET", paths[1]) as other, api.http.stream("GET", paths[0]) as admin:
+                assert (other.status_code, admin.status_code) == (200, 200)
 
 
 def test_sigterm_ends_the_streams_and_does_not_wait_for_them(api_process: Running) -> None:
