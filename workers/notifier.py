@@ -26,6 +26,8 @@ log = structlog.get_logger("workers.notifier")  # the module itself is run as __
 
 SLOTS = 64
 """Notices that one notifier has on their way at once."""
+SHARE = SLOTS // 4
+"""Notices of one producer that are on their way at once: its dead endpoints are not the others'."""
 PUBLISHERS = 4
 """Threads that speak to Redis."""
 LEASE = DEADLINE * 4
@@ -89,7 +91,9 @@ class Notifier:
         if room <= 0:
             return SOON
         try:
-            found = await self._in_database(notices.claim, self._db, room=room, lease_for=LEASE)
+            found = await self._in_database(
+                notices.claim, self._db, room=room, share=SHARE, lease_for=LEASE
+            )
         except Exception as error:
             if not engine.is_unavailable(error):
                 log.exception("claim_failed")

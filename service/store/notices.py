@@ -83,7 +83,9 @@ class Sending:
 
 
 # One endpoint after another by the index, and of each no more than may be on their way at once:
-# what waits for a dead one is never read. First what was never tried.
+# what waits for a dead one is never read. An endpoint is troubled if the notice that is to be tried
+# last has failed: then one at a time, after those of the others. Producers take turns, each with
+# what it has on its way already. Jobs are looked up one by one: no plan may read them all.
 _CLAIM = text("""
 WITH RECURSIVE endpoints AS (
   (SELECT endpoint FROM haulier.deliveries
@@ -93,16 +95,35 @@ WITH RECURSIVE endpoints AS (
           WHERE d.delivered_at IS NULL AND d.parked_at IS NULL AND d.endpoint > e.endpoint
           ORDER BY d.endpoint LIMIT 1)
   FROM endpoints e WHERE e.endpoint IS NOT NULL
-), due AS (
-  SELECT one.id, one.tries, one.not_before FROM endpoints e, LATERAL (
-    SELECT d.id, d.tries, d.not_before FROM haulier.deliveries d
-    WHERE d.endpoint = e.endpoint AND d.not_before <= now()
+), states AS MATERIALIZED (
+  SELECT e.endpoint,
+    (SELECT count(*) FROM haulier.deliveries d
+     WHERE d.endpoint = e.endpoint AND d.lease IS NOT NULL AND d.leased_until > now()) AS leased,
+    coalesce((SELECT d.tries > 0 FROM haulier.deliveries d
+     WHERE d.endpoint = e.endpoint AND d.delivered_at IS NULL AND d.parked_at IS NULL
+       AND d.lease IS NULL
+     ORDER BY d.not_before DESC LIMIT 1), false) AS troubled
+  FROM endpoints e WHERE e.endpoint IS NOT NULL
+), producers AS (
+  SELECT (SELECT j.producer FROM haulier.jobs j WHERE j.id = d.job_id) AS producer,
+    count(*) AS leased
+  FROM haulier.deliveries d WHERE d.lease IS NOT NULL AND d.leased_until > now() GROUP BY 1
+), candidates AS (
+  SELECT one.id, one.not_before, s.troubled,
+    (SELECT j.producer FROM haulier.jobs j WHERE j.id = one.job_id) AS producer
+  FROM states s, LATERAL (
+    SELECT d.id, d.not_before, d.job_id FROM haulier.deliveries d
+    WHERE d.endpoint = s.endpoint AND d.not_before <= now()
       AND d.delivered_at IS NULL AND d.parked_at IS NULL
     ORDER BY d.not_before
-    LIMIT greatest(0, :at_once - (SELECT count(*) FROM haulier.deliveries l
-      WHERE l.endpoint = e.endpoint AND l.lease IS NOT NULL AND l.leased_until > now()))
+    LIMIT greatest(0, CASE WHEN s.troubled THEN 1 ELSE :at_once END - s.leased)
   ) one
-  ORDER BY one.tries > 0, one.not_before LIMIT :room
+), turns AS (
+  SELECT c.id, c.not_before, c.troubled, coalesce(p.leased, 0) + row_number() OVER (
+    PARTITION BY c.producer ORDER BY c.troubled, c.not_before) AS turn
+  FROM candidates c LEFT JOIN producers p USING (producer)
+), due AS (
+  SELECT id FROM turns WHERE turn <= :share ORDER BY turn, troubled, not_before LIMIT :room
 ), free AS (
   SELECT d.id FROM haulier.deliveries d JOIN due USING (id)
   WHERE d.not_before <= now() AND d.delivered_at IS NULL AND d.parked_at IS NULL
@@ -116,10 +137,13 @@ RETURNING d.id
 """)
 
 
-def claim(db: Database, *, room: int, lease_for: timedelta) -> list[Sending]:
-    """At most `room` notices that are due, leased to the caller."""
+def claim(db: Database, *, room: int, share: int, lease_for: timedelta) -> list[Sending]:
+    """At most `room` notices that are due, leased to the caller.
+
+    A producer has at most `share` on their way, whoever claimed them.
+    """
     with db.begin() as session:
-        values = {"room": room, "at_once": AT_ONCE, "lease_for": lease_for}
+        values = {"room": room, "share": share, "at_once": AT_ONCE, "lease_for": lease_for}
         ids = session.scalars(_CLAIM, values).all()
         if not ids:
             return []

@@ -24,7 +24,7 @@ from tests.eventually import eventually
 from tests.factories import House, chat_request
 from tests.processes import Processes, Running
 from tests.receiver import Receiver, receiving
-from workers.notifier import Notifier
+from workers.notifier import SHARE, SLOTS, Notifier
 
 ALL = Rules(notice_tasks=None, notice_queues=None, private_webhooks=True)
 
@@ -47,12 +47,12 @@ def receiver() -> Iterator[Receiver]:
         yield made
 
 
-def failed_job(house: House, *entries: dict[str, Any]) -> UUID:
+def failed_job(house: House, *entries: dict[str, Any], producer: str = "default") -> UUID:
     """A job that has ended at once: the shortest way to a notice."""
     content = {"endpoint": "/v1/chat/completions", "requests": [chat_request("a")]}
     spec = read_spec(msgspec.json.encode({**content, "notify": list(entries)}), ALL)
     job_id = uuid4()
-    submit(house.db, [Submission(id=job_id, producer="default", spec=spec)])
+    submit(house.db, [Submission(id=job_id, producer=producer, spec=spec)])
     house.apply(house.claim_job(job_id, Stage.SPLIT), Fail("no more"))
     return job_id
 
@@ -192,6 +192,57 @@ def test_an_endpoint_that_never_answers_delays_no_other_ones_notices(
         delivered(house, failed_job(house, {"webhook": receiver.url}))
         assert dead.at_once == dead.most_at_once == notices.AT_ONCE
         dead.release()
+
+
+def repeated(house: House, job_id: UUID, *, endpoints: int, each: int) -> None:
+    """As if a job had told so many endpoints so many things."""
+    house.run(
+        "INSERT INTO haulier.deliveries (id, job_id, event, target, endpoint)"
+        " SELECT gen_random_uuid(), job_id, event, target, 'webhook 127.0.0.1:' || host"
+        " FROM haulier.deliveries, generate_series(1, :endpoints) host, generate_series(1, :each)"
+        " WHERE job_id = :id",
+        id=job_id,
+        endpoints=endpoints,
+        each=each,
+    )
+
+
+def test_many_endpoints_that_never_answer_delay_no_other_producers_notices(
+    house: House, receiver: Receiver, settings: Settings
+) -> None:
+    with receiving(silent=True) as dead:
+        repeated(house, failed_job(house, {"webhook": dead.url}), endpoints=20, each=50)
+        assert notices.AT_ONCE * 20 > SLOTS
+        with notifying(settings):
+            eventually(lambda: len(dead.received) == SHARE)
+            delivered(house, failed_job(house, {"webhook": receiver.url}, producer="other"))
+            assert dead.at_once == dead.most_at_once == SHARE
+            dead.release()
+            delivered(house, failed_job(house, {"webhook": receiver.url}))
+
+
+def test_an_endpoint_that_has_failed_is_tried_by_one_notice_at_a_time_after_the_others(
+    house: House,
+) -> None:
+    minute = timedelta(minutes=1)
+
+    def claimed(room: int = SLOTS) -> list[notices.Sending]:
+        return notices.claim(house.db, room=room, share=SHARE, lease_for=minute)
+
+    first = failed_job(house, {"webhook": "https://dead.example"})
+    repeated(house, first, endpoints=1, each=20)
+    house.run("DELETE FROM haulier.deliveries WHERE endpoint NOT LIKE '%%127.0.0.1%%'")
+    tried = claimed()
+    assert len(tried) == notices.AT_ONCE
+    for one in tried:
+        notices.failed(house.db, one, "no answer", pause=minute, retry_for=minute)
+
+    well = failed_job(house, {"webhook": "https://well.example"})
+    assert [one.job.id for one in claimed(room=1)] == [well]
+    (again,) = claimed()
+    assert (again.job.id, claimed()) == (first, [])
+    notices.delivered(house.db, again)
+    assert len(claimed()) == 1
 
 
 @pytest.mark.parametrize(

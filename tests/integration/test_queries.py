@@ -436,7 +436,7 @@ def test_a_notifier_and_a_reader_of_deliveries_stay_on_an_index(house: House, pl
     house.run("ANALYZE haulier.deliveries")
 
     def deliver() -> None:
-        for sending in notices.claim(house.db, room=64, lease_for=MINUTE):
+        for sending in notices.claim(house.db, room=64, share=16, lease_for=MINUTE):
             notices.delivered(house.db, sending)
         notices.deliveries(house.db, _id("job", 1), after=None, limit=50)
 
