@@ -152,7 +152,8 @@ def submit_once(
     """A job made of a file, or the one like it that was stored since then.
 
     One at a time for each file, so that of two that are under way together the later finds the
-    earlier. Raises Conflict for an idempotency key that was used for something else.
+    earlier. Raises Conflict for an idempotency key that was used for something else, OverLimit
+    where the producer's limit is reached.
     """
     spec = submission.spec
     with db.begin() as session:

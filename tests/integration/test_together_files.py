@@ -26,7 +26,7 @@ from service.store import jobs, producers
 from service.sweep import DAY, sweep
 from service.tokens import Scope
 from service.work import Split
-from tests.api import TOKEN, Api
+from tests.api import TOKEN, Api, chat
 from tests.factories import FakeLease
 from tests.together_by_hand import chat_line, jsonl
 
@@ -259,6 +259,22 @@ def test_a_create_that_makes_no_sense_is_refused(door: Door, content: bytes) -> 
     assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
     assert answer.headers["x-should-retry"] == "false"
     assert door.jobs() == []
+
+
+def test_a_create_over_the_producers_limit_is_told_to_come_back(
+    refusing_api: Api, path: Path
+) -> None:
+    door = Door(refusing_api, open_requests=1)
+    file_id = door.client.files.upload(path, purpose="batch-api").id
+    auth = {"Authorization": f"Bearer {door.token}"}
+    door.api.http.post("/v1/jobs", json=chat("open"), headers=auth).raise_for_status()
+
+    with pytest.raises(together.RateLimitError, match="open at a time") as refused:
+        door.client.with_options(max_retries=0).batches.create(endpoint=CHAT, input_file_id=file_id)
+
+    assert int(refused.value.response.headers["retry-after"]) > 0
+    assert refused.value.response.headers["x-should-retry"] == "true"
+    assert len(door.jobs()) == 1
 
 
 def test_no_spec_can_name_an_uploaded_file(door: Door, path: Path) -> None:

@@ -15,12 +15,18 @@ from starlette.responses import JSONResponse, Response
 
 from service.api import body
 from service.api.auth import CANCEL, READ, SUBMIT, CalledBy, Caller
-from service.api.problems import ALREADY_ENDED, BROKEN_BODY, KEY_REUSED, HttpProblem
+from service.api.problems import (
+    ALREADY_ENDED,
+    BROKEN_BODY,
+    KEY_REUSED,
+    HttpProblem,
+    over_limit,
+)
 from service.api.services import Services, Uses
 from service.api.together.errors import not_found, refused
 from service.api.together.wire import batch_object, input_file_id
 from service.crashpoints import CrashPoint, reached
-from service.errors import BadInput, Conflict
+from service.errors import BadInput, Conflict, OverLimit
 from service.inputs import uploaded
 from service.models import Job
 from service.spec import Spec, envelope_problems
@@ -122,6 +128,8 @@ def _create(
         stored: Submitted = store.submit_once(services.db, file_id, submission, since=since)
     except Conflict as error:
         raise HttpProblem(KEY_REUSED, str(error)) from None
+    except OverLimit as error:
+        raise over_limit(error) from None
     reached(CrashPoint.ACCEPT_STORED)
     job = jobs.job(services.db, stored.id, caller.producer)
     assert job is not None
