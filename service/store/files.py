@@ -25,6 +25,9 @@ from service.states import JobState
 from service.store.engine import Database
 from service.store.submit import Submission, Submitted, submit_within
 
+UPLOAD_WITHIN = timedelta(days=1)
+"""For how long bytes are taken after a file was announced."""
+
 # As the partial index says it.
 _OF_FILES = text("jobs.input LIKE 'haulier-file:%'")
 _GONE = text("(files.blob IS NULL OR files.deleted_at IS NOT NULL)")
@@ -65,11 +68,18 @@ def announce(
 
 
 def expected(db: Database, file_id: str) -> tuple[File, int | None] | None:
-    """A file, and how many bytes its producer may send (None: any number)."""
-    query = select(File, Producer.body_bytes).join(Producer, Producer.name == File.producer)
+    """A file whose bytes are still taken, and how many these may be (None: any number).
+
+    A file that is whole may be sent again, by who did not hear of it: no more than it has.
+    """
+    # LEAST passes over nulls.
+    query = select(File, func.least(Producer.body_bytes, File.bytes)).where(
+        File.id == file_id,
+        File.deleted_at.is_(None),
+        File.created_at > func.now() - UPLOAD_WITHIN,
+    )
     with db.begin() as session:
-        found = session.execute(query.where(File.id == file_id, File.deleted_at.is_(None)))
-        row = found.one_or_none()
+        row = session.execute(query.join(Producer, Producer.name == File.producer)).one_or_none()
         return None if row is None else (row[0], row[1])
 
 

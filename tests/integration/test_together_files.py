@@ -57,6 +57,17 @@ class Door:
         batch_id: str = answer.json()["job"]["id"]
         return batch_id
 
+    def announce(self, **fields: str) -> tuple[str, str]:
+        """A file whose bytes are still to come: its id, and where they are to be sent."""
+        form = {"purpose": "batch-api", "file_name": "a.jsonl", "file_type": "jsonl", **fields}
+        sent = {name: (None, value) for name, value in form.items()}
+        answer = self.http("POST", "/files", files=sent)
+        assert answer.status_code == 302, answer.text
+        return answer.headers["x-together-file-id"], answer.headers["location"]
+
+    def put(self, url: str, content: bytes) -> int:
+        return httpx.put(url, content=content, trust_env=False).status_code
+
     def jobs(self) -> list[Job]:
         return jobs.jobs(self.api.db, producer=self.producer, limit=100)
 
@@ -123,17 +134,32 @@ def test_more_lines_than_together_takes_are_cut_into_shards(door: Door, tmp_path
 
 
 def test_bytes_need_the_secret_and_the_checksum_that_was_announced(door: Door) -> None:
-    form = {"purpose": "batch-api", "file_name": "a.jsonl", "file_type": "jsonl"}
-    sent = {name: (None, value) for name, value in {**form, "checksum": "0" * 64}.items()}
-    answer = door.http("POST", "/files", files=sent)
-    assert answer.status_code == 302
-    url, file_id = answer.headers["location"], answer.headers["x-together-file-id"]
+    file_id, url = door.announce(checksum="0" * 64)
 
-    assert httpx.put(url[:-1], content=b"x", trust_env=False).status_code == 404
-    assert httpx.put(url, content=b"x", trust_env=False).status_code == 400
+    assert door.put(url[:-1], b"x") == 404
+    assert door.put(url, b"x") == 400
     assert door.http("POST", f"/files/{file_id}/preprocess").status_code == 400
     with pytest.raises(together.NotFoundError):
         door.client.batches.create(endpoint=CHAT, input_file_id=file_id)
+
+
+def test_what_was_uploaded_can_be_sent_again_but_not_made_larger(door: Door) -> None:
+    _, url = door.announce()
+    assert door.put(url, b"one\n") == 200
+    assert door.put(url, b"one\n") == 200
+    assert door.put(url, b"two\n") == 409
+    assert door.put(url, b"one\ntwo\n") == 413
+
+
+def test_an_upload_url_takes_bytes_for_a_day(door: Door) -> None:
+    for sent in (b"", b"one\n"):
+        file_id, url = door.announce()
+        assert not sent or door.put(url, sent) == 200
+        door.api.house.run(
+            "UPDATE haulier.files SET created_at = now() - interval '25 hours' WHERE id = :id",
+            id=file_id,
+        )
+        assert door.put(url, b"one\n") == 404
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ async def _stored(
         writer = stack.enter_context(services.blobs.writer(name))
         async for block in body.blocks(request):
             if most is not None and writer.size + len(block) > most:
-                raise HttpProblem(TOO_LARGE, f"a file may have {most:,} bytes")
+                raise HttpProblem(TOO_LARGE, f"file {file.id} may have {most:,} bytes")
             sha256.update(block)
             lines += block.count(b"\n")
             last = block[-1:]
