@@ -67,11 +67,18 @@ def announce(
         )
 
 
+def _may_be(file_id: str) -> bool:
+    """Whether there can be a file of this id. Postgres takes no NUL and no half of a surrogate."""
+    return file_id.isprintable()
+
+
 def expected(db: Database, file_id: str) -> tuple[File, int | None] | None:
     """A file whose bytes are still taken, and how many these may be (None: any number).
 
     A file that is whole may be sent again, by who did not hear of it: no more than it has.
     """
+    if not _may_be(file_id):
+        return None
     # LEAST passes over nulls.
     query = select(File, func.least(Producer.body_bytes, File.bytes)).where(
         File.id == file_id,
@@ -105,6 +112,8 @@ def store(db: Database, file_id: str, content: Content) -> bool:
 
 def file(db: Database, file_id: str, producer: str) -> File | None:
     """A file of the producer, whole or not."""
+    if not _may_be(file_id):
+        return None
     query = select(File).where(File.id == file_id, File.deleted_at.is_(None))
     with db.begin() as session:
         return session.scalars(query.where(File.producer == producer)).one_or_none()
@@ -143,6 +152,8 @@ def sizes(db: Database, ids: Collection[str]) -> dict[str, int]:
 
 def remove(db: Database, file_id: str, producer: str) -> bool:
     """Delete a file; jobs that were made of it are not touched. False where there is none."""
+    if not _may_be(file_id):
+        return False
     with db.begin() as session:
         removed = session.scalar(
             update(File)

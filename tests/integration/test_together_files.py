@@ -182,6 +182,33 @@ def test_a_form_that_says_something_else_is_refused(
     assert words in answer.json()["error"]["message"].lower()
 
 
+@pytest.mark.parametrize("name", [b"a\x00", b"+2AA-"])  # the latter is U+D800
+def test_a_file_name_that_is_no_text_is_refused(door: Door, name: bytes) -> None:
+    part = b'--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
+    form = [(b"purpose", b"batch-api"), (b"file_type", b"jsonl"), (b"file_name", name)]
+    content = b"".join(part % field for field in form) + b"--b--\r\n"
+    media_type = {"Content-Type": "multipart/form-data; boundary=b; charset=utf-7"}
+
+    answer = door.http("POST", "/files", content=content, headers=media_type)
+
+    assert answer.status_code == 400, answer.text
+    assert "not text" in answer.json()["error"]["message"]
+
+
+def test_an_id_that_is_no_text_is_of_no_file(door: Door) -> None:
+    for method, end in (
+        ("GET", ""),
+        ("DELETE", ""),
+        ("GET", "/content"),
+        ("POST", "/preprocess"),
+        ("PUT", "/bytes"),
+    ):
+        answer = door.http(method, f"/files/%00{end}")
+        assert answer.status_code == 404, answer.text
+    answer = door.http("POST", "/batches", json={"input_file_id": "\0", "endpoint": CHAT})
+    assert answer.status_code == 404, answer.text
+
+
 def test_a_file_over_the_producers_limit_is_refused(refusing_api: Api, path: Path) -> None:
     with pytest.raises(together.APIStatusError) as refused:
         Door(refusing_api, body_bytes=10).client.files.upload(path, purpose="batch-api")

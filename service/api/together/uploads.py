@@ -28,6 +28,8 @@ router = APIRouter()
 open_router = APIRouter()
 
 _NAME_LENGTH = 255
+# What a text column does not take. Half of a surrogate pair comes in UTF-7.
+_NO_TEXT = re.compile(r"[\x00\ud800-\udfff]")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -73,8 +75,8 @@ async def _fields(request: Request) -> dict[str, str]:
         raise refused(f"purpose: only {PURPOSE!r} is served here", param="purpose")
     if fields["file_type"] != "jsonl":
         raise refused("file_type: a batch is made of a .jsonl file", param="file_type")
-    if len(fields["file_name"]) > _NAME_LENGTH or "\x00" in fields["file_name"]:
-        raise refused("file_name: is too long or holds a NUL", param="file_name")
+    if len(fields["file_name"]) > _NAME_LENGTH or _NO_TEXT.search(fields["file_name"]):
+        raise refused("file_name: is too long, or is not text", param="file_name")
     if not _SHA256.fullmatch(fields.get("checksum", "0" * 64)):
         raise refused("checksum: is not a SHA-256 in lower case hex", param="checksum")
     return fields
