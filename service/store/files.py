@@ -143,11 +143,12 @@ def files(db: Database, producer: str, *, limit: int) -> list[File]:
         )
 
 
-def sizes(db: Database, ids: Collection[str]) -> dict[str, int]:
-    """Bytes of those of the files that are known, deleted ones among them."""
+def sizes(db: Database, producer: str, ids: Collection[str]) -> dict[str, int]:
+    """Bytes of those of the producer's files that are known, deleted ones among them."""
     query = select(File.id, File.bytes).where(File.id == _any(ids), File.bytes.is_not(None))
     with db.begin() as session:
-        return {file_id: size or 0 for file_id, size in session.execute(query)}
+        found = session.execute(query.where(File.producer == producer))
+        return {file_id: size or 0 for file_id, size in found}
 
 
 def remove(db: Database, file_id: str, producer: str) -> bool:

@@ -277,6 +277,8 @@ def _deep(levels: int) -> dict[str, Any]:
         (chat("a", input="s3://b/k"), "give `requests` or `input`"),
         ({"endpoint": CHAT, "requests": "a"}, "`requests` must be an array"),
         ({"endpoint": CHAT, "input": 7}, "`input` must be a URL"),
+        ({"endpoint": CHAT, "input": "in.jsonl"}, "`input` must be an s3:// or file:// URL"),
+        ({"endpoint": CHAT, "input": "haulier-file:x"}, "`input` must be an s3:// or file:// URL"),
         (chat("a", idempotency_key=""), "`idempotency_key` must be a string"),
         (chat("a", idempotency_key="k" * 256), "`idempotency_key` must be a string"),
         (chat("a", idempotency_key=7), "`idempotency_key` must be a string"),

@@ -361,6 +361,23 @@ def test_each_producer_has_its_own_files_and_batches(door: Door, path: Path) -> 
     assert other.files.upload(path, purpose="batch-api").id != file_id
 
 
+def test_an_input_that_was_made_up_shows_nothing_of_a_file(door: Door, path: Path) -> None:
+    file_id = door.client.files.upload(path, purpose="batch-api").id
+    other = Door(door.api)
+    made_up = "UPDATE haulier.jobs SET input = :input WHERE id = :id"
+    first, second = (
+        other.create(other.client.files.upload(path, purpose="batch-api").id) for _ in range(2)
+    )
+    door.api.house.run(made_up, id=first, input="haulier-file:x")
+    door.api.house.run(made_up, id=second, input=f"haulier-file:files/{file_id}/{uuid4()}")
+
+    (listed,) = other.client.batches.list()
+
+    assert (listed.id, listed.input_file_id, listed.file_size_bytes) == (second, file_id, None)
+    with pytest.raises(together.NotFoundError):
+        other.client.batches.retrieve(first)
+
+
 def test_everything_but_the_bytes_needs_a_token(door: Door) -> None:
     routers = (uploads.open_router, uploads.router, files.router, batches.router)
     asked = 0

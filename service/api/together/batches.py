@@ -153,12 +153,13 @@ VisibleBatch = Annotated[Job, Depends(visible_batch)]
 @router.get("/batches", dependencies=[READ])
 def list_batches(services: Uses, caller: CalledBy) -> list[dict[str, Any]]:
     """The caller's batches, newest first."""
-    return _shown(store.jobs_of_files(services.db, caller.producer, limit=MOST_LISTED), services)
+    found = store.jobs_of_files(services.db, caller.producer, limit=MOST_LISTED)
+    return _shown(found, services, caller)
 
 
 @router.get("/batches/{batch_id}", dependencies=[READ])
-def show_batch(job: VisibleBatch, services: Uses) -> dict[str, Any]:
-    return _shown([job], services)[0]
+def show_batch(job: VisibleBatch, services: Uses, caller: CalledBy) -> dict[str, Any]:
+    return _shown([job], services, caller)[0]
 
 
 @router.post("/batches/{batch_id}/cancel", dependencies=[CANCEL])
@@ -170,10 +171,10 @@ def cancel_batch(job: VisibleBatch, services: Uses, caller: CalledBy) -> dict[st
         cancel(services.db, job.id)
     except Conflict as error:
         raise HttpProblem(ALREADY_ENDED, str(error)) from None
-    return _shown([visible_batch(str(job.id), services, caller)], services)[0]
+    return _shown([visible_batch(str(job.id), services, caller)], services, caller)[0]
 
 
-def _shown(found: list[Job], services: Services) -> list[dict[str, Any]]:
-    ids = [(job, input_file_id(job) or "") for job in found]
-    sizes = store.sizes(services.db, {file_id for _, file_id in ids})
-    return [batch_object(job, sizes.get(file_id)) for job, file_id in ids]
+def _shown(found: list[Job], services: Services, caller: Caller) -> list[dict[str, Any]]:
+    made = [(job, file_id) for job in found if (file_id := input_file_id(job)) is not None]
+    sizes = store.sizes(services.db, caller.producer, {file_id for _, file_id in made})
+    return [batch_object(job, sizes.get(file_id)) for job, file_id in made]

@@ -22,6 +22,7 @@ _STATUSES = {
 }
 WITH_RESULTS = frozenset({JobState.COMPLETED, JobState.CANCELLED})
 
+_BLOB = re.compile(r"files/([^/]+)/[0-9a-f-]{36}")
 _FORM = re.compile(r"file-(output|errors)-([0-9a-f-]{36})-([1-9][0-9]{0,9})")
 
 
@@ -76,8 +77,8 @@ def _file(file_id: str, name: str, size: int, made_at: datetime | None) -> dict[
 
 def input_file_id(job: Job) -> str | None:
     """The file that the job was made of; None where it came another way."""
-    blob = uploaded_blob(job.input)
-    return blob.split("/")[1] if blob is not None else None
+    found = _BLOB.fullmatch(uploaded_blob(job.input) or "")
+    return found and found[1]
 
 
 def batch_object(job: Job, size: int | None) -> dict[str, Any]:

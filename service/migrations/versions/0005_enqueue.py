@@ -40,6 +40,8 @@ BEGIN
         THEN '`requests` must be an array'
     WHEN has_input AND jsonb_typeof(spec->'input') <> 'string'
         THEN '`input` must be a URL'
+    WHEN has_input AND spec->>'input' !~* '^(s3|file):'
+        THEN '`input` must be an s3:// or file:// URL'
     WHEN key IS NOT NULL
          AND (jsonb_typeof(spec->'idempotency_key') <> 'string' OR length(key) NOT BETWEEN 1 AND 255)
         THEN '`idempotency_key` must be a string of 1 to 255 characters'
