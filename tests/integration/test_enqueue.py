@@ -114,6 +114,13 @@ def test_a_commit_makes_an_accepted_job_that_the_api_shows(
     assert [event["target"] for event in events] == ["accepted"]
 
 
+def test_a_notice_may_name_its_events_and_steps(house: House, billing: Role) -> None:
+    wanted = [{"webhook": "https://example.com", "events": ["job.completed"], "progress": 10}]
+    with billing.connect() as connection:
+        job_id = enqueue(connection, chat("a", notify=wanted))
+    assert house.job(job_id).notify == wanted
+
+
 def test_a_rollback_leaves_nothing(house: House, billing: Role) -> None:
     with billing.connect() as connection:
         enqueue(connection, chat("a", idempotency_key="nightly"))
@@ -293,7 +300,7 @@ def _deep(levels: int) -> dict[str, Any]:
         (chat("a", metadata={"a": [10**400]}), "`metadata` holds a number"),
         (chat("a", notify={}), "`notify` must be"),
         (chat("a", notify=["a"]), "`notify` must be"),
-        (chat("a", notify=[{"webhook": 7}]), "`notify` must be"),
+        (chat("a", notify=[{"webhook": [[[[[7]]]]]}]), "nests too deep"),
     ],
 )
 def test_a_bad_envelope_is_refused_at_once(

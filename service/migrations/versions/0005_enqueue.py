@@ -67,8 +67,9 @@ BEGIN
         THEN '`metadata` holds a number that is out of range'
     WHEN jsonb_typeof(notify) <> 'array'
          OR jsonb_path_exists(notify, 'strict $[*] ? (@.type() != "object")')
-         OR jsonb_path_exists(notify, 'strict $[*].* ? (@.type() != "string")')
-        THEN '`notify` must be an array of objects of strings'
+        THEN '`notify` must be an array of objects'
+    WHEN octet_length(notify::text) > 32768 OR jsonb_path_exists(notify, 'strict $.**{6}')
+        THEN '`notify` is too large or nests too deep'
     END;
 END $$
 """
