@@ -145,6 +145,10 @@ class Inbox:
         except Exception as error:
             if _will_pass(error):
                 raise
+            if engine.is_contended(error):
+                # It is not acknowledged, and comes again.
+                log.warning("message_waits", reason="another transaction holds its key")
+                return
             log.exception("message_failed")
             bare = self._bare(message)
             words = f"the submission could not be stored ({type(error).__name__})"
@@ -269,7 +273,8 @@ def connection_errors() -> tuple[type[BaseException], ...]:
 def _will_pass(error: Exception) -> bool:
     """Whether it is the database, the broker or the storage, and no message's fault."""
     outside: tuple[type[BaseException], ...] = (OSError, *STORAGE_ERRORS, *connection_errors())
-    return engine.is_unavailable(error) or isinstance(error, outside)
+    away = engine.is_unavailable(error) and not engine.is_contended(error)
+    return away or isinstance(error, outside)
 
 
 if __name__ == "__main__":

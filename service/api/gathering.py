@@ -17,7 +17,7 @@ from service.errors import BadInput
 from service.models import Job
 from service.pages import PAGE_SPECS, take_in_together
 from service.store import jobs
-from service.store.engine import Database
+from service.store.engine import Database, is_contended
 from service.store.submit import Refusal, Submission, Submitted, submit_each
 
 
@@ -84,7 +84,8 @@ class Gathering:
         try:
             return self._store_together(asked)
         except Exception as error:  # noqa: BLE001  handed to whoever asked
-            if len(asked) == 1 or unforeseen(error).kind is not INTERNAL:
+            everybodys = unforeseen(error).kind is not INTERNAL and not is_contended(error)
+            if len(asked) == 1 or everybodys:
                 return [error] * len(asked)
             # It may be one of them that cannot be stored: the others must not suffer for it.
             return [answer for one in asked for answer in self._store([one])]

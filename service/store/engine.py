@@ -2,7 +2,13 @@
 
 from datetime import datetime, timedelta
 
-from psycopg.errors import InvalidSchemaName, UndefinedColumn, UndefinedTable
+from psycopg.errors import (
+    DeadlockDetected,
+    InvalidSchemaName,
+    LockNotAvailable,
+    UndefinedColumn,
+    UndefinedTable,
+)
 from sqlalchemy import Engine, create_engine, func, make_url, select
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -19,6 +25,12 @@ def is_unavailable(error: BaseException) -> bool:
     return isinstance(error, UNAVAILABLE) or (
         isinstance(error, DBAPIError) and error.connection_invalidated
     )
+
+
+def is_contended(error: BaseException) -> bool:
+    """Whether a statement waited too long for what one other transaction holds."""
+    held = LockNotAvailable | DeadlockDetected
+    return isinstance(error, DBAPIError) and isinstance(error.orig, held)
 
 
 def lacks_schema(error: BaseException) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from msgspec import to_builtins
-from sqlalchemy import func, select, tuple_
+from sqlalchemy import func, select, text, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -82,6 +82,9 @@ def _agreed(stored: Submitted | Refusal) -> Submitted:
 
 
 def _store(session: Session, submissions: Sequence[Submission]) -> list[Submitted | Refusal]:
+    # A producer may hold a key open in a transaction of its own (`haulier.enqueue`): nobody but
+    # who comes with that key is to wait for it.
+    session.execute(text("SET LOCAL lock_timeout = '5s'"))
     _add_producers(session, {submission.producer for submission in submissions})
     refused = any(submission.bad is not None for submission in submissions)
     now = session.scalars(select(func.now())).one() if refused else None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import httpx
 import psycopg
 import pytest
 from alembic import command
@@ -22,9 +23,9 @@ from service.blobs import Blobs
 from service.states import JobState, Stage
 from service.store import engine, schema
 from service.store.permissions import rules_for
-from service.store.producers import add_producer
+from service.store.producers import add_producer, add_token
 from service.work import Fail, JobClaim, Split
-from tests.api import Api
+from tests.api import Api, problem
 from tests.eventually import eventually
 from tests.factories import CHAT, FakeLease, House, chat_line, chat_request
 from tests.pipeline import Pipeline, chat
@@ -119,6 +120,25 @@ def test_a_notice_may_name_its_events_and_steps(house: House, billing: Role) -> 
     with billing.connect() as connection:
         job_id = enqueue(connection, chat("a", notify=wanted))
     assert house.job(job_id).notify == wanted
+
+
+def test_a_key_that_is_held_open_holds_up_nobody_else(api: Api, billing: Role) -> None:
+    token = add_token(api.db, billing.name).text
+    own = httpx.Client(
+        base_url=api.url,
+        headers={"Authorization": f"Bearer {token}"},
+        timeout=60,
+        trust_env=False,
+    )
+    with billing.connect() as connection, own, ThreadPoolExecutor(4) as threads:
+        enqueue(connection, chat("a", idempotency_key="nightly"))
+        waiting = threads.submit(own.post, "/v1/jobs", json=chat("a", idempotency_key="nightly"))
+        others = [threads.submit(api.http.post, "/v1/jobs", json=chat("b")) for _ in range(3)]
+
+        assert [other.result().status_code for other in others] == [201] * 3
+        assert problem(waiting.result(), 503)
+        connection.rollback()
+        assert own.post("/v1/jobs", json=chat("a", idempotency_key="nightly")).status_code == 201
 
 
 def test_a_rollback_leaves_nothing(house: House, billing: Role) -> None:
