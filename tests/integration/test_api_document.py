@@ -63,7 +63,9 @@ def test_whatever_is_sent_the_answer_is_a_documented_one(
     asked: tuple[Any, Api], method: str, path: str, mode: GenerationMode
 ) -> None:
     schema, api = asked
-    there = str(api.submit("a")) if "{job_id}" in path else ""
+    # A stream of a job that never ends would only be waited for.
+    is_asked_for = "{job_id}" in path and not path.endswith("/progress")
+    there = str(api.submit("a")) if is_asked_for else ""
     operation = schema[path][method.upper()]
 
     @given(case=operation.as_strategy(generation_mode=mode), known=st.booleans())
