@@ -9,6 +9,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import accumulate
 
 from service.blobs import Blobs
 from service.excerpts import excerpt
@@ -36,18 +37,20 @@ class Selection:
 
     def ranges(self, ordinals: Sequence[int], lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
         """(offset, length) of the lines that are wanted, of some that stand together."""
+        ends = array("Q", accumulate(lengths, initial=0))
         failed = _among(self.failed, ordinals[0], ordinals[-1])
         pending = _among(self.pending, ordinals[0], ordinals[-1])
-        wants_failed = self.only is Only.FAILED
-        start = at = 0
-        for ordinal, length in zip(ordinals, lengths, strict=True):
-            if (ordinal in failed) is not wants_failed or ordinal in pending:
-                if start < at:
-                    yield start, at - start
-                start = at + length
-            at += length
-        if start < at:
-            yield start, at - start
+        if self.only is Only.FAILED:
+            for line in _lines_of(failed - pending, ordinals):
+                yield ends[line], lengths[line]
+            return
+        at = 0  # the first line that is in no range yet
+        for line in _lines_of(failed | pending, ordinals):
+            if line > at:
+                yield ends[at], ends[line] - ends[at]
+            at = line + 1
+        if at < len(lengths):
+            yield ends[at], ends[-1] - ends[at]
 
 
 def selected(blobs: Blobs, segments: Iterable[Segment], selection: Selection) -> Iterator[bytes]:
@@ -83,6 +86,23 @@ def _of_parts(blobs: Blobs, parts: Sequence[FinalLines], selection: Selection) -
         for run in merged(blobs, group):
             for offset, length in selection.ranges(run.ordinals, run.lengths):
                 yield run.data[offset : offset + length]
+
+
+def size_of(blobs: Blobs, segments: Iterable[Segment], selection: Selection) -> int:
+    """Bytes of what is selected of a job's results."""
+    size = 0
+    for segment in segments:
+        index = read_index(blobs, segment.index_blob)
+        size += sum(length for _, length in selection.ranges(index.ordinals, index.lengths))
+    return size
+
+
+def _lines_of(chosen: Iterable[int], ordinals: Sequence[int]) -> Iterator[int]:
+    """Where those of the requests that have a line among these have it, in order."""
+    for ordinal in sorted(chosen):
+        line = bisect_left(ordinals, ordinal)
+        if line < len(ordinals) and ordinals[line] == ordinal:
+            yield line
 
 
 def _among(ordinals: "array[int]", first: int, last: int) -> frozenset[int]:

@@ -4,7 +4,6 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
-from uuid import UUID
 
 from sqlalchemy import (
     ARRAY,
@@ -205,13 +204,6 @@ def jobs_of_files(db: Database, producer: str, *, limit: int) -> list[Job]:
                 .limit(limit)
             )
         )
-
-
-def is_still(db: Database, job_id: UUID, state: JobState, generation: int) -> bool:
-    """Whether a job is where it was."""
-    with db.begin() as session:
-        found = session.execute(select(Job.state, Job.generation).where(Job.id == job_id))
-        return found.one_or_none() == (state, generation)
 
 
 # --- what may go ---------------------------------------------------------------------------------
