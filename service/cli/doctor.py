@@ -33,7 +33,8 @@ def doctor(*, as_json: bool) -> None:
 
 def _findings(config: Settings) -> Iterator[Finding]:
     left = variables_in(config.home / "env")
-    local = config.database_url is None and "DATABASE_URL" in left
+    # With or without the variables that a shell beside `haulier up` is given.
+    local = "DATABASE_URL" in left and config.database_url in {None, left["DATABASE_URL"]}
     if local:
         config = _with_what_up_left(config, left)
     yield from checks.database(config)

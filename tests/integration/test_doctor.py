@@ -106,6 +106,25 @@ def test_what_is_wrong_is_a_problem_and_what_hangs_on_it_is_skipped(
     }, found.out
 
 
+@pytest.mark.parametrize("sourced", [False, True])
+def test_beside_up_its_keys_are_not_asked_for(
+    environment: dict[str, str], database_url: str, tmp_path: Path, sourced: bool
+) -> None:
+    (tmp_path / ".haulier").mkdir()
+    left = f"export DATABASE_URL={database_url}\nexport HAULIER_TOKEN={TOKEN}\n"
+    (tmp_path / ".haulier" / "env").write_text(left)
+    found = examined(
+        tmp_path,
+        environment,
+        TOGETHER_API_KEY="",
+        HAULIER_HOME=str(tmp_path / ".haulier"),
+        DATABASE_URL=database_url if sourced else "",
+    )
+
+    assert found.levels["database"] == "ok", found.out
+    assert found.levels["accounts"] == "skipped"
+
+
 def test_where_nothing_answers_no_secret_is_shown(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
