@@ -13,10 +13,10 @@ import pytest
 
 from config.settings import Settings
 from service.api.server import Server, listening, url_of
-from service.blobs import Blobs
+from service.payloads.blobs import Blobs
 from service.store import engine
 from tests.eventually import eventually
-from tests.factories import CHAT, House, chat_line, chat_request
+from tests.factories import CHAT, Harness, chat_line, chat_request
 from tests.processes import Processes, Running
 from tests.servers import Databases
 
@@ -39,9 +39,9 @@ class Api:
     blobs: Blobs
 
     @property
-    def house(self) -> House:
+    def harness(self) -> Harness:
         """Rows behind it, to be moved as workers move them."""
-        return House(self.db)
+        return Harness(self.db)
 
     def submit(self, *custom_ids: str, **fields: Any) -> UUID:
         """A new job of chat requests."""

@@ -11,19 +11,12 @@ import msgspec
 from sqlalchemy import text
 
 from config.settings import Settings
-from service.blobs import Blobs
-from service.intake import Intake, Taken
-from service.models import Account, Batch, Job
-from service.results import LinesWriter
-from service.spec import Rules, Spec, read_spec
-from service.stages import AccountClients
-from service.states import BatchState, JobState, Stage
-from service.store.apply import apply
-from service.store.claim import claim_batches, claim_job
-from service.store.engine import Database
-from service.store.submit import Submission, submit
-from service.together import Together
-from service.work import (
+from service.payloads.blobs import Blobs
+from service.payloads.intake import Intake, Taken
+from service.payloads.results import LinesWriter
+from service.rules.spec import Permissions, Spec, read_spec
+from service.rules.states import BatchState, JobState, Stage
+from service.rules.work import (
     Advance,
     BatchClaim,
     Changes,
@@ -38,6 +31,13 @@ from service.work import (
     Shard,
     Split,
 )
+from service.stages import AccountClients
+from service.store.apply import apply
+from service.store.claim import claim_batches, claim_job
+from service.store.engine import Database
+from service.store.models import Account, Batch, Job
+from service.store.submit import Submission, submit
+from service.together.client import Together
 
 CHAT = "/v1/chat/completions"
 MODEL = "meta-llama/Llama-3.3-70B-Instruct-Turbo"
@@ -62,7 +62,7 @@ def spec(*custom_ids: str, **fields: Any) -> Spec:
     """A spec as it was read from JSON."""
     requests = [chat_request(custom_id) for custom_id in custom_ids or ("a", "b", "c")]
     content = {"endpoint": CHAT, "requests": requests, **fields}
-    return read_spec(msgspec.json.encode(content), Rules())
+    return read_spec(msgspec.json.encode(content), Permissions())
 
 
 def entry(ordinal: int, custom_id: str | None = None, **fields: Any) -> Entry:
@@ -117,7 +117,7 @@ def batch_claim(**fields: Any) -> BatchClaim:
         "shard": 0,
         "attempt": 1,
         "poison": 0,
-        "twin_error": None,
+        "sibling_error": None,
         "suspects": 0,
         "tries": 0,
         "failures": 0,
@@ -178,7 +178,7 @@ def clients(
         lease=FakeLease(left),
         scratch=scratch,
         settings=made,
-        rules=Rules(accounts=made.account_names, input_roots=made.input_roots),
+        permissions=Permissions(accounts=made.account_names, input_roots=made.input_roots),
     )
 
 
@@ -214,7 +214,7 @@ def settlement(
 
 
 @dataclass
-class House:
+class Harness:
     """Rows in a real database, moved as workers move them."""
 
     db: Database

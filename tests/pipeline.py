@@ -13,12 +13,12 @@ import msgspec
 import pytest
 
 from config.settings import Settings
-from service.blobs import Blobs
-from service.intake import take_in
-from service.models import Batch, Job
-from service.spec import Rules, read_spec
-from service.states import JobState
+from service.payloads.blobs import Blobs
+from service.payloads.intake import take_in
+from service.rules.spec import Permissions, read_spec
+from service.rules.states import JobState
 from service.store import engine, jobs
+from service.store.models import Batch, Job
 from service.store.submit import Submission, submit
 from tests.eventually import eventually
 from tests.processes import Processes, Running
@@ -77,7 +77,8 @@ class Pipeline:
         """Accept a spec as the API does."""
         job_id = uuid4()
         read = read_spec(
-            msgspec.json.encode(spec), Rules(input_roots=tuple(root.as_uri() for root in roots))
+            msgspec.json.encode(spec),
+            Permissions(input_roots=tuple(root.as_uri() for root in roots)),
         )
         settings = Settings(shard_requests=shard_requests)
         taken = take_in(read, self.blobs, f"jobs/{job_id}/{uuid4()}", settings)

@@ -16,13 +16,13 @@ import httpx
 import msgspec
 import pytest
 
-from service import retention
-from service.blobs import Blobs
-from service.states import Stage
+from service.payloads.blobs import Blobs
+from service.rules.states import Stage
+from service.rules.work import Assembled
 from service.store import engine
-from service.together import Together, open_pool
-from service.work import Assembled
-from tests.factories import House, settlement
+from service.together.client import Together, open_pool
+from service.upkeep import retention
+from tests.factories import Harness, settlement
 from tests.servers import Databases
 from tests.simulator import KEY, Simulator
 
@@ -34,10 +34,10 @@ FORGETFUL = {"HAULIER_RETENTION_DAYS": "0.00001"}
 
 
 @dataclass(frozen=True)
-class Attic:
-    """A house whose jobs are old, its blob storage, and its account at Together."""
+class OldJobs:
+    """A harness whose jobs are old, its blob storage, and its account at Together."""
 
-    house: House
+    harness: Harness
     blobs: Blobs
     folder: Path
     together: Together
@@ -45,11 +45,11 @@ class Attic:
 
     def finished(self, *, ago: timedelta = OLD, **columns: Any) -> UUID:
         """A completed job of one batch, with two blobs and two files at Together."""
-        batch_id = self.house.ended()
-        self.house.settle(batch_id, settlement(2, dead=[1]))
-        job_id = self.house.batch(batch_id).job_id
-        self.house.apply(self.house.claim_job(job_id, Stage.ASSEMBLE), Assembled(()))
-        self.house.run(
+        batch_id = self.harness.ended()
+        self.harness.settle(batch_id, settlement(2, dead=[1]))
+        job_id = self.harness.batch(batch_id).job_id
+        self.harness.apply(self.harness.claim_job(job_id, Stage.ASSEMBLE), Assembled(()))
+        self.harness.run(
             "UPDATE haulier.batches SET input_file_id = :input, output_file_id = :output,"
             " finished_at = now() - cast(:ago AS interval) WHERE id = :id",
             input=self.file(),
@@ -58,7 +58,7 @@ class Attic:
             id=batch_id,
         )
         self.set_job(job_id, **columns)
-        self.house.run(
+        self.harness.run(
             "UPDATE haulier.jobs SET finished_at = now() - cast(:ago AS interval) WHERE id = :id",
             ago=ago,
             id=job_id,
@@ -69,7 +69,7 @@ class Attic:
 
     def set_job(self, job_id: UUID, **columns: Any) -> None:
         for name, value in columns.items():
-            self.house.run(
+            self.harness.run(
                 f"UPDATE haulier.jobs SET {name} = :value WHERE id = :id",
                 value=value,
                 id=job_id,
@@ -87,7 +87,7 @@ class Attic:
         return name
 
     def jobs(self) -> set[UUID]:
-        return set(self.house.rows("SELECT id FROM haulier.jobs"))
+        return set(self.harness.rows("SELECT id FROM haulier.jobs"))
 
     def names(self) -> set[str]:
         """Every blob, by what the folder itself says."""
@@ -99,16 +99,16 @@ class Attic:
         return files_at(self.simulator)
 
     def prune(self) -> int:
-        return retention.prune(self.house.db, MONTH)
+        return retention.prune(self.harness.db, MONTH)
 
     def discard(self) -> None:
         """What workers do about what is left, until nothing is due."""
         times = {"claim_for": timedelta(minutes=1), "retry": MOMENT}
-        retention.discard_blobs(self.house.db, self.blobs, **times)
-        retention.discard_files(self.house.db, "default", self.together, **times)
+        retention.discard_blobs(self.harness.db, self.blobs, **times)
+        retention.discard_files(self.harness.db, "default", self.together, **times)
 
     def leftovers(self) -> int:
-        return int(self.house.rows("SELECT count(*) FROM haulier.leftovers")[0])
+        return int(self.harness.rows("SELECT count(*) FROM haulier.leftovers")[0])
 
 
 def files_at(simulator: Simulator) -> set[str]:
@@ -119,19 +119,19 @@ def files_at(simulator: Simulator) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def _attic_house(databases: Databases) -> Iterator[House]:
+def _old_jobs_harness(databases: Databases) -> Iterator[Harness]:
     url = databases.create()
     made = engine.create(url, pool_size=4)
-    yield House(engine.database(made))
+    yield Harness(engine.database(made))
     made.dispose()
     databases.drop(url)
 
 
 @pytest.fixture
-def attic(_attic_house: House, simulator: Simulator, tmp_path: Path) -> Iterator[Attic]:
-    _attic_house.sweep()
-    _attic_house.run("TRUNCATE haulier.leftovers, haulier.chores")
+def old_jobs(_old_jobs_harness: Harness, simulator: Simulator, tmp_path: Path) -> Iterator[OldJobs]:
+    _old_jobs_harness.sweep()
+    _old_jobs_harness.run("TRUNCATE haulier.leftovers, haulier.chores")
     folder = tmp_path / "blobs"
     with open_pool(timedelta(seconds=5)) as pool:
         together = Together(pool, simulator.url, KEY)
-        yield Attic(_attic_house, Blobs(folder.as_uri()), folder, together, simulator)
+        yield OldJobs(_old_jobs_harness, Blobs(folder.as_uri()), folder, together, simulator)

@@ -4,33 +4,22 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
-from celery import signature
-
 from config.settings import Settings
 from service.store import leftovers
 from service.store.chores import begin
 from service.store.engine import Database
-from service.sweep import DAY
+from service.upkeep.sweep import DAY
 from workers.app import CONTROL, TRANSFER
+from workers.pipeline import message
 
 
 def due(db: Database, settings: Settings, *, every: timedelta) -> Iterator[Any]:
     """To be published right away: what is lost comes again the next time."""
     if settings.retention_days is not None and begin(db, "prune", every=every):
-        yield _message("prune", queue=CONTROL, expires=every)
+        yield message("prune", queue=CONTROL, expires=every)
     if begin(db, "discard", every=every):
         for account in leftovers.owners(db, settings.account_names):
             queue = TRANSFER if account is None else CONTROL
-            yield _message("discard", account, queue=queue, expires=every)
+            yield message("discard", account, queue=queue, expires=every)
     if begin(db, "sweep_blobs", every=DAY):
-        yield _message("sweep_blobs", queue=TRANSFER, expires=DAY)
-
-
-def _message(name: str, *arguments: Any, queue: str, expires: timedelta) -> Any:
-    return signature(
-        f"haulier.{name}",
-        args=arguments,
-        immutable=True,
-        queue=queue,
-        expires=expires.total_seconds(),
-    )
+        yield message("sweep_blobs", queue=TRANSFER, expires=DAY)

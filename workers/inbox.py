@@ -16,17 +16,17 @@ import structlog
 from kombu import Connection, Consumer, Queue
 
 from config.settings import Settings
-from service.blobs import STORAGE_ERRORS, Blobs
-from service.crashpoints import CrashPoint, reached
-from service.errors import BadInput, IdTaken, Problem
-from service.intake import Taken
-from service.models import Producer
-from service.pages import PAGE_BYTES, PAGE_SPECS, take_in_together
-from service.spec import Spec, read_spec
+from service.payloads.blobs import STORAGE_ERRORS, Blobs
+from service.payloads.bundles import BUNDLE_BYTES, BUNDLE_SPECS, take_in_together
+from service.payloads.intake import Taken
+from service.rules.crashpoints import CrashPoint, reached
+from service.rules.errors import BadInput, IdTaken, Problem
+from service.rules.spec import Spec, read_spec
 from service.store import engine
-from service.store.permissions import newcomer, rules_of
+from service.store.models import Producer
+from service.store.permissions import newcomer, permissions_of
 from service.store.producers import producers_named
-from service.store.submit import Refusal, Submission, Submitted, submit_each
+from service.store.submit import NotStored, Submission, Submitted, submit_each
 from workers import unpacking
 from workers.broker import SUBMIT, transport_options
 from workers.heartbeat import Heartbeat
@@ -90,7 +90,7 @@ class Inbox:
                     on_message=self._take,
                     # What cannot be unpacked is a message like any other, and will be rejected.
                     on_decode_error=lambda message, _error: self._take(message),
-                    prefetch_count=PAGE_SPECS,
+                    prefetch_count=BUNDLE_SPECS,
                     accept=None,
                 ),
             ):
@@ -113,7 +113,7 @@ class Inbox:
     def _read_page(self, connection: Any) -> None:
         """Wait for a message, then take what else is there, up to a page."""
         timeout = 1.0
-        while len(self._page) < PAGE_SPECS and self._page_bytes < PAGE_BYTES:
+        while len(self._page) < BUNDLE_SPECS and self._page_bytes < BUNDLE_BYTES:
             try:
                 connection.drain_events(timeout=timeout)
             except TimeoutError:
@@ -200,7 +200,7 @@ class Inbox:
                 check_signature(message, data, producer)
                 believed = True
             check_size(data, producer)
-            spec = read_spec(data, rules_of(producer, self._settings))
+            spec = read_spec(data, permissions_of(producer, self._settings))
             return Submission(id=job_id, producer=producer.name, spec=spec)
         except BadInput as error:
             # Nobody is charged with what somebody else may have sent.
@@ -231,7 +231,7 @@ class Inbox:
 
     def _submitted(
         self, submissions: list[Submission]
-    ) -> list[tuple[Submission, Submitted | Refusal]]:
+    ) -> list[tuple[Submission, Submitted | NotStored]]:
         """Each submission with what became of it, under an id of its own if need be."""
         if not submissions:
             return []

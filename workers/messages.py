@@ -6,9 +6,9 @@ from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
 
 import msgspec
 
-from service.errors import BadInput, Problem
-from service.models import Producer
-from service.signatures import is_signed
+from service.rules.errors import BadInput, Problem
+from service.rules.signatures import is_signed
+from service.store.models import Producer
 
 PRODUCER = "haulier-producer"
 TIMESTAMP = "haulier-timestamp"

@@ -12,12 +12,12 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from config.settings import Settings
-from service.crashpoints import CrashPoint, reached
-from service.notices import pause_after
-from service.notify import body, content
+from service.notices.content import body, content
+from service.notices.webhooks import DEADLINE, Gone, NotDelivered, Sender, tls_context
+from service.rules.crashpoints import CrashPoint, reached
+from service.rules.notices import pause_after
 from service.store import engine, notices
 from service.store.notices import Sending
-from service.webhooks import DEADLINE, Gone, NotDelivered, Sender, tls_context
 from workers.broker import transport_options
 from workers.heartbeat import Heartbeat
 from workers.process import run

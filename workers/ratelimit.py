@@ -12,7 +12,7 @@ from limits.storage import RedisStorage
 from limits.strategies import MovingWindowRateLimiter
 from redis.exceptions import RedisError
 
-from service.errors import Transient
+from service.rules.errors import Transient
 
 log = structlog.get_logger()
 

@@ -10,18 +10,17 @@ import structlog
 from kombu.exceptions import OperationalError
 
 from config.settings import Settings
-from service.admission import Limits
-from service.crashpoints import CrashPoint, reached
-from service.models import Batch, Job
-from service.states import Stage
+from service.rules.admission import Capacity
+from service.rules.crashpoints import CrashPoint, reached
+from service.rules.states import Stage
 from service.store import engine, heartbeats
 from service.store.admit import admit
 from service.store.due import Due, dispatch, outstanding
 from service.store.spent import spent_files
 from workers import chores
-from workers.app import CONTROL, TRANSFER
+from workers.app import CONTROL
 from workers.heartbeat import EVERY, Heartbeat
-from workers.pipeline import PAGE, messages, sweep
+from workers.pipeline import WINDOWS, Window, message, messages
 from workers.process import run
 from workers.ticks import TickTimes
 
@@ -33,11 +32,6 @@ SOON = 0.05
 """The least pause between two ticks, in seconds."""
 FEW = 4
 """Slots to reckon with before the first worker has said how many it has."""
-
-JOBS = frozenset({Stage.SPLIT, Stage.ASSEMBLE})
-TRANSFERS = frozenset({Stage.UPLOAD, Stage.FETCH})
-CREATES = frozenset({Stage.CREATE})
-POLLS = frozenset({Stage.POLL})
 
 
 class Scheduler:
@@ -84,14 +78,12 @@ class Scheduler:
     def tick(self) -> int:
         """Send what is due; returns how many rows were sent."""
         within = max(EVERY * 3, self._settings.tick_seconds * 3)
-        transfer = heartbeats.slots(self._db, TRANSFER, within=within) or FEW
-        control = heartbeats.slots(self._db, CONTROL, within=within) or FEW
+        queues = {window.queue for window in WINDOWS}
+        slots = {name: heartbeats.slots(self._db, name, within=within) or FEW for name in queues}
         due: list[Due] = []
         try:
-            due += self._take(Job, JOBS, transfer * AHEAD)
-            due += self._take_transfers(transfer * AHEAD)
-            due += self._take(Batch, CREATES, control * AHEAD)
-            due += self._gather(control * AHEAD * PAGE)
+            for window in WINDOWS:
+                due += self._take(window, slots[window.queue] * AHEAD * window.page)
         finally:
             # What is stamped goes out, whatever became of the rest.
             if due:
@@ -100,40 +92,41 @@ class Scheduler:
         self._now_and_then()
         return sent
 
-    def _gather(self, window: int) -> list[Due]:
-        """Due polls, taken in gulps: what is due within a tenth of the shortest time between two
-        looks shares one list of the account's batches, and one task."""
-        if time.monotonic() < self._gather_at:
-            return []
-        self._gather_at = time.monotonic() + self._settings.poll_seconds.total_seconds() / 10
-        return self._take(Batch, POLLS, window)
-
     def _now_and_then(self) -> None:
         """What is not looked for at every tick: batches under files that were given up, chores."""
         if time.monotonic() < self._look_at:
             return
         every = self._settings.probe_seconds
         self._look_at = time.monotonic() + every.total_seconds()
-        for message in chores.due(self._db, self._settings, every=every):
+        for chore in chores.due(self._db, self._settings, every=every):
             with suppress(OperationalError):
-                message.apply_async()
+                chore.apply_async()
         for account, file_ids in spent_files(self._db).items():
             with suppress(OperationalError):
-                sweep(account, file_ids, expires=every).apply_async()
+                message("sweep", account, file_ids, queue=CONTROL, expires=every).apply_async()
 
-    def _take(self, row: type[Job | Batch], stages: frozenset[Stage], window: int) -> list[Due]:
-        """As many rows as fit into the window beside those that are under way."""
-        again = self._again
-        room = window - outstanding(self._db, row, stages, again=again)
-        return dispatch(self._db, row, stages, limit=room, again=again)
+    def _take(self, window: Window, size: int) -> list[Due]:
+        """As many due rows as fit into the window beside those that are on their way."""
+        if window.page > 1 and not self._is_time_to_gather():
+            return []
+        row, stages, again = window.row, window.stages, self._again
+        room = size - outstanding(self._db, row, stages, again=again)
+        due = dispatch(self._db, row, stages, limit=room, again=again)
+        if Stage.UPLOAD in stages:
+            # What was begun comes first; the room that is left goes to batches that wait.
+            capacity = Capacity.of(self._settings)
+            due += admit(self._db, room=room - len(due), capacity=capacity)
+        return due
 
-    def _take_transfers(self, window: int) -> list[Due]:
-        """What was begun comes first; what room is left goes to batches that wait to be let in."""
-        again = self._again
-        room = window - outstanding(self._db, Batch, TRANSFERS, again=again)
-        begun = dispatch(self._db, Batch, TRANSFERS, limit=room, again=again)
-        limits = Limits.of(self._settings)
-        return [*begun, *admit(self._db, room=room - len(begun), limits=limits)]
+    def _is_time_to_gather(self) -> bool:
+        """Rows that share a message are taken in gulps, ten to the shortest time between two polls.
+
+        So they share one list of the account's batches, and one task.
+        """
+        if time.monotonic() < self._gather_at:
+            return False
+        self._gather_at = time.monotonic() + self._settings.poll_seconds.total_seconds() / 10
+        return True
 
     @property
     def _again(self) -> timedelta:
@@ -142,9 +135,9 @@ class Scheduler:
 
     def _publish(self, due: list[Due]) -> int:
         sent = 0
-        for message, ids in messages(due, self._again):
+        for nudge, ids in messages(due, self._again):
             try:
-                message.apply_async()
+                nudge.apply_async()
             except OperationalError as error:
                 # Redis is away. What is stamped comes again when its message would have expired.
                 log.warning("redis_unavailable", reason=str(error), unsent=len(due) - sent)

@@ -6,6 +6,7 @@ A task that raises Ignore ends its chain. The row says when it is due again.
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import cache
 from typing import Any
 from uuid import UUID
@@ -16,12 +17,18 @@ from celery.signals import task_postrun, task_prerun, worker_init, worker_proces
 from kombu.exceptions import OperationalError
 
 from config.settings import settings
-from service.states import Stage
+from service import stages
+from service.rules.errors import AccountBlocked, HaulierError
+from service.rules.states import Stage
+from service.runner.runner import Runner
 from service.store.engine import is_unavailable
-from service.together import trust
+from service.together.client import trust
+from service.upkeep import retention
+from service.upkeep.sweep import sweep
 from workers.app import app
-from workers.pipeline import link
-from workers.runner import Runner
+from workers.pipeline import PIPELINE, WORK, link
+from workers.ratelimit import RateLimit
+from workers.stopping import stopping
 
 log = structlog.get_logger()
 
@@ -29,7 +36,13 @@ log = structlog.get_logger()
 @cache
 def runner() -> Runner:
     """This process's runner: connections must not be shared over a fork."""
-    return Runner(settings())
+    config = settings()
+    per_second = config.control_requests_per_second
+    gate = None
+    if per_second is not None:
+        config.required("redis_url")
+        gate = RateLimit(config.redis_url or "", per_second).gate
+    return Runner(config, WORK, gate=gate, stopping=stopping)
 
 
 @worker_init.connect
@@ -68,76 +81,111 @@ def _patient() -> Iterator[None]:
         raise Ignore from None
 
 
+# --- the stages, in the order of the work ------------------------------------------------------
+#
+# There is no `self.retry` and no ETA: a stage that is to run again is a row with `not_before`, and
+# the scheduler sends it when it is due. A message that waits in a worker would be lost with it.
+
+
 @app.task(name="haulier.split")
 def split(job_id: str) -> None:
-    with _patient():
-        runner().job(Stage.SPLIT, UUID(job_id))
-
-
-@app.task(name="haulier.assemble")
-def assemble(job_id: str) -> None:
-    with _patient():
-        runner().job(Stage.ASSEMBLE, UUID(job_id))
+    _run_job(Stage.SPLIT, job_id)
 
 
 @app.task(name="haulier.upload")
 def upload(batch_id: str) -> None:
-    with _patient():
-        if not runner().batch(Stage.UPLOAD, UUID(batch_id)):
-            raise Ignore
+    _run_batches(Stage.UPLOAD, [batch_id])
 
 
 @app.task(name="haulier.create")
 def create(batch_id: str) -> None:
-    with _patient():
-        if not runner().batch(Stage.CREATE, UUID(batch_id)):
-            raise Ignore
+    _run_batches(Stage.CREATE, [batch_id])
 
 
 @app.task(name="haulier.poll")
 def poll(batch_ids: list[str]) -> None:
-    """Poll a page of batches of one account and start the fetch of each that ended."""
+    _run_batches(Stage.POLL, batch_ids)
+
+
+@app.task(name="haulier.fetch")
+def fetch(batch_id: str) -> None:
+    _run_batches(Stage.FETCH, [batch_id])
+
+
+@app.task(name="haulier.assemble")
+def assemble(job_id: str) -> None:
+    _run_job(Stage.ASSEMBLE, job_id)
+
+
+def _run_job(stage: Stage, job_id: str) -> None:
     with _patient():
-        for batch_id in runner().batches(Stage.POLL, map(UUID, batch_ids)):
-            _start_fetch(batch_id)
+        runner().job(stage, UUID(job_id))
 
 
-def _start_fetch(batch_id: UUID) -> None:
+def _run_batches(stage: Stage, batch_ids: list[str]) -> None:
+    """Run a stage of batches. The chain goes on only if one of them advanced."""
+    advanced = False
+    with _patient():
+        for batch_id in runner().batches(stage, map(UUID, batch_ids)):
+            advanced = True
+            _start(PIPELINE[stage].starts, batch_id)
+    if not advanced and PIPELINE[stage].chains_to is not None:
+        raise Ignore
+
+
+def _start(stage: Stage | None, batch_id: UUID) -> None:
+    """Send the message that a row which advanced goes on with, if it is not in this chain."""
+    if stage is None:
+        return
     try:
-        link(Stage.FETCH, str(batch_id), expires=settings().lease_seconds).apply_async()
+        link(stage, str(batch_id), expires=settings().lease_seconds).apply_async()
     except OperationalError:
         # Redis is away. The row is stamped; the scheduler sends it again.
-        log.warning("nudge_lost", batch=str(batch_id), stage=str(Stage.FETCH))
+        log.warning("nudge_lost", batch=str(batch_id), stage=str(stage))
+
+
+# --- chores ------------------------------------------------------------------------------------
 
 
 @app.task(name="haulier.sweep")
-def sweep(account: str, spent_file_ids: list[str]) -> None:
-    """Cancel what an unanswered create made after all."""
-    runner().sweep(account, spent_file_ids)
+def cancel_late_batches(account: str, spent_file_ids: list[str]) -> None:
+    """Cancel batches that Together made of a create which was given up."""
+    with structlog.contextvars.bound_contextvars(account=account):
+        try:
+            stages.cancel_twins(runner().together(account), spent_file_ids)
+        except HaulierError as error:
+            # It is tried again by the next such message.
+            log.warning("sweep_failed", reason=str(error))
 
 
 @app.task(name="haulier.prune")
 def prune() -> None:
-    """Forget jobs that ended long ago."""
-    with _patient():
-        runner().prune()
+    """Delete jobs that ended long ago."""
+    days = settings().retention_days
+    if days is not None:
+        with _patient():
+            retention.prune(runner().db, timedelta(days=days))
 
 
 @app.task(name="haulier.discard")
 def discard(account: str | None) -> None:
-    """Delete what forgotten jobs left at Together; None: in blob storage."""
-    with _patient():
-        runner().discard(account)
+    """Delete what pruned jobs left at Together; with None, what they left in blob storage."""
+    config = settings()
+    times = {"claim_for": config.lease_seconds, "retry": config.retry_base_seconds}
+    with structlog.contextvars.bound_contextvars(account=account), _patient():
+        if account is None:
+            retention.discard_blobs(runner().db, runner().blobs, **times)
+            return
+        try:
+            together = runner().together(account)
+        except AccountBlocked as error:
+            log.warning("discard_failed", reason=str(error))
+        else:
+            retention.discard_files(runner().db, account, together, **times)
 
 
 @app.task(name="haulier.sweep_blobs")
 def sweep_blobs() -> None:
     """Delete old blobs that no row names."""
     with _patient():
-        runner().sweep_blobs()
-
-
-@app.task(name="haulier.fetch")
-def fetch(batch_id: str) -> None:
-    with _patient():
-        runner().batch(Stage.FETCH, UUID(batch_id))
+        sweep(runner().db, runner().blobs)

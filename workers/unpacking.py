@@ -8,7 +8,7 @@ from typing import Any
 
 from kombu import compression
 
-from service.spec import SPEC_BYTES
+from service.rules.spec import SPEC_BYTES
 
 MOST = 2 * SPEC_BYTES
 """What a message may have when it is unpacked, in bytes."""

@@ -12,31 +12,30 @@ from starlette.requests import Request
 from starlette.types import Lifespan
 
 from config.settings import Settings, SettingsError
-from service.api import (
+from service.api import health, problems
+from service.api.access_log import AccessLog
+from service.api.auth import Authenticator, authenticated
+from service.api.dropin.app import together_app
+from service.api.gathering import Gathering
+from service.api.metrics import Metrics
+from service.api.openapi import document, operation_id
+from service.api.services import Services
+from service.api.streams import Streams
+from service.api.v1 import (
+    credentials,
     deliveries,
-    health,
     jobs,
     operating,
-    problems,
     producers,
     progress,
     requests,
     results,
     retrying,
     submitting,
-    tokens,
     usage,
 )
-from service.api.access_log import AccessLog
-from service.api.auth import Tokens, authenticated
-from service.api.gathering import Gathering
-from service.api.metrics import Metrics
-from service.api.openapi import document, operation_id
-from service.api.services import Services
-from service.api.streams import Streams
-from service.api.together.app import together_app
-from service.blobs import STORAGE_ERRORS, Blobs
-from service.errors import BadInput
+from service.payloads.blobs import STORAGE_ERRORS, Blobs
+from service.rules.errors import BadInput
 from service.store import engine
 from service.store.heartbeats import VERSION
 
@@ -61,7 +60,7 @@ def create_app(settings: Settings) -> FastAPI:
             settings=settings,
             db=db,
             blobs=blobs,
-            tokens=Tokens(settings, db),
+            authenticator=Authenticator(settings, db),
             intake=CapacityLimiter(INTAKES),
             lookups=CapacityLimiter(LOOKUPS),
             gathering=Gathering(db, blobs, settings),
@@ -121,7 +120,7 @@ def _closed() -> APIRouter:
         retrying,
         operating,
         producers,
-        tokens,
+        credentials,
         usage,
         requests,
         progress,

@@ -11,12 +11,12 @@ from starlette.requests import Request
 
 from config.settings import Settings
 from service.api.problems import FORBIDDEN, UNAUTHORIZED, HttpProblem
-from service.models import Producer
-from service.spec import Rules
+from service.rules.credentials import Scope, digest, id_of, same
+from service.rules.spec import Permissions
 from service.store.engine import Database
-from service.store.permissions import rules_of
+from service.store.models import Producer
+from service.store.permissions import permissions_of
 from service.store.producers import holder, note_use
-from service.tokens import Scope, digest, id_of, same
 
 _NOBODY = digest("")
 
@@ -27,12 +27,12 @@ class Caller:
 
     producer: str
     sees: str | None
-    rules: Rules
+    permissions: Permissions
     scopes: frozenset[Scope]
     body_bytes: int | None = None
 
 
-class Tokens:
+class Authenticator:
     """Which token stands for whom."""
 
     def __init__(self, settings: Settings, db: Database) -> None:
@@ -43,7 +43,7 @@ class Tokens:
         self._admin = Caller(
             producer="default",
             sees=None,
-            rules=rules_of(None, settings),
+            permissions=permissions_of(None, settings),
             scopes=frozenset(Scope),
         )
 
@@ -69,7 +69,7 @@ class Tokens:
         return Caller(
             producer=producer.name,
             sees=None if admin else producer.name,
-            rules=rules_of(producer, self._settings),
+            permissions=permissions_of(producer, self._settings),
             scopes=frozenset(Scope) if admin else scopes,
             body_bytes=producer.body_bytes,
         )
@@ -89,7 +89,7 @@ async def authenticated(
     """The caller. Everything below /v1 depends on it, before any endpoint is asked."""
     caller = None
     if credentials is not None:
-        caller = await request.app.state.services.tokens.caller(credentials.credentials)
+        caller = await request.app.state.services.authenticator.caller(credentials.credentials)
     if not isinstance(caller, Caller):
         raise HttpProblem(
             UNAUTHORIZED,

@@ -6,7 +6,7 @@ from anyio import fail_after
 from starlette.requests import ClientDisconnect, Request
 
 from service.api.problems import BROKEN_BODY, SLOW_BODY, UNSUPPORTED, HttpProblem, bad_input
-from service.errors import BadInput, Problem
+from service.rules.errors import BadInput, Problem
 
 BLOCK = 1 << 20
 SMALL_BODY = 8_000_000

@@ -11,14 +11,14 @@ from anyio import CapacityLimiter, to_thread
 
 from config.settings import Settings
 from service.api.problems import INTERNAL, unforeseen
-from service.blobs import Blobs
-from service.crashpoints import CrashPoint, reached
-from service.errors import BadInput
-from service.models import Job
-from service.pages import PAGE_SPECS, take_in_together
+from service.payloads.blobs import Blobs
+from service.payloads.bundles import BUNDLE_SPECS, take_in_together
+from service.rules.crashpoints import CrashPoint, reached
+from service.rules.errors import BadInput
 from service.store import jobs
 from service.store.engine import Database, is_contended
-from service.store.submit import Refusal, Submission, Submitted, submit_each
+from service.store.models import Job
+from service.store.submit import NotStored, Submission, Submitted, submit_each
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Gathering:
     async def submit(self, submission: Submission) -> Accepted:
         """Store a submission whose requests are still to be taken in.
 
-        Raises BadInput, Conflict, OverLimit, and whatever blob storage or Postgres raise.
+        Raises BadInput, Conflict, OverQuota, and whatever blob storage or Postgres raise.
         """
         waiting = _Waiting(submission, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
@@ -60,7 +60,7 @@ class Gathering:
     async def _store_all(self) -> None:
         try:
             while self._waiting:
-                page, self._waiting = self._waiting[:PAGE_SPECS], self._waiting[PAGE_SPECS:]
+                page, self._waiting = self._waiting[:BUNDLE_SPECS], self._waiting[BUNDLE_SPECS:]
                 await self._answer(page)
         finally:
             self._under_way = None
@@ -100,7 +100,7 @@ class Gathering:
         stored = iter(self._accepted(good) if good else ())
         return [found if isinstance(found, BadInput) else next(stored) for found in taken]
 
-    def _accepted(self, submissions: Sequence[Submission]) -> list[Accepted | Refusal]:
+    def _accepted(self, submissions: Sequence[Submission]) -> list[Accepted | NotStored]:
         stored = submit_each(self._db, submissions)
         reached(CrashPoint.ACCEPT_STORED)
         found = jobs.jobs_by_id(self._db, {s.id for s in stored if isinstance(s, Submitted)})

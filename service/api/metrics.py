@@ -17,7 +17,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from service.states import OPEN_BATCH_STATES, JobState
+from service.rules.states import OPEN_BATCH_STATES, JobState
 from service.store.engine import Database, is_unavailable, lacks_schema
 from service.store.gauges import Gauges, gauges
 from service.store.heartbeats import VERSION
@@ -127,7 +127,7 @@ def _totals(now: Gauges) -> Iterator[Metric]:
     )
     yield _counter(
         "haulier_tokens",
-        "Tokens that Together reported",
+        "Authenticator that Together reported",
         "kind",
         {"prompt": now.used["prompt"], "completion": now.used["completion"]},
     )

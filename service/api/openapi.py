@@ -13,12 +13,13 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 from pydantic.json_schema import models_json_schema
 
-from service.api import auth, examples, problems
+from service.api import auth, problems
 from service.api.problems import MEDIA_TYPE, Kind
-from service.api.schemas import ProblemDocument
-from service.lines import AudioLine, ChatLine
-from service.spec import Spec
-from service.tokens import Scope
+from service.api.v1 import examples
+from service.api.v1.schemas import ProblemDocument
+from service.rules.credentials import Scope
+from service.rules.requests import AudioLine, ChatLine
+from service.rules.spec import Spec
 
 _REF = "#/components/schemas/"
 _TEXT = {"type": "string"}

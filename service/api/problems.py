@@ -15,8 +15,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.blobs import STORAGE_ERRORS
-from service.errors import MOST_PROBLEMS, BadInput, OverLimit, Problem
+from service.payloads.blobs import STORAGE_ERRORS
+from service.rules.errors import MOST_PROBLEMS, BadInput, OverQuota, Problem
 from service.store.engine import is_unavailable, lacks_schema
 
 MEDIA_TYPE = "application/problem+json"
@@ -111,7 +111,7 @@ def bad_input(error: BadInput) -> HttpProblem:
     )
 
 
-def over_limit(error: OverLimit) -> HttpProblem:
+def over_quota(error: OverQuota) -> HttpProblem:
     """429, or 413 where waiting would not help."""
     if error.wait is None:
         return bad_input(BadInput([Problem(str(error))], too_large=True))

@@ -8,11 +8,11 @@ from fastapi import Depends
 from starlette.requests import Request
 
 from config.settings import Settings
-from service.api.auth import Tokens
+from service.api.auth import Authenticator
 from service.api.gathering import Gathering
 from service.api.metrics import Metrics
 from service.api.streams import Streams
-from service.blobs import Blobs
+from service.payloads.blobs import Blobs
 from service.store.engine import Database
 
 
@@ -21,7 +21,7 @@ class Services:
     settings: Settings
     db: Database
     blobs: Blobs
-    tokens: Tokens
+    authenticator: Authenticator
     intake: CapacityLimiter
     """Threads that take requests in; they must not use up those of the small calls."""
     lookups: CapacityLimiter

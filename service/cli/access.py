@@ -11,7 +11,7 @@ import msgspec
 from service.cli.listing import listed
 from service.cli.screen import Column, notes, output
 from service.cli.session import connected
-from service.tokens import Scope
+from service.rules.credentials import Scope
 
 PRODUCERS = "/v1/producers"
 

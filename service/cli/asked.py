@@ -9,7 +9,7 @@ from service.cli.client import Envelope
 from service.cli.formats import NO_PARQUET, Format, format_of, parquet_is_there
 from service.cli.rows import Recipe, params_of
 from service.cli.template import BadTemplate, Template, column, read_template
-from service.lines import CHAT
+from service.rules.requests import CHAT
 
 
 @dataclass(frozen=True, kw_only=True)

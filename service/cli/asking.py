@@ -7,7 +7,7 @@ from uuid import UUID
 import typer
 
 from service.cli.arguments import CLIENT, AsJson, JobId
-from service.states import JobState
+from service.rules.states import JobState
 
 app = typer.Typer()
 

@@ -15,16 +15,16 @@ import msgspec
 import typer
 
 from config.settings import PriceTable, Settings, settings
-from service.admission import TOKENS_PER_BYTE
-from service.blobs import packed, unpacked
 from service.cli.exits import Exit
 from service.cli.screen import Column, clean, output
-from service.errors import BadInput
-from service.intake import Intake, Taken
-from service.lines import AUDIO, CHAT, ENDPOINTS
-from service.prices import Tokens, written
-from service.prices import estimate as priced
-from service.work import Entry, Shard
+from service.payloads.blobs import packed, unpacked
+from service.payloads.intake import Intake, Taken
+from service.rules.admission import TOKENS_PER_BYTE
+from service.rules.errors import BadInput
+from service.rules.prices import Tokens, written
+from service.rules.prices import estimate as priced
+from service.rules.requests import AUDIO, CHAT, ENDPOINTS
+from service.rules.work import Entry, Shard
 
 BLOCK = 1 << 20
 MOST_TOKENS = 10_000_000

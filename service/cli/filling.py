@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from service.lines import LineSplitter
+from service.rules.requests import LineSplitter
 
 
 class _Body(msgspec.Struct, gc=False):

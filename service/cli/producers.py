@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from service.tokens import DEFAULT_SCOPES, Scope
+from service.rules.credentials import DEFAULT_SCOPES, Scope
 
 producer_app = typer.Typer(no_args_is_help=True, help="Producers: who may submit, and how much.")
 token_app = typer.Typer(no_args_is_help=True, help="The tokens of producers.")

@@ -8,7 +8,7 @@ import msgspec
 
 from service.cli.tables import BadInput, Row
 from service.cli.template import Template
-from service.lines import LINE_BYTES
+from service.rules.requests import LINE_BYTES
 
 ID_LENGTH = 64
 RESERVED = ("messages", "model")

@@ -7,7 +7,7 @@ import typer
 
 from service.cli.arguments import CLIENT, AsJson
 from service.cli.formats import Format
-from service.lines import CHAT
+from service.rules.requests import CHAT
 
 app = typer.Typer()
 

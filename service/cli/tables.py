@@ -5,7 +5,7 @@ from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from service.lines import LINE_BYTES, LineSplitter
+from service.rules.requests import LINE_BYTES, LineSplitter
 
 
 class BadInput(Exception):

@@ -1,9 +1,9 @@
 """Put a job's results together, once no batch of it is open."""
 
-from service import results
-from service.crashpoints import CrashPoint, reached
+from service.payloads import results
+from service.rules.crashpoints import CrashPoint, reached
+from service.rules.work import Assembled, JobClaim, Outcome
 from service.stages.clients import Clients
-from service.work import Assembled, JobClaim, Outcome
 
 
 def assemble(job: JobClaim, clients: Clients) -> Outcome:

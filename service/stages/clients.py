@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Protocol
 
 from config.settings import Settings
-from service.blobs import Blobs
-from service.spec import Rules
-from service.together import ProviderBatch, Together
+from service.payloads.blobs import Blobs
+from service.rules.spec import Permissions
+from service.together.client import ProviderBatch, Together
 
 
 class Lease(Protocol):
@@ -30,7 +30,7 @@ class Clients:
     lease: Lease
     scratch: Path
     settings: Settings
-    rules: Rules = field(default_factory=Rules)
+    permissions: Permissions = field(default_factory=Permissions)
     """What the producer may use, where its spec is still to be read."""
 
 

@@ -8,14 +8,14 @@ from datetime import timedelta
 
 import structlog
 
-from service.crashpoints import CrashPoint, reached
-from service.errors import Missing, Refused, Transient
-from service.stages.bury import bury
+from service.rules.crashpoints import CrashPoint, reached
+from service.rules.errors import Missing, Refused, Transient
+from service.rules.states import BatchState
+from service.rules.work import Advance, BatchClaim, Changes, Outcome, Retry, Wait
 from service.stages.clients import AccountClients
 from service.stages.poll import until_next_poll
-from service.states import BatchState
-from service.together import ProviderBatch
-from service.work import Advance, BatchClaim, Changes, Outcome, Retry, Wait
+from service.stages.unserved import settle_unserved
+from service.together.client import ProviderBatch
 
 log = structlog.get_logger()
 
@@ -27,7 +27,9 @@ def create(batch: BatchClaim, clients: AccountClients) -> Outcome:
     if batch.create_deadline is not None:
         return _find(batch, clients)
     if batch.cancel_requested:
-        return bury(batch, clients, BatchState.CANCELLED, "cancelled", "the job was cancelled")
+        return settle_unserved(
+            batch, clients, BatchState.CANCELLED, "cancelled", "the job was cancelled"
+        )
     if batch.input_file_id is None:
         raise AssertionError("an uploaded batch has an input file")
     # This may take a while, so the lease is looked at after it.
@@ -45,7 +47,7 @@ def create(batch: BatchClaim, clients: AccountClients) -> Outcome:
             # The file is gone over there, as after a long pause; its requests are as good as ever.
             log.warning("input_file_lost", reason=str(error))
             return Advance(BatchState.QUEUED)
-        return bury(batch, clients, BatchState.FAILED, "create_refused", str(error))
+        return settle_unserved(batch, clients, BatchState.FAILED, "create_refused", str(error))
     except Transient as error:
         # Where it may have been sent, the next try begins with a search.
         return Retry(str(error), None if not error.sent else timedelta(0), not_sent=not error.sent)

@@ -7,17 +7,17 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import IO
 
-from service.crashpoints import CrashPoint, reached
-from service.errors import Missing
-from service.results import LinesWriter
-from service.retry import backoff, own_texts
-from service.stages.bury import result_line
+from service.payloads.results import LinesWriter
+from service.rules.crashpoints import CrashPoint, reached
+from service.rules.errors import Missing
+from service.rules.retry import backoff, own_texts
+from service.rules.states import BatchState
+from service.rules.work import BatchClaim, FinalLines, Outcome, RetryBatch, Settle, Settlement
 from service.stages.clients import AccountClients
 from service.stages.poison import divide
 from service.stages.poll import not_there
-from service.stages.reconcile import BLOCK, Answers, Rules, Verdicts, judge, read_answers
-from service.states import BatchState
-from service.work import BatchClaim, FinalLines, Outcome, RetryBatch, Settle, Settlement
+from service.stages.reconcile import BLOCK, Answers, FailurePolicy, Verdicts, judge, read_answers
+from service.stages.unserved import result_line
 
 
 def fetch(batch: BatchClaim, clients: AccountClients) -> Outcome:
@@ -34,7 +34,7 @@ def _fetch(batch: BatchClaim, clients: AccountClients) -> Outcome:
     with _downloads(batch, clients) as files:
         reached(CrashPoint.FETCH_DOWNLOADED)
         answers = read_answers(files, wanted, clients.lease.keep)
-        verdicts = judge(entries, answers, _rules(batch, clients))
+        verdicts = judge(entries, answers, _policy(batch, clients))
         final = _write(batch, clients, files, answers, verdicts)
         reached(CrashPoint.FETCH_WRITTEN)
         retries = tuple(_retries(batch, clients, verdicts))
@@ -44,15 +44,15 @@ def _fetch(batch: BatchClaim, clients: AccountClients) -> Outcome:
             succeeded=len(verdicts.successes),
             dead=tuple(verdicts.dead.values()),
             retries=retries,
-            outcome=final,
+            final_lines=final,
             usage=answers.usage,
             oddities=answers.oddities(missing=verdicts.missing),
         )
     return Settle(BatchState.SETTLED, settlement)
 
 
-def _rules(batch: BatchClaim, clients: AccountClients) -> Rules:
-    return Rules(
+def _policy(batch: BatchClaim, clients: AccountClients) -> FailurePolicy:
+    return FailurePolicy(
         max_attempts=batch.max_attempts,
         cancelled=batch.cancel_requested,
         provider_status=batch.provider_status or "",

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from service.errors import Refused, Transient
-from service.together import ProviderBatch, Together
+from service.rules.errors import Refused, Transient
+from service.together.client import ProviderBatch, Together
 
 log = structlog.get_logger()
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from service.retry import MOST_LOST, BatchFault, batch_fault
-from service.work import BatchClaim, Entry
+from service.rules.retry import MOST_LOST, BatchFault, batch_fault
+from service.rules.work import BatchClaim, Entry
 
 MOST_BATCHES = 64
 """How many batches a shard may cost for the search of its bad lines."""
@@ -39,7 +39,7 @@ def divide(batch: BatchClaim, entries: list[Entry]) -> Division:
         return Division((tuple(entries),), 1)
     if len(entries) == 1 or batch.suspects >= MOST_BATCHES:
         return Division()
-    if fault is BatchFault.UNKNOWN and _alike(batch.twin_error, batch.provider_error):
+    if fault is BatchFault.UNKNOWN and _alike(batch.sibling_error, batch.provider_error):
         # Both halves fail, and not for a line: cutting further would only cost batches.
         return Division()
     middle = len(entries) // 2

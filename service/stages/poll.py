@@ -2,13 +2,13 @@
 
 from datetime import timedelta
 
-from service.crashpoints import CrashPoint, reached
-from service.errors import Missing
-from service.pace import next_poll
+from service.rules.crashpoints import CrashPoint, reached
+from service.rules.errors import Missing
+from service.rules.pace import next_poll
+from service.rules.states import BatchState
+from service.rules.work import Advance, BatchClaim, Changes, Outcome, Park, Retry, Wait
 from service.stages.clients import AccountClients
-from service.states import BatchState
-from service.together import ProviderBatch
-from service.work import Advance, BatchClaim, Changes, Outcome, Park, Retry, Wait
+from service.together.client import ProviderBatch
 
 MOST_MISSING = 20
 """How often in a row; with pauses of up to five minutes, more than an hour."""

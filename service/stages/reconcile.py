@@ -10,11 +10,11 @@ from typing import IO
 
 import msgspec
 
-from service.lines import Frame, read_frames, says_nothing
-from service.retry import MOST_LOST, Verdict, classify
-from service.stages.bury import dead_letter
+from service.rules.retry import MOST_LOST, Verdict, classify
+from service.rules.work import DeadLetter, Entry, Oddities, Usage
 from service.stages.poison import Division
-from service.work import DeadLetter, Entry, Oddities, Usage
+from service.stages.unserved import dead_letter
+from service.together.answers import Frame, read_frames, says_nothing
 
 BLOCK = 1 << 20
 """Bytes of lines that are looked at together; what one line has beyond that is read as well."""
@@ -129,7 +129,7 @@ def _text(message: object) -> str:
 
 
 @dataclass(frozen=True)
-class Rules:
+class FailurePolicy:
     """What decides over requests that were not served. `provider_status` in upper case."""
 
     max_attempts: int
@@ -165,7 +165,7 @@ class Verdicts:
         return [entry for group in self.groups for entry in group.entries]
 
 
-def judge(entries: list[Entry], answers: Answers, rules: Rules) -> Verdicts:
+def judge(entries: list[Entry], answers: Answers, policy: FailurePolicy) -> Verdicts:
     """Decide over each request: served, dead, or carried into a retry batch."""
     verdicts = Verdicts()
     carried: list[Entry] = []
@@ -175,14 +175,14 @@ def judge(entries: list[Entry], answers: Answers, rules: Rules) -> Verdicts:
         if entry.custom_id in answers.found:
             verdicts.successes.add(entry.ordinal)
         elif failure is not None:
-            _take_failure(verdicts, carried, _fate(entry, failure, rules))
+            _take_failure(verdicts, carried, _fate(entry, failure, policy))
         else:
             verdicts.missing += 1
-            if rules.provider_status == "FAILED" and not rules.cancelled:
+            if policy.provider_status == "FAILED" and not policy.cancelled:
                 refused.append(entry)
             else:
-                _take_failure(verdicts, carried, _missing_fate(entry, rules))
-    _take_refused(verdicts, refused, rules)
+                _take_failure(verdicts, carried, _missing_fate(entry, policy))
+    _take_refused(verdicts, refused, policy)
     if carried:
         verdicts.groups.append(Group(tuple(carried)))
     left = {entry.ordinal for entry in verdicts.carried}
@@ -197,37 +197,37 @@ def _take_failure(verdicts: Verdicts, carried: list[Entry], fate: DeadLetter | E
         carried.append(fate)
 
 
-def _take_refused(verdicts: Verdicts, refused: list[Entry], rules: Rules) -> None:
+def _take_refused(verdicts: Verdicts, refused: list[Entry], policy: FailurePolicy) -> None:
     """What a batch that FAILED as a whole leaves over."""
     if not refused:
         return
-    division = rules.divide(refused) if rules.divide is not None else Division()
+    division = policy.divide(refused) if policy.divide is not None else Division()
     verdicts.groups.extend(Group(group, division.poison) for group in division.groups)
     if not division.groups:
-        words = rules.provider_error or "the batch failed"
+        words = policy.provider_error or "the batch failed"
         for entry in refused:
             letter = dead_letter(entry, "batch_failed", words, entry.attempts + 1)
             verdicts.dead[entry.ordinal] = letter
 
 
-def _fate(entry: Entry, failure: Failure, rules: Rules) -> DeadLetter | Entry:
+def _fate(entry: Entry, failure: Failure, policy: FailurePolicy) -> DeadLetter | Entry:
     """A dead letter, or the entry as the retry batch carries it."""
-    verdict = classify(failure.code, failure.status, failure.message, rules.more)
+    verdict = classify(failure.code, failure.status, failure.message, policy.more)
     attempts = entry.attempts + 1
-    if verdict is Verdict.RETRYABLE and rules.cancelled:
+    if verdict is Verdict.RETRYABLE and policy.cancelled:
         return dead_letter(entry, "cancelled", "the job was cancelled", attempts)
-    if verdict is Verdict.PERMANENT or attempts >= rules.max_attempts:
+    if verdict is Verdict.PERMANENT or attempts >= policy.max_attempts:
         code = failure.code or (f"status_{failure.status}" if failure.status else "error")
         return dead_letter(entry, code, failure.message, attempts)
     return msgspec.structs.replace(entry, attempts=attempts)
 
 
-def _missing_fate(entry: Entry, rules: Rules) -> DeadLetter | Entry:
+def _missing_fate(entry: Entry, policy: FailurePolicy) -> DeadLetter | Entry:
     """The same for a request that came back in neither file."""
-    if rules.cancelled:
+    if policy.cancelled:
         return dead_letter(entry, "cancelled", "the job was cancelled", entry.attempts)
-    given_back = rules.provider_status in {"EXPIRED", "CANCELLED"}
+    given_back = policy.provider_status in {"EXPIRED", "CANCELLED"}
     if given_back and entry.lost < MOST_LOST:
         return msgspec.structs.replace(entry, lost=entry.lost + 1)
-    words = f"not in the files of a batch that is {rules.provider_status}"
-    return _fate(entry, Failure("missing", None, words), rules)
+    words = f"not in the files of a batch that is {policy.provider_status}"
+    return _fate(entry, Failure("missing", None, words), policy)

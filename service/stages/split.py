@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 
-from service.crashpoints import CrashPoint, reached
-from service.errors import BadInput
-from service.inputs import InputUnreadable, open_input, open_uploaded, uploaded_blob
-from service.intake import Intake, Taken, take_in
-from service.spec import Spec, read_spec
+from service.payloads.inputs import InputUnreadable, open_input, open_uploaded, uploaded_blob
+from service.payloads.intake import Intake, Taken, take_in
+from service.rules.crashpoints import CrashPoint, reached
+from service.rules.errors import BadInput
+from service.rules.spec import Spec, read_spec
+from service.rules.work import Fail, JobClaim, Outcome, Split
 from service.stages.clients import Clients
-from service.work import Fail, JobClaim, Outcome, Split
 
 
 def split(job: JobClaim, clients: Clients) -> Outcome:
@@ -22,7 +22,7 @@ def split(job: JobClaim, clients: Clients) -> Outcome:
     try:
         if job.enqueued is not None:
             # Nobody but Postgres has seen it yet: it is checked as the API checks it.
-            spec = read_spec(job.enqueued, clients.rules)
+            spec = read_spec(job.enqueued, clients.permissions)
         taken = _taken(job, spec, clients)
     except InputUnreadable as error:
         return Fail(str(error), rejected=True, read=spec is not None)
@@ -58,7 +58,7 @@ def _blocks(url: str, clients: Clients) -> Iterator[bytes]:
     blob = uploaded_blob(url)
     if blob is not None:
         return open_uploaded(blob, clients.blobs)
-    return open_input(url, clients.rules.input_roots)
+    return open_input(url, clients.permissions.input_roots)
 
 
 def _prefix(job: JobClaim) -> str:

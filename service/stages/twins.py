@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 import structlog
 
-from service.together import Together
+from service.together.client import Together
 
 log = structlog.get_logger()
 

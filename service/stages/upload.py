@@ -2,19 +2,21 @@
 
 from collections.abc import Iterator
 
-from service.crashpoints import CrashPoint, reached
-from service.errors import Missing, Refused
-from service.excerpts import excerpt
-from service.stages.bury import bury
+from service.payloads.excerpts import excerpt
+from service.rules.crashpoints import CrashPoint, reached
+from service.rules.errors import Missing, Refused
+from service.rules.states import BatchState
+from service.rules.work import Advance, BatchClaim, Changes, Entry, Outcome, Retry
 from service.stages.clients import AccountClients
-from service.states import BatchState
-from service.work import Advance, BatchClaim, Changes, Entry, Outcome, Retry
+from service.stages.unserved import settle_unserved
 
 
 def upload(batch: BatchClaim, clients: AccountClients) -> Outcome:
     """Upload the input file as `<batch id>.jsonl`. Every upload makes a file of its own."""
     if batch.cancel_requested:
-        return bury(batch, clients, BatchState.CANCELLED, "cancelled", "the job was cancelled")
+        return settle_unserved(
+            batch, clients, BatchState.CANCELLED, "cancelled", "the job was cancelled"
+        )
     for file_id in batch.spent_file_ids:
         # What an unanswered create may still refer to must not be there to be run.
         clients.together.delete_file(file_id)
@@ -31,7 +33,7 @@ def upload(batch: BatchClaim, clients: AccountClients) -> Outcome:
     except Missing as error:
         return Retry(str(error))  # the file went away between two calls of its upload
     except Refused as error:
-        return bury(batch, clients, BatchState.FAILED, "upload_refused", str(error))
+        return settle_unserved(batch, clients, BatchState.FAILED, "upload_refused", str(error))
     reached(CrashPoint.UPLOAD_SENT)
     return Advance(BatchState.UPLOADED, Changes(input_file_id=file.id))
 

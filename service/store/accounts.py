@@ -6,11 +6,11 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from service.models import Account, Batch
-from service.retry import LONGEST_PAUSE, backoff
-from service.states import OPEN_BATCH_STATES, BatchState
+from service.rules.retry import LONGEST_PAUSE, backoff
+from service.rules.states import OPEN_BATCH_STATES, BatchState
+from service.rules.work import Advance, BatchClaim, Outcome, Pause, Settle, Wait
 from service.store.engine import Database
-from service.work import Advance, BatchClaim, Outcome, Pause, Settle, Wait
+from service.store.models import Account, Batch
 
 
 def accounts(db: Database) -> list[Account]:

@@ -1,4 +1,4 @@
-"""Letting waiting batches in, as far as there is room for them (`service.admission` chooses)."""
+"""Admit waiting batches as far as there is room; `service.rules.admission` chooses which."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,12 +8,12 @@ from sqlalchemy import ARRAY, BigInteger, Uuid, cast, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from service.admission import TOKENS_PER_BYTE, LaneName, Limits, Scene, Waiting, choose
-from service.models import Batch, Lane
-from service.states import Stage
+from service.rules.admission import TOKENS_PER_BYTE, Capacity, LaneName, Scene, Waiting, choose
+from service.rules.states import Stage
 from service.store.due import Due
 from service.store.engine import Database
 from service.store.lanes import token_rates
+from service.store.models import Batch, Lane
 
 _ADMISSION = 0x61646D6974  # "admit"
 
@@ -50,7 +50,7 @@ WHERE NOT EXISTS (SELECT FROM haulier.accounts a
 """)  # noqa: S608  constant words
 
 
-def admit(db: Database, *, room: int, limits: Limits) -> list[Due]:
+def admit(db: Database, *, room: int, capacity: Capacity) -> list[Due]:
     """Let at most `room` batches in, stamp them as dispatched, and say which.
 
     One scheduler at a time; another one finds nothing to do meanwhile.
@@ -66,7 +66,7 @@ def admit(db: Database, *, room: int, limits: Limits) -> list[Due]:
         scene = load(session)
         rates = token_rates(session, {(row.account, row.model) for row in found})
         waiting = [_waiting(row, rates) for row in found]
-        return _let_in(session, choose(waiting, scene, limits, room))
+        return _let_in(session, choose(waiting, scene, capacity, room))
 
 
 def load(session: Session) -> Scene:

@@ -13,21 +13,11 @@ from sqlalchemy import ARRAY, BigInteger, any_, cast, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from service.errors import StaleLease
-from service.models import Batch, DeadLetter, Enqueued, Event, Job, Segment
-from service.pace import spread
-from service.retry import backoff
-from service.states import BatchState, JobState, check_move
-from service.store.accounts import pause_account, probed
-from service.store.copy import copy_rows
-from service.store.engine import Database
-from service.store.lanes import learn_pace, learn_tokens
-from service.store.limits import count_late
-from service.store.notices import announce, announce_progress
-from service.store.postpone import MOST_ERROR_TEXT
-from service.store.successor import successor
-from service.store.usage import count_usage
-from service.work import (
+from service.rules.errors import StaleLease
+from service.rules.pace import spread
+from service.rules.retry import backoff
+from service.rules.states import BatchState, JobState, check_move
+from service.rules.work import (
     Advance,
     Assembled,
     BatchClaim,
@@ -45,6 +35,16 @@ from service.work import (
     Split,
     Wait,
 )
+from service.store.accounts import pause_account, probed
+from service.store.copy import copy_rows
+from service.store.engine import Database
+from service.store.lanes import learn_pace, learn_tokens
+from service.store.models import Batch, DeadLetter, Enqueued, Event, Job, Segment
+from service.store.notices import announce, announce_progress
+from service.store.postpone import MOST_ERROR_TEXT
+from service.store.quotas import count_late
+from service.store.successor import successor
+from service.store.usage import count_usage
 
 
 def apply(
@@ -190,7 +190,7 @@ def _settle(session: Session, job: Job, batch: Batch, outcome: Settle) -> None:
     batch.succeeded = settlement.succeeded
     batch.dead = len(settlement.dead)
     batch.carried = settlement.carried
-    batch.outcome = to_builtins(settlement.outcome)
+    batch.final_lines = to_builtins(settlement.final_lines)
     batch.prompt_tokens = settlement.usage.prompt_tokens
     batch.completion_tokens = settlement.usage.completion_tokens
     batch.total_tokens = settlement.usage.total_tokens
@@ -203,7 +203,7 @@ def _settle(session: Session, job: Job, batch: Batch, outcome: Settle) -> None:
     _move(session, batch, outcome.to, succeeded=batch.succeeded, dead=batch.dead)
     for retry in settlement.retries:
         _add_retry(session, job, batch, retry)
-    _bury(session, batch, outcome)
+    _store_dead_letters(session, batch, outcome)
     done_before = job.succeeded + job.failed
     job.succeeded += settlement.succeeded
     job.failed += len(settlement.dead)
@@ -245,7 +245,7 @@ def _add_retry(session: Session, job: Job, parent: Batch, retry: RetryBatch) -> 
     )
 
 
-def _bury(session: Session, batch: Batch, outcome: Settle) -> None:
+def _store_dead_letters(session: Session, batch: Batch, outcome: Settle) -> None:
     """Dead letters, of which there may be tens of thousands."""
     letters = outcome.settlement.dead
     if not letters:

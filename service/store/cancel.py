@@ -4,10 +4,10 @@ from uuid import UUID
 
 from sqlalchemy import func, select, update
 
-from service.errors import Conflict
-from service.models import Batch, Event, Job
-from service.states import OPEN_BATCH_STATES, JobState
+from service.rules.errors import Conflict
+from service.rules.states import OPEN_BATCH_STATES, JobState
 from service.store.engine import Database
+from service.store.models import Batch, Event, Job
 
 
 def cancel(db: Database, job_id: UUID) -> None:

@@ -5,8 +5,8 @@ from datetime import timedelta
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 
-from service.models import Chore
 from service.store.engine import Database
+from service.store.models import Chore
 
 GAP = timedelta(hours=1)
 """After so long without anybody asking, a chore is as good as new."""

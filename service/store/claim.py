@@ -24,11 +24,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from service.errors import StaleLease
-from service.models import Account, Batch, Enqueued, Job, Lane
-from service.states import BATCH_STAGES, JOB_STAGES, BatchState, JobState, Stage
+from service.rules.errors import StaleLease
+from service.rules.states import BATCH_STAGES, JOB_STAGES, BatchState, JobState, Stage
+from service.rules.work import BatchClaim, Claim, FinalLines, JobClaim, Shard
 from service.store.engine import Database
-from service.work import BatchClaim, Claim, FinalLines, JobClaim, Shard
+from service.store.models import Account, Batch, Enqueued, Job, Lane
 
 _BATCH_STATES = {stage: state for state, stage in BATCH_STAGES.items()}
 _JOB_STATES = {stage: state for state, stage in JOB_STAGES.items()}
@@ -163,14 +163,14 @@ def _among(ids: Sequence[UUID]) -> ColumnElement[bool]:
 
 
 def _claim(session: Session, row: dict[str, Any], lease_for: timedelta) -> BatchClaim:
-    twin_error, suspects = _twin_error(session, row), _suspects(session, row)
+    sibling_error, suspects = _sibling_error(session, row), _suspects(session, row)
     del row["parent_id"]
     expected = row.pop("expected")
     return BatchClaim(
         **{**row, "spent_file_ids": tuple(row["spent_file_ids"])},
         lease=uuid4(),
         leased_until=row["now"] + lease_for,
-        twin_error=twin_error,
+        sibling_error=sibling_error,
         suspects=suspects,
         expected=None if expected is None else timedelta(seconds=expected),
     )
@@ -227,7 +227,7 @@ def _may_probe(session: Session, account: str, lease_for: timedelta) -> bool:
     )
 
 
-def _twin_error(session: Session, row: dict[str, Any]) -> str | None:
+def _sibling_error(session: Session, row: dict[str, Any]) -> str | None:
     if row["poison"] < 2:
         return None
     return session.scalar(
@@ -280,14 +280,14 @@ def _enqueued(session: Session, job: Job) -> bytes | None:
 
 def _settled(job_id: UUID) -> Any:
     return (
-        select(Batch.outcome)
-        .where(Batch.job_id == job_id, Batch.outcome.is_not(None))
+        select(Batch.final_lines)
+        .where(Batch.job_id == job_id, Batch.final_lines.is_not(None))
         .order_by(Batch.settle_order)
     )
 
 
-def _final_lines(outcomes: Sequence[dict[str, Any]]) -> tuple[FinalLines, ...]:
-    return tuple(msgspec.convert(outcome, FinalLines) for outcome in outcomes)
+def _final_lines(found: Sequence[dict[str, Any]]) -> tuple[FinalLines, ...]:
+    return tuple(msgspec.convert(lines, FinalLines) for lines in found)
 
 
 def final_lines(db: Database, job_id: UUID) -> tuple[FinalLines, ...]:

@@ -6,7 +6,7 @@ from typing import Any
 from psycopg import Connection, sql
 from sqlalchemy.orm import Session
 
-from service.models import SCHEMA, Base
+from service.store.models import SCHEMA, Base
 
 
 def copy_rows(

@@ -8,10 +8,10 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, and_, func, literal_column, or_, select, update
 
-from service.models import Batch, Job
-from service.states import BATCH_STAGES, JOB_STAGES, BatchState, JobState, Stage
+from service.rules.states import BATCH_STAGES, JOB_STAGES, BatchState, JobState, Stage
 from service.store.claim import account_is_open, is_free
 from service.store.engine import Database
+from service.store.models import Batch, Job
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from sqlalchemy import (
     update,
 )
 
-from service.inputs import uploaded, uploaded_blob
-from service.models import File, Job, Producer
-from service.states import JobState
+from service.payloads.inputs import uploaded, uploaded_blob
+from service.rules.states import JobState
 from service.store.engine import Database
+from service.store.models import File, Job, Producer
 from service.store.submit import Submission, Submitted, submit_within
 
 UPLOAD_WITHIN = timedelta(days=1)
@@ -173,7 +173,7 @@ def submit_once(
     """A job made of a file, or the one like it that was stored since then.
 
     One at a time for each file, so that of two that are under way together the later finds the
-    earlier. Raises Conflict for an idempotency key that was used for something else, OverLimit
+    earlier. Raises Conflict for an idempotency key that was used for something else, OverQuota
     where the producer's limit is reached.
     """
     spec = submission.spec

@@ -8,8 +8,8 @@ from typing import Any
 
 from sqlalchemy import text
 
-from service.models import SCHEMA
 from service.store.engine import Database
+from service.store.models import SCHEMA
 
 # As plain text, so that the planner sees which partial index holds the rows.
 _JOBS = """

@@ -5,8 +5,8 @@ from datetime import timedelta
 from sqlalchemy import delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 
-from service.models import Heartbeat
 from service.store.engine import Database
+from service.store.models import Heartbeat
 
 VERSION = "0.1.0"
 FORGOTTEN = timedelta(days=1)

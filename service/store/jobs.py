@@ -8,10 +8,10 @@ from uuid import UUID
 from sqlalchemy import Select, func, select, tuple_
 from sqlalchemy.orm import aliased
 
-from service.models import Batch, DeadLetter, Event, Job, Segment
-from service.states import OPEN_BATCH_STATES, BatchState, JobState
+from service.rules.states import OPEN_BATCH_STATES, BatchState, JobState
+from service.rules.work import Segment as SegmentPlace
 from service.store.engine import Database
-from service.work import Segment as SegmentPlace
+from service.store.models import Batch, DeadLetter, Event, Job, Segment
 
 
 def job(db: Database, job_id: UUID, producer: str | None) -> Job | None:

@@ -6,9 +6,9 @@ from sqlalchemy import func, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from service.admission import LaneName
-from service.models import Batch, Lane
-from service.work import Usage
+from service.rules.admission import LaneName
+from service.rules.work import Usage
+from service.store.models import Batch, Lane
 
 MEMORY = 10
 """How many batches the moving averages look back on."""

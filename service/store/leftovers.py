@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, delete, func, select, update
 
-from service.models import Account, Leftover
-from service.retry import backoff
+from service.rules.retry import backoff
 from service.store.engine import Database
+from service.store.models import Account, Leftover
 
 
 @dataclass(frozen=True, kw_only=True)

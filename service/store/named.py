@@ -7,8 +7,8 @@ from uuid import UUID
 from sqlalchemy import ARRAY, ColumnElement, Text, Uuid, any_, cast, func, select, union_all
 from sqlalchemy.dialects.postgresql import JSONB, JSONPATH
 
-from service.models import Batch, Job, Segment
 from service.store.engine import Database
+from service.store.models import Batch, Job, Segment
 
 
 def existing(db: Database, job_ids: Collection[UUID]) -> set[UUID]:
@@ -30,8 +30,8 @@ def named(db: Database, job_ids: Collection[UUID], names: Collection[str]) -> se
             for name in (
                 Batch.input_blob,
                 Batch.manifest_blob,
-                Batch.outcome["blob"].astext,
-                Batch.outcome["index_blob"].astext,
+                Batch.final_lines["blob"].astext,
+                Batch.final_lines["index_blob"].astext,
             )
         ),
         *(
@@ -50,10 +50,10 @@ def _blob(name: Any) -> ColumnElement[str]:
     return func.split_part(name, "@", 1)
 
 
-def pages(db: Database, names: Collection[str]) -> set[str]:
+def bundles(db: Database, names: Collection[str]) -> set[str]:
     """Those of the names that a job names as the page it shares."""
     wanted = any_(cast(list(names), ARRAY(Text)))
     # The partial index is used only where the query says what is in it.
-    shared = select(Job.page_blob).where(Job.page_blob.is_not(None), Job.page_blob == wanted)
+    shared = select(Job.bundle_blob).where(Job.bundle_blob.is_not(None), Job.bundle_blob == wanted)
     with db.begin() as session:
-        return {page for page in session.scalars(shared.distinct()) if page is not None}
+        return {bundle for bundle in session.scalars(shared.distinct()) if bundle is not None}

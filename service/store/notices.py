@@ -11,9 +11,9 @@ from uuid import UUID, uuid4
 from sqlalchemy import case, func, insert, select, text, update
 from sqlalchemy.orm import Session
 
-from service.models import Delivery, Job, Producer
-from service.notices import ENDS, Notice, NoticeEvent, read_notices
+from service.rules.notices import ENDS, Notice, NoticeEvent, read_notices
 from service.store.engine import Database
+from service.store.models import Delivery, Job, Producer
 
 AT_ONCE = 4
 """Notices that are on their way to one endpoint at the same time."""

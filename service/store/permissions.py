@@ -1,15 +1,15 @@
 """What a producer may use: its own allow-lists, within what this deployment has."""
 
 from config.settings import Settings
-from service.models import Producer
-from service.spec import Rules, may_read
+from service.rules.spec import Permissions, may_read
 from service.store.engine import Database
+from service.store.models import Producer
 
 
-def rules_of(producer: Producer | None, settings: Settings) -> Rules:
+def permissions_of(producer: Producer | None, settings: Settings) -> Permissions:
     """None is the operator, who may use whatever there is."""
     if producer is None:
-        return Rules(
+        return Permissions(
             accounts=settings.account_names,
             input_roots=settings.input_roots,
             notice_tasks=None,
@@ -17,7 +17,7 @@ def rules_of(producer: Producer | None, settings: Settings) -> Rules:
             private_webhooks=settings.webhook_allow_private,
         )
     names = settings.account_names
-    return Rules(
+    return Permissions(
         accounts=names if producer.accounts is None else names & set(producer.accounts),
         input_roots=settings.input_roots
         if producer.input_roots is None
@@ -41,11 +41,11 @@ def newcomer(name: str) -> Producer:
     )
 
 
-def rules_for(db: Database, name: str, settings: Settings) -> Rules:
+def permissions_for(db: Database, name: str, settings: Settings) -> Permissions:
     """What the producer of this name may use; one that is not there, the least."""
     with db.begin() as session:
         producer = session.get(Producer, name)
-    return Rules() if producer is None else rules_of(producer, settings)
+    return Permissions() if producer is None else permissions_of(producer, settings)
 
 
 def _allowed(names: list[str] | None) -> frozenset[str] | None:

@@ -22,10 +22,10 @@ from sqlalchemy import (
     update,
 )
 
-from service.models import Batch, Job
-from service.pace import spread
+from service.rules.pace import spread
+from service.rules.work import BatchClaim, Changes, Wait
 from service.store.engine import Database
-from service.work import BatchClaim, Changes, Wait
+from service.store.models import Batch, Job
 
 MOST_ERROR_TEXT = 4000
 

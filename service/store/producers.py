@@ -9,11 +9,11 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from service.errors import Conflict
-from service.models import Producer, Token
-from service.signatures import new_secret
+from service.rules.credentials import DEFAULT_SCOPES, NewCredential, Scope, new_credential
+from service.rules.errors import Conflict
+from service.rules.signatures import new_secret
 from service.store.engine import Database
-from service.tokens import DEFAULT_SCOPES, NewToken, Scope, new_token
+from service.store.models import Credential, Producer
 
 SECRETS = 2
 """Signing secrets of a producer that are valid together: the newest, and the one before it."""
@@ -26,7 +26,7 @@ _USED = timedelta(minutes=1)
 class Holder:
     """A token that is valid now, and the producer it stands for."""
 
-    token: Token
+    token: Credential
     producer: Producer
 
 
@@ -34,24 +34,26 @@ def holder(db: Database, token_id: str) -> Holder | None:
     """The valid token with this id; whether its digest is right is for the caller to see."""
     with db.begin() as session:
         found = session.execute(
-            select(Token, Producer)
-            .join(Producer, Producer.name == Token.producer)
-            .where(Token.id == token_id, Token.revoked_at.is_(None))
-            .where(func.coalesce(Token.expires_at > func.now(), True))
+            select(Credential, Producer)
+            .join(Producer, Producer.name == Credential.producer)
+            .where(Credential.id == token_id, Credential.revoked_at.is_(None))
+            .where(func.coalesce(Credential.expires_at > func.now(), True))
         ).one_or_none()
         return None if found is None else Holder(*found)
 
 
-def note_use(db: Database, token: Token) -> None:
+def note_use(db: Database, token: Credential) -> None:
     """Remember that a token is in use, to the minute."""
-    stale = Token.last_used_at.is_(None) | (Token.last_used_at < func.now() - _USED)
+    stale = Credential.last_used_at.is_(None) | (Credential.last_used_at < func.now() - _USED)
     with db.begin() as session:
         session.execute(
-            update(Token).where(Token.id == token.id, stale).values(last_used_at=func.now())
+            update(Credential)
+            .where(Credential.id == token.id, stale)
+            .values(last_used_at=func.now())
         )
 
 
-def add_producer(db: Database, name: str, **fields: Any) -> NewToken:
+def add_producer(db: Database, name: str, **fields: Any) -> NewCredential:
     """A new producer with its first token. Raises Conflict if the name is taken."""
     with db.begin() as session:
         added = session.scalar(
@@ -62,7 +64,7 @@ def add_producer(db: Database, name: str, **fields: Any) -> NewToken:
         )
         if added is None:
             raise Conflict(f"there is a producer {name!r} already")
-        return make_token(session, name, DEFAULT_SCOPES)
+        return make_credential(session, name, DEFAULT_SCOPES)
 
 
 def producers(db: Database, *, after: str = "", limit: int) -> list[Producer]:
@@ -104,31 +106,31 @@ def add_secret(db: Database, name: str) -> str | None:
         return secret
 
 
-def add_token(
+def add_credential(
     db: Database,
     producer: str,
     *,
     scopes: Sequence[Scope] = DEFAULT_SCOPES,
     label: str = "",
     expires_at: datetime | None = None,
-) -> NewToken:
+) -> NewCredential:
     """One more token of a producer that is there."""
     with db.begin() as session:
-        return make_token(session, producer, scopes, label=label, expires_at=expires_at)
+        return make_credential(session, producer, scopes, label=label, expires_at=expires_at)
 
 
-def make_token(
+def make_credential(
     session: Session,
     producer: str,
     scopes: Sequence[Scope],
     *,
     label: str = "",
     expires_at: datetime | None = None,
-) -> NewToken:
-    """As `add_token`, within a transaction."""
-    token = new_token()
+) -> NewCredential:
+    """As `add_credential`, within a transaction."""
+    token = new_credential()
     session.add(
-        Token(
+        Credential(
             id=token.id,
             producer=producer,
             label=label,

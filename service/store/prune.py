@@ -9,9 +9,9 @@ from sqlalchemy import ColumnElement, delete, func, insert, or_, select, text, u
 from sqlalchemy.dialects.postgresql import array
 from sqlalchemy.orm import Session
 
-from service.models import Batch, Delivery, Job, Leftover
-from service.states import JobState
+from service.rules.states import JobState
 from service.store.engine import Database
+from service.store.models import Batch, Delivery, Job, Leftover
 from service.store.spent import WATCHED
 
 MOST_ROWS = 50_000

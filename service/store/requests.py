@@ -7,9 +7,9 @@ from uuid import UUID
 import msgspec
 from sqlalchemy import select
 
-from service.models import Batch, DeadLetter, Job
+from service.rules.work import FinalLines, Shard
 from service.store.engine import Database
-from service.work import FinalLines, Shard
+from service.store.models import Batch, DeadLetter, Job
 
 
 @dataclass(frozen=True)
@@ -62,4 +62,4 @@ def traces(db: Database, job_id: UUID, shard: int, ordinal: int) -> Traces:
 
 
 def final_lines_of(batch: Batch) -> FinalLines | None:
-    return None if batch.outcome is None else msgspec.convert(batch.outcome, FinalLines)
+    return None if batch.final_lines is None else msgspec.convert(batch.final_lines, FinalLines)

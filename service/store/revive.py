@@ -6,15 +6,15 @@ from uuid import UUID
 
 from sqlalchemy import ARRAY, BigInteger, Text, any_, cast, delete, func, select, update
 
-from service.errors import Conflict
-from service.models import Batch, DeadLetter, Event, Job
-from service.states import JobState, check_move
+from service.rules.errors import Conflict
+from service.rules.states import JobState, check_move
 from service.store.engine import Database
+from service.store.models import Batch, DeadLetter, Event, Job
 from service.store.successor import successor
 
 
 @dataclass(frozen=True, kw_only=True)
-class Graveyard:
+class DeadLetters:
     """The dead letters that one batch left."""
 
     batch_id: UUID
@@ -32,9 +32,9 @@ class Revival:
     bytes: int
 
 
-def graveyards(
+def dead_letters_by_batch(
     db: Database, job_id: UUID, custom_ids: Sequence[str] | None
-) -> tuple[list[Graveyard], set[str]]:
+) -> tuple[list[DeadLetters], set[str]]:
     """A job's dead letters by batch (None: all of them), and the custom_ids among them."""
     query = (
         select(
@@ -54,7 +54,7 @@ def graveyards(
     with db.begin() as session:
         rows = session.execute(query).all()
     found = [
-        Graveyard(batch_id=batch_id, manifest_blob=manifest, ordinals=frozenset(ordinals))
+        DeadLetters(batch_id=batch_id, manifest_blob=manifest, ordinals=frozenset(ordinals))
         for batch_id, manifest, ordinals, _ in rows
     ]
     return found, {custom_id for *_, names in rows for custom_id in names}
@@ -77,7 +77,7 @@ def revive(db: Database, job_id: UUID, revivals: Sequence[Revival]) -> None:
         requests = 0
         for revival in revivals:
             parent = session.get_one(Batch, revival.batch_id)
-            buried = session.scalars(
+            removed = session.scalars(
                 delete(DeadLetter)
                 .where(
                     DeadLetter.job_id == job_id,
@@ -86,7 +86,7 @@ def revive(db: Database, job_id: UUID, revivals: Sequence[Revival]) -> None:
                 )
                 .returning(DeadLetter.ordinal)
             ).all()
-            if len(buried) != len(revival.ordinals):
+            if len(removed) != len(revival.ordinals):
                 raise Conflict("the job's dead letters have changed; ask again")
             session.add(
                 successor(
@@ -97,7 +97,7 @@ def revive(db: Database, job_id: UUID, revivals: Sequence[Revival]) -> None:
                 )
             )
             job.attempts = max(job.attempts, parent.attempt + 1)
-            requests += len(buried)
+            requests += len(removed)
         check_move(job.state, JobState.RUNNING)
         session.add(
             Event(

@@ -12,15 +12,15 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
-from service.models import SCHEMA
 from service.store.engine import Database, create
+from service.store.models import SCHEMA
 
 _MIGRATION_LOCK = 0x6861756C696572  # "haulier"
 
 
 def _config() -> Config:
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parents[1] / "migrations"))
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     return config
 
 

@@ -5,8 +5,8 @@ from datetime import timedelta
 
 from sqlalchemy import func, or_, select, text
 
-from service.models import Batch
 from service.store.engine import Database
+from service.store.models import Batch
 
 WATCHED = timedelta(days=3)
 """For how long after its batch was done. Together's own limit for a batch is a day; support asks

@@ -6,11 +6,11 @@ from uuid import UUID
 
 from sqlalchemy import select
 
-from service.models import Batch, DeadLetter, Job
-from service.states import OPEN_BATCH_STATES, JobState
+from service.rules.states import OPEN_BATCH_STATES, JobState
+from service.rules.work import FinalLines
 from service.store.claim import settled_lines
 from service.store.engine import Database
-from service.work import FinalLines
+from service.store.models import Batch, DeadLetter, Job
 
 
 @dataclass(frozen=True, kw_only=True)

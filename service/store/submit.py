@@ -11,15 +11,15 @@ from sqlalchemy import func, select, text, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from service.crashpoints import CrashPoint, reached
-from service.errors import BadInput, Conflict, IdTaken, OverLimit
-from service.intake import Taken
-from service.models import Event, Job, Producer
-from service.spec import Spec, fingerprint
-from service.states import JobState
+from service.payloads.intake import Taken
+from service.rules.crashpoints import CrashPoint, reached
+from service.rules.errors import BadInput, Conflict, IdTaken, OverQuota
+from service.rules.spec import Spec, fingerprint
+from service.rules.states import JobState
 from service.store.engine import Database
-from service.store.limits import Asked, over_limit
+from service.store.models import Event, Job, Producer
 from service.store.notices import announce_rejected
+from service.store.quotas import Asked, over_quota
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Submitted:
     new: bool
 
 
-Refusal = Conflict | OverLimit
+NotStored = Conflict | OverQuota
 """Why there is no job for a submission."""
 
 
@@ -56,14 +56,14 @@ def submit(db: Database, submissions: Sequence[Submission]) -> list[Submitted]:
 
     No two of them may have one id. A submission whose id or idempotency key is there already
     finds that job. Raises Conflict if the key was used for other content, IdTaken if the id is
-    that of another producer's job, OverLimit if it is new and its producer's limit is reached.
+    that of another producer's job, OverQuota if it is new and its producer's limit is reached.
     """
     reached(CrashPoint.ACCEPT_COPIED)
     with db.begin() as session:
         return [_agreed(one) for one in _store(session, submissions)]
 
 
-def submit_each(db: Database, submissions: Sequence[Submission]) -> list[Submitted | Refusal]:
+def submit_each(db: Database, submissions: Sequence[Submission]) -> list[Submitted | NotStored]:
     """Like `submit`, but an error stands in its submission's place and touches no other."""
     reached(CrashPoint.ACCEPT_COPIED)
     with db.begin() as session:
@@ -75,13 +75,13 @@ def submit_within(session: Session, submission: Submission) -> Submitted:
     return _agreed(_store(session, [submission])[0])
 
 
-def _agreed(stored: Submitted | Refusal) -> Submitted:
-    if isinstance(stored, Conflict | OverLimit):
+def _agreed(stored: Submitted | NotStored) -> Submitted:
+    if isinstance(stored, Conflict | OverQuota):
         raise stored
     return stored
 
 
-def _store(session: Session, submissions: Sequence[Submission]) -> list[Submitted | Refusal]:
+def _store(session: Session, submissions: Sequence[Submission]) -> list[Submitted | NotStored]:
     # A producer may hold a key open in a transaction of its own (`haulier.enqueue`): nobody but
     # who comes with that key is to wait for it.
     session.execute(text("SET LOCAL lock_timeout = '5s'"))
@@ -90,7 +90,7 @@ def _store(session: Session, submissions: Sequence[Submission]) -> list[Submitte
     now = session.scalars(select(func.now())).one() if refused else None
     # In one order for everybody: two pages with the same keys must not wait for each other.
     ordered = sorted(submissions, key=_order)
-    over = over_limit(session, [_asked(s) for s in ordered if s.bad is None])
+    over = over_quota(session, [_asked(s) for s in ordered if s.bad is None])
     rows = {s.id: _row(s, now) for s in ordered if s.id not in over}
     new = set(_insert(session, list(rows.values())))
     if new:
@@ -149,7 +149,7 @@ def _row(submission: Submission, now: datetime | None) -> dict[str, Any]:
         "idempotency_key": spec.idempotency_key if bad is None else None,
         "fingerprint": submission.fingerprint if bad is None else None,
         "input": spec.input,
-        "page_blob": None if taken is None else taken.page_blob,
+        "bundle_blob": None if taken is None else taken.bundle_blob,
         "plan": None if taken is None else [to_builtins(shard) for shard in taken.shards],
         "total": 0 if taken is None else taken.total,
         "pending": 0 if taken is None else taken.total,
@@ -163,7 +163,9 @@ def _problem(problem: Any) -> dict[str, Any]:
     return {"line": problem.line, "message": problem.message.replace("\x00", "\ufffd")}
 
 
-def _known(session: Session, submissions: Sequence[Submission]) -> dict[UUID, Submitted | Refusal]:
+def _known(
+    session: Session, submissions: Sequence[Submission]
+) -> dict[UUID, Submitted | NotStored]:
     """What submissions that made no row found in its place, by their ids."""
     if not submissions:
         return {}
@@ -182,7 +184,7 @@ def _known(session: Session, submissions: Sequence[Submission]) -> dict[UUID, Su
     }
 
 
-def _owned(submission: Submission, owner: str) -> Submitted | Refusal:
+def _owned(submission: Submission, owner: str) -> Submitted | NotStored:
     if owner == submission.producer:
         return Submitted(submission.id, new=False)
     return IdTaken(f"job {submission.id} is another producer's")
@@ -192,7 +194,7 @@ def _key(submission: Submission) -> tuple[str, str | None]:
     return submission.producer, submission.spec.idempotency_key
 
 
-def _holder(submission: Submission, job_id: UUID, known: str | None) -> Submitted | Refusal:
+def _holder(submission: Submission, job_id: UUID, known: str | None) -> Submitted | NotStored:
     if known == submission.fingerprint:
         return Submitted(job_id, new=False)
     return Conflict(

@@ -2,8 +2,8 @@
 
 from uuid import uuid4
 
-from service.models import Batch
-from service.states import BatchState
+from service.rules.states import BatchState
+from service.store.models import Batch
 
 
 def successor(

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from sqlalchemy.dialects.postgresql import insert
 
-from service.models import Tick
 from service.store.engine import Database
+from service.store.models import Tick
 
 UP_TO = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, math.inf)
 """Seconds that a tick in each bucket takes at most."""

@@ -10,8 +10,8 @@ from sqlalchemy import Date, cast, func, literal, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from service.models import Batch, Usage
 from service.store.engine import Database
+from service.store.models import Batch, Usage
 
 _SUMS = ("batches", "succeeded", "dead", "prompt_tokens", "completion_tokens", "total_tokens")
 KEYS = ("day", "model", "producer", "account")

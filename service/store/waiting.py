@@ -6,12 +6,12 @@ from datetime import datetime
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from service.admission import TOKENS_PER_BYTE, Limits
-from service.models import Account, Batch, Job
-from service.states import OPEN_BATCH_STATES, JobState
+from service.rules.admission import TOKENS_PER_BYTE, Capacity
+from service.rules.states import OPEN_BATCH_STATES, JobState
 from service.store.admit import load
 from service.store.engine import Database
 from service.store.lanes import token_rates
+from service.store.models import Account, Batch, Job
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Reason:
     until: datetime | None = None
 
 
-def why(db: Database, job: Job, limits: Limits) -> Reason | None:
+def why(db: Database, job: Job, capacity: Capacity) -> Reason | None:
     """What a job waits for; None where something of it is being worked on, or it has ended."""
     if job.parked_at is not None:
         return _parked(job)
@@ -47,7 +47,7 @@ def why(db: Database, job: Job, limits: Limits) -> Reason | None:
         under_way = open_batches.where(Batch.parked_at.is_(None), Batch.admitted_at.is_not(None))
         if session.scalar(under_way.limit(1)) is not None:
             return None
-        return _not_let_in(session, first, limits)
+        return _not_let_in(session, first, capacity)
 
 
 def _parked(row: Job | Batch) -> Reason:
@@ -64,7 +64,7 @@ def _pause(session: Session, name: str) -> Reason | None:
     return Reason(code="account_paused", detail=detail, until=account.paused_until)
 
 
-def _not_let_in(session: Session, batch: Batch, limits: Limits) -> Reason:
+def _not_let_in(session: Session, batch: Batch, capacity: Capacity) -> Reason:
     if batch.parked_at is not None:
         return _parked(batch)
     if batch.not_before > session.scalars(select(func.now())).one():
@@ -73,13 +73,13 @@ def _not_let_in(session: Session, batch: Batch, limits: Limits) -> Reason:
     lane = load(session).lanes[name]
     tokens = round(batch.bytes * token_rates(session, [name]).get(name, TOKENS_PER_BYTE))
     where = f"account {batch.account} has"
-    match lane.lacks(limits, tokens):
+    match lane.lacks(capacity, tokens):
         case "batches":
             detail = f"{where} {lane.batches:,} batches of {batch.model} under way, its limit"
             return Reason(code="inflight_batches", detail=detail)
         case "tokens":
             detail = (
-                f"{where} {lane.tokens:,} of {limits.tokens:,} tokens of {batch.model} enqueued"
+                f"{where} {lane.tokens:,} of {capacity.tokens:,} tokens of {batch.model} enqueued"
             )
             return Reason(code="enqueued_tokens", detail=f"{detail}; the next needs {tokens:,}")
     return Reason(code="turn", detail="waits for its turn to be uploaded, behind other work")

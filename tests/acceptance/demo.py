@@ -25,7 +25,7 @@ from service.cli.documents import Failure, Job
 from service.cli.place import Place, variables_in
 from service.cli.screen import Screen, length, output
 from service.cli.watch import shown
-from service.lines import CHAT
+from service.rules.requests import CHAT
 from service.simulator.books import Books, LineBook
 from tests.eventually import eventually
 from tests.processes import Processes, Running

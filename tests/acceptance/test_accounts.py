@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.states import BatchState, JobState
+from service.rules.states import BatchState, JobState
 from service.store.accounts import accounts
 from service.store.cancel import cancel
 from tests.acceptance.test_pipeline import assert_complete, ids

@@ -10,13 +10,13 @@ import pytest
 from celery import Celery
 
 from config.settings import Settings
-from service.errors import BadInput
-from service.models import Job
-from service.pages import take_in_together
-from service.spec import Rules, read_spec
-from service.states import BatchState, JobState
+from service.payloads.bundles import take_in_together
+from service.rules.errors import BadInput
+from service.rules.spec import Permissions, read_spec
+from service.rules.states import BatchState, JobState
 from service.store import jobs
 from service.store.cancel import cancel
+from service.store.models import Job
 from service.store.submit import Submission, submit
 from tests.eventually import eventually
 from tests.pipeline import Pipeline, chat
@@ -230,7 +230,7 @@ def test_jobs_that_share_a_page_run_each_for_itself(
     simulator.line_rule("error", custom_id="c0002", message="Maximum four stop sequences allowed")
     names = {uuid4(): [f"{letter}{number:04}" for number in range(4)] for letter in "abcd"}
     specs = {
-        job_id: read_spec(msgspec.json.encode(chat(*found)), Rules())
+        job_id: read_spec(msgspec.json.encode(chat(*found)), Permissions())
         for job_id, found in names.items()
     }
     taken = take_in_together(list(specs.items()), running.blobs, Settings())
@@ -248,7 +248,7 @@ def test_jobs_that_share_a_page_run_each_for_itself(
         assert_complete(running, running.ended(job_id), found)
     done = [running.job(job_id) for job_id in names]
     assert [job.failed for job in done] == [0, 0, 1, 0]
-    assert len({job.page_blob for job in done}) == 1
+    assert len({job.bundle_blob for job in done}) == 1
     assert simulator.executed("b0001") == 2
 
 

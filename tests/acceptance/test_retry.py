@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from service.states import JobState
+from service.rules.states import JobState
 from tests.acceptance.test_pipeline import assert_complete, ids
 from tests.api import client, started_url
 from tests.pipeline import Pipeline, chat

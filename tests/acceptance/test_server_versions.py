@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from service.states import JobState
+from service.rules.states import JobState
 from tests.conftest import process_environment
 from tests.pipeline import Pipeline, chat
 from tests.processes import Processes

@@ -29,7 +29,7 @@ TERMINAL = ("COMPLETED", "FAILED", "EXPIRED", "CANCELLED")
 GUIDE = Path(__file__).parents[2] / "docs" / "together-sdk.md"
 
 
-class House:
+class Deployment:
     """An API with a producer, and the SDK of that producer."""
 
     def __init__(self, pipeline: Pipeline, api: Running) -> None:
@@ -60,8 +60,8 @@ class House:
 
 
 @pytest.fixture
-def house(pipeline: Pipeline, api_process: Running) -> House:
-    return House(pipeline, api_process)
+def deployment(pipeline: Pipeline, api_process: Running) -> Deployment:
+    return Deployment(pipeline, api_process)
 
 
 def written(directory: Path, lines: Iterable[Json]) -> Path:
@@ -74,8 +74,8 @@ def chats(directory: Path, *custom_ids: str) -> Path:
     return written(directory, [chat_line(custom_id, "Say so.") for custom_id in custom_ids])
 
 
-def test_the_tutorial_runs_as_it_is(house: House, tmp_path: Path) -> None:
-    house.work()
+def test_the_tutorial_runs_as_it_is(deployment: Deployment, tmp_path: Path) -> None:
+    deployment.work()
     found = re.search(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
     assert found
 
@@ -84,8 +84,8 @@ def test_the_tutorial_runs_as_it_is(house: House, tmp_path: Path) -> None:
         cwd=tmp_path,
         env={
             **os.environ,
-            "TOGETHER_BASE_URL": f"{house.url}/together/v1",
-            "TOGETHER_API_KEY": house.token,
+            "TOGETHER_BASE_URL": f"{deployment.url}/together/v1",
+            "TOGETHER_API_KEY": deployment.token,
             "POLL_SECONDS": "0.2",
         },
         capture_output=True,
@@ -102,21 +102,21 @@ def test_the_tutorial_runs_as_it_is(house: House, tmp_path: Path) -> None:
 
 
 def test_a_large_file_is_sharded_and_only_what_failed_for_good_is_in_the_error_file(
-    house: House, simulator: Simulator, tmp_path: Path
+    deployment: Deployment, simulator: Simulator, tmp_path: Path
 ) -> None:
-    house.work(HAULIER_SHARD_REQUESTS="10")
+    deployment.work(HAULIER_SHARD_REQUESTS="10")
     simulator.line_rule("error", custom_id="r03", message="Maximum four stop sequences allowed")
     simulator.line_rule("error", custom_id="r14", times=1, message="Internal Server Error")
     simulator.line_rule("error", custom_id="r29", message="Invalid model specified")
     ids = [f"r{number:02}" for number in range(30)]
 
-    file_id = house.client.files.upload(chats(tmp_path, *ids), purpose="batch-api").id
-    made = house.client.batches.create(endpoint=CHAT, input_file_id=file_id).job
+    file_id = deployment.client.files.upload(chats(tmp_path, *ids), purpose="batch-api").id
+    made = deployment.client.batches.create(endpoint=CHAT, input_file_id=file_id).job
     assert made is not None
-    batch = house.finished(made.id or "")
+    batch = deployment.finished(made.id or "")
 
     assert (batch.status, batch.progress) == ("COMPLETED", 100.0)
-    output, errors = house.lines(batch.output_file_id), house.lines(batch.error_file_id)
+    output, errors = deployment.lines(batch.output_file_id), deployment.lines(batch.error_file_id)
     assert [line["custom_id"] for line in output] == [i for i in ids if i not in {"r03", "r29"}]
     assert all(line["response"]["status_code"] == 200 for line in output)
     assert [(line["custom_id"], line["error"]["code"]) for line in errors] == [
@@ -124,27 +124,27 @@ def test_a_large_file_is_sharded_and_only_what_failed_for_good_is_in_the_error_f
         ("r29", "batch_client_error"),
     ]
     assert simulator.executed("r14") == 2
-    assert house.pipeline.batch_count(UUID(batch.id)) == 4
+    assert deployment.pipeline.batch_count(UUID(batch.id)) == 4
     for outcome in (batch.output_file_id, batch.error_file_id):
-        size = house.client.files.retrieve(outcome).bytes
-        assert size == len(house.client.files.content(outcome).read())
-    assert asyncio.run(streamed(house, batch.output_file_id)) == len(output)
+        size = deployment.client.files.retrieve(outcome).bytes
+        assert size == len(deployment.client.files.content(outcome).read())
+    assert asyncio.run(streamed(deployment, batch.output_file_id)) == len(output)
 
 
-async def streamed(house: House, file_id: str) -> int:
+async def streamed(deployment: Deployment, file_id: str) -> int:
     """How many lines the asynchronous SDK reads, piece by piece."""
     async with (
-        AsyncTogether(base_url=f"{house.url}/together/v1", api_key=house.token) as client,
+        AsyncTogether(base_url=f"{deployment.url}/together/v1", api_key=deployment.token) as client,
         client.files.with_streaming_response.content(file_id) as response,
     ):
         return len([line async for line in response.iter_lines()])
 
 
 def test_batches_end_in_every_way_that_they_do_at_together(
-    house: House, simulator: Simulator, tmp_path: Path
+    deployment: Deployment, simulator: Simulator, tmp_path: Path
 ) -> None:
-    house.work()
-    client = house.client
+    deployment.work()
+    client = deployment.client
 
     def batch_of(lines: Iterable[Json], endpoint: Any = CHAT) -> str:
         file_id = client.files.upload(written(tmp_path, lines), purpose="batch-api", check=False).id
@@ -153,16 +153,16 @@ def test_batches_end_in_every_way_that_they_do_at_together(
         assert job.id is not None
         return job.id
 
-    bad = house.finished(batch_of([chat_line("a"), {"custom_id": "a"}]))
+    bad = deployment.finished(batch_of([chat_line("a"), {"custom_id": "a"}]))
     assert bad.status == "FAILED"
     assert "line 2" in bad.error
     assert (bad.output_file_id, bad.error_file_id) == (None, None)
 
     audio = {"model": "openai/whisper-large-v3", "file": "https://example.com/clip.mp3"}
     line = {"custom_id": "clip", "method": "FILE", "body": audio}
-    heard = house.finished(batch_of([line], TRANSCRIPTIONS))
+    heard = deployment.finished(batch_of([line], TRANSCRIPTIONS))
     assert (heard.status, heard.error_file_id) == ("COMPLETED", None)
-    assert "text" in house.lines(heard.output_file_id)[0]["response"]["body"]
+    assert "text" in deployment.lines(heard.output_file_id)[0]["response"]["body"]
     with pytest.raises(together.ConflictError):
         client.batches.cancel(heard.id)
 
@@ -170,40 +170,44 @@ def test_batches_end_in_every_way_that_they_do_at_together(
     hanging = batch_of([chat_line("slow")])
     eventually(lambda: client.batches.retrieve(hanging).status == "IN_PROGRESS")
     assert client.batches.cancel(hanging).status in {"CANCELING", "CANCELLED"}
-    ended = house.finished(hanging)
+    ended = deployment.finished(hanging)
     assert (ended.status, ended.output_file_id) == ("CANCELLED", None)
-    assert house.lines(ended.error_file_id)[0]["error"]["code"] == "cancelled"
+    assert deployment.lines(ended.error_file_id)[0]["error"]["code"] == "cancelled"
 
 
 def test_processes_that_are_killed_lose_nothing_and_buy_nothing_twice(
-    house: House, simulator: Simulator, processes: Processes, api_process: Running, tmp_path: Path
+    deployment: Deployment,
+    simulator: Simulator,
+    processes: Processes,
+    api_process: Running,
+    tmp_path: Path,
 ) -> None:
-    file_id = house.client.files.upload(chats(tmp_path, "a", "b"), purpose="batch-api").id
+    file_id = deployment.client.files.upload(chats(tmp_path, "a", "b"), purpose="batch-api").id
     api_process.kill()
     again = processes.haulier("api", "--port", "0", HAULIER_CRASH_AT="accept.stored")
     client = Together(
-        base_url=f"{started_url(again)}/together/v1", api_key=house.token, max_retries=0
+        base_url=f"{started_url(again)}/together/v1", api_key=deployment.token, max_retries=0
     )
     with pytest.raises(together.APIConnectionError):  # stored, and the answer is lost
         client.batches.create(endpoint=CHAT, input_file_id=file_id)
-    house.url = started_url(processes.haulier("api", "--port", "0"))
-    house.client = house.client_of(house.token)
+    deployment.url = started_url(processes.haulier("api", "--port", "0"))
+    deployment.client = deployment.client_of(deployment.token)
 
     # As the SDK sends it after an answer that did not come.
-    made = house.client.batches.create(
+    made = deployment.client.batches.create(
         endpoint=CHAT, input_file_id=file_id, extra_headers={"x-stainless-retry-count": "1"}
     ).job
     assert made is not None
     simulator.hold("create", after_commit=True)
-    worker = house.work()
+    worker = deployment.work()
     simulator.wait_held("create", timeout=30)
     worker.kill()
     simulator.release("create", answered=False)
     simulator.clear_faults()
-    house.pipeline.worker()
-    batch = house.finished(made.id or "")
+    deployment.pipeline.worker()
+    batch = deployment.finished(made.id or "")
 
     assert batch.status == "COMPLETED"
-    assert [line["custom_id"] for line in house.lines(batch.output_file_id)] == ["a", "b"]
-    assert [listed.id for listed in house.client.batches.list()] == [batch.id]
+    assert [line["custom_id"] for line in deployment.lines(batch.output_file_id)] == ["a", "b"]
+    assert [listed.id for listed in deployment.client.batches.list()] == [batch.id]
     assert simulator.batches_created == 1

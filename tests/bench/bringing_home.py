@@ -9,12 +9,12 @@ from uuid import uuid4
 
 import msgspec
 
-from service.blobs import Blobs
-from service.results import assembled, stream_partial
+from service.payloads.blobs import Blobs
+from service.payloads.results import assembled, stream_partial
+from service.rules.states import BatchState
+from service.rules.work import FinalLines, Settle
 from service.stages import fetch
-from service.states import BatchState
-from service.together import Together
-from service.work import FinalLines, Settle
+from service.together.client import Together
 from tests.bench.corpus import answer_line, request_lines
 from tests.factories import batch_claim, clients, final_lines, take
 

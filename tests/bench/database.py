@@ -14,18 +14,18 @@ from uuid import UUID
 
 import msgspec
 
-from service.models import Batch
-from service.states import Stage
+from service.rules.states import Stage
+from service.rules.work import Wait
 from service.store import engine
 from service.store.claim import claim_batches
 from service.store.due import dispatch
-from service.work import Wait
+from service.store.models import Batch
 from tests import factories
 from tests.api import TOKEN
+from tests.bench.deployment import Deployment, open_deployment
 from tests.bench.figures import Row, Section, shown
-from tests.bench.house import House, open_house
 from tests.bench.size import Size
-from tests.integration.test_queries import OPEN, WAITING, fill
+from tests.integration.store.test_queries import OPEN, WAITING, fill
 
 FEW = 10_000
 ROUNDS = 300
@@ -76,9 +76,9 @@ def measure(size: Size) -> Section:
 def _filled(finished: int) -> Iterator[dict[str, Work]]:
     """What is timed, by name, in a deployment with so many finished jobs."""
     pick = random.Random(1)
-    with open_house(parts=("api",)) as house:
-        fill(house.environment["DATABASE_URL"], more=EVENTS, finished=finished)
-        with _connection(house) as connection, _store(house) as store:
+    with open_deployment(parts=("api",)) as deployment:
+        fill(deployment.environment["DATABASE_URL"], more=EVENTS, finished=finished)
+        with _connection(deployment) as connection, _store(deployment) as store:
             yield {
                 "GET /v1/jobs/{id}": lambda: _get(
                     connection, f"/v1/jobs/{_id('job', pick.randint(1, finished))}"
@@ -118,7 +118,7 @@ def _timed(*works: Work) -> tuple[Times, ...]:
     return tuple(Times(times[ROUNDS // 2], times[ROUNDS * 99 // 100]) for times in ordered)
 
 
-def _claim(store: factories.House) -> None:
+def _claim(store: factories.Harness) -> None:
     batch_id = _id("open", 3)
     (claim,) = claim_batches(store.db, [batch_id], Stage.FETCH, factories.LEASE)
     store.apply(claim, Wait(timedelta(0)))
@@ -137,9 +137,9 @@ def _get(connection: HTTPConnection, path: str) -> bytes:
 
 
 @contextmanager
-def _connection(house: House) -> Iterator[HTTPConnection]:
+def _connection(deployment: Deployment) -> Iterator[HTTPConnection]:
     """Kept alive; http.client, for what the client takes is measured too."""
-    place = urlsplit(str(house.http.base_url))
+    place = urlsplit(str(deployment.http.base_url))
     assert place.hostname is not None
     connection = HTTPConnection(place.hostname, place.port, timeout=60)
     yield connection
@@ -147,7 +147,7 @@ def _connection(house: House) -> Iterator[HTTPConnection]:
 
 
 @contextmanager
-def _store(house: House) -> Iterator[factories.House]:
-    made = engine.create(house.environment["DATABASE_URL"])
-    yield factories.House(engine.database(made))
+def _store(deployment: Deployment) -> Iterator[factories.Harness]:
+    made = engine.create(deployment.environment["DATABASE_URL"])
+    yield factories.Harness(engine.database(made))
     made.dispose()

@@ -10,8 +10,8 @@ from typing import Any
 from tests.bench.charts import Chart
 from tests.bench.child import Cost, measured
 from tests.bench.corpus import write_requests
+from tests.bench.deployment import Deployment, open_deployment
 from tests.bench.figures import Row, Section, shown
-from tests.bench.house import House, open_house
 from tests.bench.openai_shim import openai_shim
 from tests.bench.size import Size
 
@@ -50,16 +50,16 @@ class Run:
 
 def measure(size: Size) -> Section:
     count = size.requests
-    with open_house() as house:
-        path = write_requests(house.home / "input.jsonl", count, LENGTH)
-        first = run_job(house, path, count)  # every process opens its connections
+    with open_deployment() as deployment:
+        path = write_requests(deployment.home / "input.jsonl", count, LENGTH)
+        first = run_job(deployment, path, count)  # every process opens its connections
         runs: list[Run] = []
         peers: dict[str, list[Cost]] = {name: [] for name in PEERS}
         for _ in range(ROUNDS):
-            runs.append(run_job(house, path, count))
+            runs.append(run_job(deployment, path, count))
             for name, found in peers.items():
-                found.append(_peer(house, name, path, count))
-        lines = _throughputs(house, size)
+                found.append(_peer(deployment, name, path, count))
+        lines = _throughputs(deployment, size)
     typical = sorted(runs, key=lambda run: run.total)[ROUNDS // 2]
     lines["Haulier"].append((count, count / typical.wall))
     for name, found in peers.items():
@@ -105,43 +105,43 @@ def _rows(count: int, typical: Run, first: Run, peers: dict[str, list[Cost]]) ->
     ]
 
 
-def _throughputs(house: House, size: Size) -> dict[str, list[tuple[float, float]]]:
+def _throughputs(deployment: Deployment, size: Size) -> dict[str, list[tuple[float, float]]]:
     """(requests, requests a second) of smaller jobs."""
     lines: dict[str, list[tuple[float, float]]] = {"Haulier": [], **{name: [] for name in PEERS}}
     for share in SHARES:
         count = round(size.requests * share)
-        path = write_requests(house.home / "smaller.jsonl", count, LENGTH)
-        lines["Haulier"].append((count, count / run_job(house, path, count).wall))
+        path = write_requests(deployment.home / "smaller.jsonl", count, LENGTH)
+        lines["Haulier"].append((count, count / run_job(deployment, path, count).wall))
         for name in PEERS:
-            lines[name].append((count, count / _peer(house, name, path, count).wall))
+            lines[name].append((count, count / _peer(deployment, name, path, count).wall))
     return lines
 
 
-def _peer(house: House, name: str, path: Path, count: int) -> Cost:
+def _peer(deployment: Deployment, name: str, path: Path, count: int) -> Cost:
     """A script's run against the same simulator, under a key of its own."""
     key = f"key of {PEERS[name]}"
-    with TemporaryDirectory(dir=house.home) as home:
+    with TemporaryDirectory(dir=deployment.home) as home:
         same: dict[str, Any] = {"path": str(path), "key": key, "home": home}
         if name == OPENAI_BATCH:
-            with openai_shim(house.simulator.url) as url:
+            with openai_shim(deployment.simulator.url) as url:
                 cost = measured(PEERS[name], python=str(PYTHON), url=url, **same)
         else:
-            cost = measured(PEERS[name], url=house.simulator.url, **same)
+            cost = measured(PEERS[name], url=deployment.simulator.url, **same)
     assert cost.value == count, f"{name} brought home {cost.value} of {count}"
     return cost
 
 
-def run_job(house: House, path: Path, count: int) -> Run:
+def run_job(deployment: Deployment, path: Path, count: int) -> Run:
     """Submit a file as one POST, wait, read the results."""
-    before, started = house.cpu(), time.monotonic()
-    job_id = house.submit_file(path)
+    before, started = deployment.cpu(), time.monotonic()
+    job_id = deployment.submit_file(path)
     submitted = time.monotonic()
-    house.completed(job_id, LONGEST)
+    deployment.completed(job_id, LONGEST)
     completed = time.monotonic()
-    lines, _ = house.download(job_id)
+    lines, _ = deployment.download(job_id)
     downloaded = time.monotonic()
     assert lines == count, f"{lines} results of {count}"
-    after = house.cpu()
+    after = deployment.cpu()
     return Run(
         {name: after[name] - before[name] for name in before},
         submitted - started,

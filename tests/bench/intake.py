@@ -4,9 +4,9 @@ from pathlib import Path
 from uuid import uuid4
 
 from config.settings import Settings
-from service.blobs import Blobs
-from service.intake import Intake
-from service.lines import CHAT
+from service.payloads.blobs import Blobs
+from service.payloads.intake import Intake
+from service.rules.requests import CHAT
 
 BLOCK = 1 << 20
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from tests.bench.charts import Chart
 from tests.bench.corpus import write_requests
+from tests.bench.deployment import PARTS, open_deployment
 from tests.bench.figures import Row, Section, shown
-from tests.bench.house import PARTS, open_house
 from tests.bench.proc import MemoryOverTime
 from tests.bench.size import Size
 
@@ -69,11 +69,11 @@ def _growth(name: str, one: Run, whole: Run, requests: int) -> Row:
 
 def _run(count: int, length: int) -> Run:
     """One job in processes that have done nothing before."""
-    with open_house() as house:
-        path = write_requests(house.home / "input.jsonl", count, length)
-        with MemoryOverTime(house.roots) as memory:
-            job_id = house.submit_file(path)
-            house.completed(job_id, LONGEST)
-            lines, _ = house.download(job_id)
+    with open_deployment() as deployment:
+        path = write_requests(deployment.home / "input.jsonl", count, length)
+        with MemoryOverTime(deployment.roots) as memory:
+            job_id = deployment.submit_file(path)
+            deployment.completed(job_id, LONGEST)
+            lines, _ = deployment.download(job_id)
         assert lines == count, f"{lines} results of {count}"
     return Run(memory.points, memory.peaks)

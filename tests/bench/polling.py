@@ -13,8 +13,8 @@ import psycopg
 
 from service.simulator.wire import account_of
 from tests.bench.charts import Chart
+from tests.bench.deployment import Deployment, open_deployment
 from tests.bench.figures import Row, Section, shown
-from tests.bench.house import House, open_house
 from tests.bench.size import Size
 from tests.simulator import KEY
 
@@ -104,37 +104,37 @@ def _rows(count: int, minute: Minute) -> list[Row]:
 
 def _minute(count: int) -> Minute:
     """A scaled minute with so many batches in flight, after everything has warmed up."""
-    with open_house(SETTINGS) as house:
-        fill(house, count)
+    with open_deployment(SETTINGS) as deployment:
+        fill(deployment, count)
         time.sleep(WARM_UP)
-        calls, cpu = house.simulator.counts(), house.cpu()
+        calls, cpu = deployment.simulator.counts(), deployment.cpu()
         time.sleep(WINDOW)
-        calls_after, cpu_after = house.simulator.counts(), house.cpu()
-        overdue = _overdue(house)
+        calls_after, cpu_after = deployment.simulator.counts(), deployment.cpu()
+        overdue = _overdue(deployment)
     spent = {name: cpu_after[name] - cpu[name] for name in cpu}
     looked = {name: calls_after.get(name, 0) - calls.get(name, 0) for name in LOOKS}
     return Minute(looked, spent["scheduler"], spent["worker"], overdue)
 
 
-def _overdue(house: House) -> int:
+def _overdue(deployment: Deployment) -> int:
     query = "SELECT count(*) FROM haulier.batches WHERE not_before < now() - %s * interval '1 s'"
-    with psycopg.connect(house.environment["DATABASE_URL"]) as connection:
+    with psycopg.connect(deployment.environment["DATABASE_URL"]) as connection:
         row = connection.execute(query, [2 * TICK]).fetchone()
     assert row is not None
     return int(row[0])
 
 
-def fill(house: House, count: int) -> None:
+def fill(deployment: Deployment, count: int) -> None:
     """Put batches that Together works on into both databases, due one after the other."""
     now = time.time()
     batches = [
         (n, f"open-{n}", account_of(KEY), f"file-{n}", now, now) for n in range(1, count + 1)
     ]
-    simulated = sqlite3.connect(house.simulator.data / "simulator.db", timeout=60)
+    simulated = sqlite3.connect(deployment.simulator.data / "simulator.db", timeout=60)
     with simulated:
         simulated.executemany(SIMULATED, batches)
     simulated.close()
     statements = ROWS.format(job=uuid5(NAMESPACE, str(count)), n=count, poll=POLL)
-    with psycopg.connect(house.environment["DATABASE_URL"], autocommit=True) as connection:
+    with psycopg.connect(deployment.environment["DATABASE_URL"], autocommit=True) as connection:
         for statement in statements.split(";\n"):
             connection.execute(statement)

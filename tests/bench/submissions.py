@@ -14,8 +14,8 @@ from celery import Celery
 
 from tests.api import TOKEN
 from tests.bench.corpus import MODEL, prose
+from tests.bench.deployment import Deployment, open_deployment
 from tests.bench.figures import Row, Section, shown
-from tests.bench.house import House, open_house
 from tests.bench.size import Size
 
 THREADS = 4
@@ -27,11 +27,11 @@ LONGEST = 120
 
 def measure(size: Size) -> Section:
     count = size.submissions
-    with open_house(parts=("api",)) as house:
-        queued, inbox_cpu = _over_the_queue(house, count)
-        posted, api_cpu = _over_http(house, count)
-    with open_house() as house:
-        delays = _until_uploaded(house)
+    with open_deployment(parts=("api",)) as deployment:
+        queued, inbox_cpu = _over_the_queue(deployment, count)
+        posted, api_cpu = _over_http(deployment, count)
+    with open_deployment() as deployment:
+        delays = _until_uploaded(deployment)
     middle, late = delays[len(delays) // 2], delays[len(delays) * 99 // 100]
     return Section(
         [
@@ -80,9 +80,9 @@ def specs(count: int) -> list[dict[str, Any]]:
     ]
 
 
-def _over_the_queue(house: House, count: int) -> tuple[float, float]:
+def _over_the_queue(deployment: Deployment, count: int) -> tuple[float, float]:
     """(specs a second, CPU seconds of the inbox) to read a queue that is full already."""
-    producer = Celery(broker=house.environment["REDIS_URL"])
+    producer = Celery(broker=deployment.environment["REDIS_URL"])
     producer.conf.task_create_missing_queues = True
     with producer.connection_for_write() as connection:
         for spec in specs(count):
@@ -93,17 +93,17 @@ def _over_the_queue(house: House, count: int) -> tuple[float, float]:
                 connection=connection,
                 ignore_result=True,
             )
-    house.parts["inbox"] = house.processes.haulier("inbox")
-    first, began = _jobs_after(house, lambda jobs: jobs > 0)
-    before = house.cpu()["inbox"]
-    _, ended = _jobs_after(house, lambda jobs: jobs >= count)
-    return (count - first) / (ended - began), house.cpu()["inbox"] - before
+    deployment.parts["inbox"] = deployment.processes.haulier("inbox")
+    first, began = _jobs_after(deployment, lambda jobs: jobs > 0)
+    before = deployment.cpu()["inbox"]
+    _, ended = _jobs_after(deployment, lambda jobs: jobs >= count)
+    return (count - first) / (ended - began), deployment.cpu()["inbox"] - before
 
 
-def _jobs_after(house: House, reached: Callable[[int], bool]) -> tuple[int, float]:
+def _jobs_after(deployment: Deployment, reached: Callable[[int], bool]) -> tuple[int, float]:
     """(jobs, instant) as soon as there are enough."""
     deadline = time.monotonic() + LONGEST
-    with psycopg.connect(house.environment["DATABASE_URL"], autocommit=True) as connection:
+    with psycopg.connect(deployment.environment["DATABASE_URL"], autocommit=True) as connection:
         while time.monotonic() < deadline:
             row = connection.execute("SELECT count(*) FROM haulier.jobs").fetchone()
             if row is not None and reached(row[0]):
@@ -112,20 +112,20 @@ def _jobs_after(house: House, reached: Callable[[int], bool]) -> tuple[int, floa
     raise AssertionError(f"not within {LONGEST} s; the last count was {row}")
 
 
-def _over_http(house: House, count: int) -> tuple[float, float]:
+def _over_http(deployment: Deployment, count: int) -> tuple[float, float]:
     """(specs a second, CPU seconds of the API)."""
     bodies = [msgspec.json.encode(spec) for spec in specs(count)]
     shares = [bodies[number::THREADS] for number in range(THREADS)]
-    before, started = house.cpu()["api"], time.monotonic()
+    before, started = deployment.cpu()["api"], time.monotonic()
     with ThreadPoolExecutor(THREADS) as threads:
-        for sent in [threads.submit(_post, house, share) for share in shares]:
+        for sent in [threads.submit(_post, deployment, share) for share in shares]:
             sent.result()
-    return count / (time.monotonic() - started), house.cpu()["api"] - before
+    return count / (time.monotonic() - started), deployment.cpu()["api"] - before
 
 
-def _post(house: House, bodies: list[bytes]) -> None:
+def _post(deployment: Deployment, bodies: list[bytes]) -> None:
     """Submit specs over one connection; http.client, for the client's CPU is the server's too."""
-    place = urlsplit(str(house.http.base_url))
+    place = urlsplit(str(deployment.http.base_url))
     assert place.hostname is not None
     connection = HTTPConnection(place.hostname, place.port, timeout=60)
     headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
@@ -137,13 +137,13 @@ def _post(house: House, bodies: list[bytes]) -> None:
     connection.close()
 
 
-def _until_uploaded(house: House) -> list[float]:
+def _until_uploaded(deployment: Deployment) -> list[float]:
     """Seconds from each job's acceptance to the end of its first upload, sorted."""
     pages = specs(RATE * SECONDS)
-    _post(house, [msgspec.json.encode(pages[0])])  # what is needed once
+    _post(deployment, [msgspec.json.encode(pages[0])])  # what is needed once
     started = time.monotonic()
     for number, spec in enumerate(pages):
-        _post(house, [msgspec.json.encode({**spec, "idempotency_key": str(uuid4())})])
+        _post(deployment, [msgspec.json.encode({**spec, "idempotency_key": str(uuid4())})])
         time.sleep(max(0.0, started + number / RATE - time.monotonic()))
     deadline = time.monotonic() + LONGEST
     query = """
@@ -151,7 +151,7 @@ def _until_uploaded(house: House) -> list[float]:
         FROM haulier.jobs j JOIN haulier.events e ON e.job_id = j.id AND e.target = 'uploaded'
         GROUP BY j.id, j.created_at ORDER BY delay
     """
-    with psycopg.connect(house.environment["DATABASE_URL"], autocommit=True) as connection:
+    with psycopg.connect(deployment.environment["DATABASE_URL"], autocommit=True) as connection:
         while True:
             delays = [float(row[0]) for row in connection.execute(query).fetchall()]
             if len(delays) > len(pages):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from service.webhooks import _headers
+from service.notices.webhooks import _headers
 from tests.docs.reference import ROOT
 
 SECRET = f"whsec_{base64.b64encode(bytes(32)).decode()}"

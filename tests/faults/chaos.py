@@ -18,8 +18,8 @@ import psycopg
 import redis
 
 from tests.faults.auditor import Findings, audit
+from tests.faults.chaos_deployment import Deployment, open_deployment
 from tests.faults.chaos_faults import Plan
-from tests.faults.chaos_house import House, open_house
 from tests.faults.chaos_ledger import Ledger
 from tests.faults.chaos_producers import Producers
 from tests.faults.chaos_scenario import good_day
@@ -49,34 +49,36 @@ PAUSE = (1.0, 5.0)
 def run(seconds: float, seed: int, *, pause: tuple[float, float] = PAUSE) -> Findings:
     """Break things for so long, let everything settle, and audit. On the main thread only."""
     ledger = Ledger()
-    with open_house(seed) as house:
-        producers = Producers(house.api_url, house.valkey.url, house.database_url, ledger, seed)
+    with open_deployment(seed) as deployment:
+        producers = Producers(
+            deployment.api_url, deployment.valkey.url, deployment.database_url, ledger, seed
+        )
         producers.start()
         try:
-            _break(house, Plan(house, ledger, seed, pause), seconds)
+            _break(deployment, Plan(deployment, ledger, seed, pause), seconds)
             producers.stop(60)
-            settled = _settle(house)
+            settled = _settle(deployment)
         finally:
             producers.stop(1)
-        house.note_what_was_played()
-        ledger.played = house.played
+        deployment.note_what_was_played()
+        ledger.played = deployment.played
         findings = audit(
             ledger,
-            database_url=house.database_url,
-            blobs=house.blobs,
-            simulator_url=house.simulator.url,
+            database_url=deployment.database_url,
+            blobs=deployment.blobs,
+            simulator_url=deployment.simulator.url,
             key=KEY,
         )
         findings.figures["seconds from the last fault until all jobs had ended"] = round(settled, 1)
-        _check_logs(house.home / "logs", findings)
+        _check_logs(deployment.home / "logs", findings)
         for failure in producers.failures:
             findings.violate("answers that producers cannot use", failure)
         if not findings.ok or settled > SLOW:
-            _keep(house)
+            _keep(deployment)
     return findings
 
 
-def _break(house: House, plan: Plan, seconds: float) -> None:
+def _break(deployment: Deployment, plan: Plan, seconds: float) -> None:
     end = time.monotonic() + seconds
     look = 0.0
     try:
@@ -85,36 +87,36 @@ def _break(house: House, plan: Plan, seconds: float) -> None:
             if time.monotonic() > look:
                 look = time.monotonic() + 10
                 plan.restart_what_ended()
-                if house.simulator.running:
-                    house.note_what_was_played()
+                if deployment.simulator.running:
+                    deployment.note_what_was_played()
             time.sleep(0.05)
     finally:
         plan.end()
-    house.simulator.scenario(**good_day())
+    deployment.simulator.scenario(**good_day())
 
 
-def _settle(house: House) -> float:
+def _settle(deployment: Deployment) -> float:
     """Wait until every job has ended. Gives how long that took, in seconds."""
     began = time.monotonic()
     quiet = 0
     while time.monotonic() < began + SETTLING:
-        for name in house.parts:
-            house.start(name)
-        with psycopg.connect(house.database_url) as connection:
+        for name in deployment.parts:
+            deployment.start(name)
+        with psycopg.connect(deployment.database_url) as connection:
             (still,) = connection.execute(
                 "SELECT (SELECT count(*) FROM haulier.jobs WHERE state IN ('accepted', 'running'))"
                 " + (SELECT count(*) FROM haulier.batches WHERE lease IS NOT NULL)"
             ).fetchone() or (1,)
         # Submissions may still be on their way through the inbox.
-        quiet = quiet + 1 if still == 0 and _queue_is_empty(house) else 0
+        quiet = quiet + 1 if still == 0 and _queue_is_empty(deployment) else 0
         if quiet >= 5:
             break
         time.sleep(0.5)
     return time.monotonic() - began
 
 
-def _queue_is_empty(house: House) -> bool:
-    with redis.Redis.from_url(house.valkey.url) as client:
+def _queue_is_empty(deployment: Deployment) -> bool:
+    with redis.Redis.from_url(deployment.valkey.url) as client:
         # What a dead inbox held comes again after a while.
         waiting: Any = client.llen("haulier.submit")
         unacknowledged: Any = client.hlen("unacked")
@@ -145,13 +147,13 @@ def _event(line: str) -> str | None:
     return str(read.get("event")) if isinstance(read, dict) else None
 
 
-def _keep(house: House) -> None:
+def _keep(deployment: Deployment) -> None:
     """Leave the logs and a dump of the rows where somebody can look at them."""
     target = Path("build/chaos")
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    shutil.copytree(house.home / "logs", target / "logs")
-    with psycopg.connect(house.database_url) as connection:
+    shutil.copytree(deployment.home / "logs", target / "logs")
+    with psycopg.connect(deployment.database_url) as connection:
         for table in ("jobs", "batches", "events", "dead_letters", "accounts"):
             rows = connection.execute(f"SELECT t::text FROM haulier.{table} t".encode())
             (target / f"{table}.txt").write_text("\n".join(row[0] for row in rows))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import redis
 
-from tests.faults.chaos_house import LEASE, House
+from tests.faults.chaos_deployment import LEASE, Deployment
 from tests.faults.chaos_ledger import Ledger
 from tests.faults.chaos_scenario import LIST_LAG
 from tests.faults.proxy import Proxy
@@ -31,7 +31,7 @@ class Fault:
     kind: str
     weight: int
     lasting: tuple[float, float]
-    strike: Callable[[House, random.Random], Mend]
+    strike: Callable[[Deployment, random.Random], Mend]
 
     @property
     def ends_processes(self) -> bool:
@@ -41,47 +41,47 @@ class Fault:
 # --- processes ----------------------------------------------------------------------------------
 
 
-def _kill(*names: str) -> Callable[[House, random.Random], Mend]:
-    def strike(house: House, luck: random.Random) -> Mend:
+def _kill(*names: str) -> Callable[[Deployment, random.Random], Mend]:
+    def strike(deployment: Deployment, luck: random.Random) -> Mend:
         name = luck.choice(names)
-        house.kill(name)
-        return lambda: house.start(name)
+        deployment.kill(name)
+        return lambda: deployment.start(name)
 
     return strike
 
 
-def _kill_all_workers(house: House, _: random.Random) -> Mend:
+def _kill_all_workers(deployment: Deployment, _: random.Random) -> Mend:
     for name in WORKERS:
-        house.kill(name)
+        deployment.kill(name)
 
     def mend() -> None:
         for name in WORKERS:
-            house.start(name)
+            deployment.start(name)
 
     return mend
 
 
-def _deploy(house: House, luck: random.Random) -> Mend:
+def _deploy(deployment: Deployment, luck: random.Random) -> Mend:
     name = luck.choice((*WORKERS, *SCHEDULERS, "inbox", "api"))
-    house.terminate(name)
+    deployment.terminate(name)
 
     def mend() -> None:
         # One that is still at its last task ends by itself; the next round of faults starts it.
-        house.start(name)
+        deployment.start(name)
 
     return mend
 
 
-def _kill_child(house: House, luck: random.Random) -> Mend:
-    pids = sorted(pid for name in WORKERS for pid in house.started(name))
+def _kill_child(deployment: Deployment, luck: random.Random) -> Mend:
+    pids = sorted(pid for name in WORKERS for pid in deployment.started(name))
     if pids:
         _send(luck.choice(pids), signal.SIGKILL)
     return _nothing
 
 
-def _freeze(house: House, luck: random.Random) -> Mend:
+def _freeze(deployment: Deployment, luck: random.Random) -> Mend:
     """A process of a worker stands still for longer than its lease."""
-    pids = sorted(pid for name in WORKERS for pid in house.started(name))
+    pids = sorted(pid for name in WORKERS for pid in deployment.started(name))
     if not pids:
         return _nothing
     pid = luck.choice(pids)
@@ -89,8 +89,8 @@ def _freeze(house: House, luck: random.Random) -> Mend:
     return lambda: _send(pid, signal.SIGCONT)
 
 
-def _freeze_part(house: House, luck: random.Random) -> Mend:
-    running = house.parts[luck.choice((*SCHEDULERS, "inbox"))].running
+def _freeze_part(deployment: Deployment, luck: random.Random) -> Mend:
+    running = deployment.parts[luck.choice((*SCHEDULERS, "inbox"))].running
     if running is None or not running.alive:
         return _nothing
     running.signal(signal.SIGSTOP)
@@ -109,35 +109,35 @@ def _nothing() -> None:
 # --- servers ------------------------------------------------------------------------------------
 
 
-def _flush(house: House, _: random.Random) -> Mend:
-    with suppress(redis.RedisError), redis.Redis.from_url(house.valkey.url) as client:
+def _flush(deployment: Deployment, _: random.Random) -> Mend:
+    with suppress(redis.RedisError), redis.Redis.from_url(deployment.valkey.url) as client:
         client.flushall()
     return _nothing
 
 
-def _kill_valkey(house: House, _: random.Random) -> Mend:
-    house.valkey.kill()
-    return house.valkey.start
+def _kill_valkey(deployment: Deployment, _: random.Random) -> Mend:
+    deployment.valkey.kill()
+    return deployment.valkey.start
 
 
-def _freeze_valkey(house: House, _: random.Random) -> Mend:
-    house.valkey.freeze()
-    return house.valkey.thaw
+def _freeze_valkey(deployment: Deployment, _: random.Random) -> Mend:
+    deployment.valkey.freeze()
+    return deployment.valkey.thaw
 
 
-def _restart_postgres(house: House, _: random.Random) -> Mend:
-    house.postgres.stop(signal.SIGQUIT)
-    return house.postgres.start
+def _restart_postgres(deployment: Deployment, _: random.Random) -> Mend:
+    deployment.postgres.stop(signal.SIGQUIT)
+    return deployment.postgres.start
 
 
-def _kill_simulator(house: House, _: random.Random) -> Mend:
+def _kill_simulator(deployment: Deployment, _: random.Random) -> Mend:
     with suppress(Exception):  # its log is only counted
-        house.note_what_was_played()
-    house.simulator.kill()
+        deployment.note_what_was_played()
+    deployment.simulator.kill()
 
     def mend() -> None:
-        house.simulator.start()
-        house.bad_day()
+        deployment.simulator.start()
+        deployment.bad_day()
 
     return mend
 
@@ -145,13 +145,13 @@ def _kill_simulator(house: House, _: random.Random) -> Mend:
 # --- connections --------------------------------------------------------------------------------
 
 
-def _cut(house: House, luck: random.Random) -> Mend:
-    luck.choice(_proxies(house)).cut()
+def _cut(deployment: Deployment, luck: random.Random) -> Mend:
+    luck.choice(_proxies(deployment)).cut()
     return _nothing
 
 
-def _blackhole(house: House, luck: random.Random) -> Mend:
-    proxy = luck.choice(_proxies(house))
+def _blackhole(deployment: Deployment, luck: random.Random) -> Mend:
+    proxy = luck.choice(_proxies(deployment))
     cut_after = luck.random() < 0.5
     proxy.stop_flow()
 
@@ -163,46 +163,48 @@ def _blackhole(house: House, luck: random.Random) -> Mend:
     return mend
 
 
-def _refuse(house: House, luck: random.Random) -> Mend:
-    proxy = luck.choice(_proxies(house))
+def _refuse(deployment: Deployment, luck: random.Random) -> Mend:
+    proxy = luck.choice(_proxies(deployment))
     proxy.refuse()
     return proxy.accept
 
 
-def _proxies(house: House) -> tuple[Proxy, Proxy, Proxy]:
-    return house.to_postgres, house.to_valkey, house.to_together
+def _proxies(deployment: Deployment) -> tuple[Proxy, Proxy, Proxy]:
+    return deployment.to_postgres, deployment.to_valkey, deployment.to_together
 
 
 # --- the provider -------------------------------------------------------------------------------
 
 
-def _refuse_key(house: House, luck: random.Random) -> Mend:
-    return _switched(house, lambda: house.simulator.keys({KEY: luck.choice((401, 402, 403))}))
+def _refuse_key(deployment: Deployment, luck: random.Random) -> Mend:
+    return _switched(
+        deployment, lambda: deployment.simulator.keys({KEY: luck.choice((401, 402, 403))})
+    )
 
 
-def _lag(house: House, _: random.Random) -> Mend:
+def _lag(deployment: Deployment, _: random.Random) -> Mend:
     """The list lags for longer than the grace: the bound of what Haulier promises."""
 
     def on() -> None:
-        house.simulator.switch(list_lag_seconds=20.0)
-        house.simulator.fault("create", "lost", after_commit=True, times=3)
+        deployment.simulator.switch(list_lag_seconds=20.0)
+        deployment.simulator.fault("create", "lost", after_commit=True, times=3)
 
-    return _switched(house, on)
-
-
-def _null(house: House, _: random.Random) -> Mend:
-    return _switched(house, lambda: house.simulator.switch(job_null_on_create=True))
+    return _switched(deployment, on)
 
 
-def _switched(house: House, on: Mend) -> Mend:
-    if not house.simulator.running:
+def _null(deployment: Deployment, _: random.Random) -> Mend:
+    return _switched(deployment, lambda: deployment.simulator.switch(job_null_on_create=True))
+
+
+def _switched(deployment: Deployment, on: Mend) -> Mend:
+    if not deployment.simulator.running:
         return _nothing
     on()
 
     def off() -> None:
-        if house.simulator.running:  # else its next start sets all of it
-            house.simulator.switch(job_null_on_create=False, list_lag_seconds=LIST_LAG)
-            house.simulator.keys({})
+        if deployment.simulator.running:  # else its next start sets all of it
+            deployment.simulator.switch(job_null_on_create=False, list_lag_seconds=LIST_LAG)
+            deployment.simulator.keys({})
 
     return off
 
@@ -248,8 +250,10 @@ EXCLUSIVE = {
 class Plan:
     """Strikes faults and mends them. Every few seconds one, and they overlap."""
 
-    def __init__(self, house: House, ledger: Ledger, seed: int, pause: tuple[float, float]) -> None:
-        self._house = house
+    def __init__(
+        self, deployment: Deployment, ledger: Ledger, seed: int, pause: tuple[float, float]
+    ) -> None:
+        self._deployment = deployment
         self._ledger = ledger
         self._luck = random.Random(seed)
         self._pause = pause
@@ -271,19 +275,19 @@ class Plan:
         """Mend everything and start what does not run."""
         while self._mends:
             self._mend()
-        house = self._house
-        for part in house.parts.values():
+        deployment = self._deployment
+        for part in deployment.parts.values():
             if not part.alive:
-                house.start(part.name)
+                deployment.start(part.name)
 
     def restart_what_ended(self) -> None:
         """The supervisor of a deployment: what ended by itself is started again."""
-        for name, part in self._house.parts.items():
+        for name, part in self._deployment.parts.items():
             if not part.alive and not part.ending:
                 self._ledger.ended[name] += 1
-                self._house.start(name)
+                self._deployment.start(name)
             elif not part.alive and not self._down:
-                self._house.start(name)  # it took its time to end
+                self._deployment.start(name)  # it took its time to end
 
     @property
     def _down(self) -> bool:
@@ -297,7 +301,7 @@ class Plan:
         if word in self._busy:
             return
         at = time.time()
-        mend = fault.strike(self._house, luck)
+        mend = fault.strike(self._deployment, luck)
         if word is not None:
             self._busy.add(word)
         due = time.monotonic() + lasting

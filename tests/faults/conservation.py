@@ -7,9 +7,9 @@ simulator's books.
 from collections.abc import Sequence
 from typing import Any
 
-from service.models import Job
-from service.states import BatchState, JobState
+from service.rules.states import BatchState, JobState
 from service.store import jobs
+from service.store.models import Job
 from tests.pipeline import Pipeline
 from tests.simulator import Simulator
 

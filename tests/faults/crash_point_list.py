@@ -7,8 +7,8 @@ import inspect
 import re
 from pathlib import Path
 
-from service import crashpoints
-from service.crashpoints import CrashPoint
+from service.rules import crashpoints
+from service.rules.crashpoints import CrashPoint
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "reliability.md"
 BEGIN, END = "<!-- crash points -->", "<!-- end -->"

@@ -16,11 +16,11 @@ import pytest
 from celery import Celery
 from sqlalchemy import text
 
-from service.crashpoints import CrashPoint
-from service.models import Job
-from service.states import JobState
+from service.rules.crashpoints import CrashPoint
+from service.rules.states import JobState
 from service.store import jobs, leftovers
 from service.store.cancel import cancel
+from service.store.models import Job
 from tests.api import client, started_url
 from tests.eventually import eventually
 from tests.faults import crash_point_list

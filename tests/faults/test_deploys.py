@@ -7,9 +7,9 @@ from uuid import UUID
 
 import pytest
 
-from service.models import Batch
-from service.states import BatchState
+from service.rules.states import BatchState
 from service.store import engine
+from service.store.models import Batch
 from tests.eventually import eventually
 from tests.faults.conservation import assert_conserved, ids
 from tests.pipeline import Pipeline, chat

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from celery import Celery
 
-from service.states import BatchState, JobState
+from service.rules.states import BatchState, JobState
 from service.store import jobs
 from tests.eventually import eventually
 from tests.faults.conservation import assert_conserved, ids

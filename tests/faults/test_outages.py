@@ -13,9 +13,9 @@ import pytest
 import redis
 from celery import Celery
 
-from service.models import Batch
-from service.states import BatchState, JobState
+from service.rules.states import BatchState, JobState
 from service.store import engine
+from service.store.models import Batch
 from tests.api import client, started_url
 from tests.eventually import eventually
 from tests.faults.conservation import assert_conserved, ids
@@ -53,7 +53,7 @@ def _waits() -> dict[str, str]:
 
 
 @dataclass
-class House:
+class Deployment:
     """Everything that a deployment has, on servers of its own."""
 
     pipeline: Pipeline
@@ -111,41 +111,46 @@ def private_pipeline(
 
 
 @pytest.fixture
-def house(private_pipeline: Pipeline, private_servers: Servers) -> Iterator[House]:
+def deployment(private_pipeline: Pipeline, private_servers: Servers) -> Iterator[Deployment]:
     pipeline = private_pipeline
     api = pipeline.processes.haulier("api", "--port", "0")
     inbox, scheduler, worker = pipeline.inbox(), pipeline.scheduler(), pipeline.worker()
     with client(started_url(api)) as http:
-        yield House(pipeline, private_servers, api, inbox, scheduler, worker, http)
+        yield Deployment(pipeline, private_servers, api, inbox, scheduler, worker, http)
 
 
-def test_postgres_may_die_in_the_middle_and_stay_away(house: House, simulator: Simulator) -> None:
+def test_postgres_may_die_in_the_middle_and_stay_away(
+    deployment: Deployment, simulator: Simulator
+) -> None:
     simulator.switch(batch_seconds=1)
-    postgres = house.servers.postgres
+    postgres = deployment.servers.postgres
     jobs = {
-        house.post(f"a{number}", f"b{number}"): [f"a{number}", f"b{number}"] for number in "123"
+        deployment.post(f"a{number}", f"b{number}"): [f"a{number}", f"b{number}"]
+        for number in "123"
     }
     eventually(lambda: simulator.batches_created >= 1, 60)
 
     postgres.stop(signal.SIGQUIT)
-    sent = house.send("c", "d")
-    eventually(lambda: "postgres_unavailable" in house.inbox.output)
-    eventually(lambda: "postgres_unavailable" in house.scheduler.output)
-    assert house.http.post("/v1/jobs", json=chat("e")).status_code == 503
+    sent = deployment.send("c", "d")
+    eventually(lambda: "postgres_unavailable" in deployment.inbox.output)
+    eventually(lambda: "postgres_unavailable" in deployment.scheduler.output)
+    assert deployment.http.post("/v1/jobs", json=chat("e")).status_code == 503
     postgres.start()
 
-    house.assert_all_done(simulator, {**jobs, sent: ["c", "d"]})
+    deployment.assert_all_done(simulator, {**jobs, sent: ["c", "d"]})
 
 
-def test_postgres_may_be_restarted_over_and_over(house: House, simulator: Simulator) -> None:
+def test_postgres_may_be_restarted_over_and_over(
+    deployment: Deployment, simulator: Simulator
+) -> None:
     simulator.switch(batch_seconds=0.5)
     jobs = {}
     for number in "1234":
-        jobs[house.post(f"a{number}")] = [f"a{number}"]
-        house.servers.postgres.restart(signal.SIGQUIT)
-        eventually(lambda: house.http.get("/readyz").status_code == 200)
+        jobs[deployment.post(f"a{number}")] = [f"a{number}"]
+        deployment.servers.postgres.restart(signal.SIGQUIT)
+        eventually(lambda: deployment.http.get("/readyz").status_code == 200)
 
-    house.assert_all_done(simulator, jobs)
+    deployment.assert_all_done(simulator, jobs)
 
 
 def down(valkey: Server) -> Callable[[], None]:
@@ -171,21 +176,21 @@ def flushed(valkey: Server) -> Callable[[], None]:
 
 @pytest.mark.parametrize("hurt", [down, frozen, restarted, flushed])
 def test_redis_costs_time_and_nothing_else(
-    house: House, simulator: Simulator, hurt: Callable[[Server], Callable[[], None]]
+    deployment: Deployment, simulator: Simulator, hurt: Callable[[Server], Callable[[], None]]
 ) -> None:
     simulator.switch(batch_seconds=1)
-    jobs = {house.post("a"): ["a"], house.send("b"): ["b"]}
+    jobs = {deployment.post("a"): ["a"], deployment.send("b"): ["b"]}
     eventually(lambda: simulator.batches_created >= 1, 60)
 
-    heal = hurt(house.servers.valkey)
-    jobs[house.post("c")] = ["c"]  # HTTP does not need Redis
+    heal = hurt(deployment.servers.valkey)
+    jobs[deployment.post("c")] = ["c"]  # HTTP does not need Redis
     if hurt in {down, frozen}:
-        eventually(lambda: "redis_unavailable" in house.scheduler.output, 60)
-        jobs[house.post("d")] = ["d"]
+        eventually(lambda: "redis_unavailable" in deployment.scheduler.output, 60)
+        jobs[deployment.post("d")] = ["d"]
     heal()
-    jobs[house.send("e")] = ["e"]
+    jobs[deployment.send("e")] = ["e"]
 
-    house.assert_all_done(simulator, jobs)
+    deployment.assert_all_done(simulator, jobs)
 
 
 def test_submissions_in_the_queue_survive_the_death_of_redis(

@@ -3,10 +3,10 @@
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
-    "house",
+    "harness",
     deadline=None,
     derandomize=True,
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
-settings.load_profile("house")
+settings.load_profile("harness")

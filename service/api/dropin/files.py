@@ -1,0 +1,73 @@
+"""Uploaded files: list, look, read, delete."""
+
+from itertools import chain
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.responses import Response, StreamingResponse
+
+from service.api.auth import READ, SUBMIT, CalledBy, Caller
+from service.api.dropin.errors import not_found
+from service.api.dropin.result_files import MaybeResultFile
+from service.api.dropin.wire import file_object, result_file_object
+from service.api.services import Services, Uses
+from service.store import files as store
+from service.store.models import File
+
+MOST_LISTED = 10_000
+"""The SDK's lists have no pages."""
+
+router = APIRouter()
+
+
+@router.get("/files", dependencies=[READ])
+def list_files(services: Uses, caller: CalledBy) -> dict[str, Any]:
+    """The caller's files, newest first."""
+    found = store.files(services.db, caller.producer, limit=MOST_LISTED)
+    return {"data": [file_object(file) for file in found]}
+
+
+@router.get("/files/{file_id}", dependencies=[READ])
+def show_file(
+    file_id: str, result_file: MaybeResultFile, services: Uses, caller: CalledBy
+) -> dict[str, Any]:
+    if result_file is not None:
+        size = result_file.size(services.blobs)
+        return result_file_object(result_file.file, size, result_file.job.finished_at)
+    return file_object(_whole(file_id, services, caller))
+
+
+@router.get("/files/{file_id}/content", dependencies=[READ])
+def read_file(
+    file_id: str, result_file: MaybeResultFile, services: Uses, caller: CalledBy
+) -> Response:
+    """The bytes as they were uploaded, or the result lines as they came from Together."""
+    if result_file is not None:
+        size, blocks = result_file.size(services.blobs), result_file.content(services.blobs)
+    else:
+        file = _whole(file_id, services, caller)
+        assert file.blob is not None
+        size, blocks = file.bytes or 0, services.blobs.stream(file.blob)
+    # Storage that does not work should be found while there still is a status to say so with.
+    first = next(blocks, b"")
+    return StreamingResponse(
+        chain([first], blocks),
+        media_type="application/jsonl",
+        headers={"Content-Length": str(size)},
+    )
+
+
+@router.delete("/files/{file_id}", dependencies=[SUBMIT])
+def delete_file(file_id: str, services: Uses, caller: CalledBy) -> dict[str, Any]:
+    """Forget a file. Batches that were made of it go on."""
+    if not store.remove(services.db, file_id, caller.producer):
+        raise not_found(f"file {file_id}")
+    return {"id": file_id, "deleted": True}
+
+
+def _whole(file_id: str, services: Services, caller: Caller) -> File:
+    """A file of the caller's that was sent whole. Raises HttpProblem."""
+    file = store.file(services.db, file_id, caller.producer)
+    if file is None or file.blob is None:
+        raise not_found(f"file {file_id}")
+    return file

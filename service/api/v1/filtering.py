@@ -1,0 +1,92 @@
+"""What a list of jobs can be narrowed to, read from query parameters."""
+
+import re
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from service.rules.states import JobState
+
+METADATA_BYTES = 4096
+MOST_MARKS = 20
+MOST_BRACKETS = 100
+_INSTANT = re.compile(
+    r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII
+)
+
+
+def _instant(value: Any) -> datetime:
+    text = str(value)
+    if not _INSTANT.fullmatch(text):
+        raise ValueError(
+            "send an instant with its zone, as in 2026-11-22T12:00:00Z (a + in a URL is %2B)"
+        )
+    return datetime.fromisoformat(text.upper())
+
+
+def without_nul(text: str) -> str:
+    if "\x00" in text:
+        raise ValueError("holds a NUL character, which no job does")
+    return text
+
+
+def _mark(value: Any) -> dict[str, Any]:
+    """`key:value`, or a JSON object, as what a job's metadata must contain."""
+    text = without_nul(str(value))
+    if not text.startswith("{"):
+        key, colon, word = text.partition(":")
+        if not colon:
+            raise ValueError('send key:value, or a JSON object such as {"team": "search"}')
+        return {key: word}
+    if len(text) > METADATA_BYTES:
+        raise ValueError(f"has more than {METADATA_BYTES:,} characters")
+    if text.count("{") + text.count("[") > MOST_BRACKETS:
+        raise ValueError("nests too deep")
+    try:
+        mark = msgspec.json.decode(text, type=dict[str, Any])
+        if b"\\u0000" in msgspec.json.encode(mark):
+            raise ValueError("holds a NUL character, which no job does")
+        if not _holds_a_value(mark):
+            raise ValueError("name a value: every job has {} in its metadata")
+    except (msgspec.DecodeError, RecursionError):
+        raise ValueError('is no JSON object; send one such as {"team": "search"}') from None
+    return mark
+
+
+def _holds_a_value(mark: Any) -> bool:
+    """Whether the index has anything to go by: it knows values, and the way to each."""
+    match mark:
+        case dict():
+            return any(map(_holds_a_value, mark.values()))
+        case list():
+            return any(map(_holds_a_value, mark))
+        case _:
+            return True
+
+
+Instant = Annotated[datetime, BeforeValidator(_instant)]
+Mark = Annotated[dict[str, Any], BeforeValidator(_mark, json_schema_input_type=str)]
+
+
+class PageQuery(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    limit: int = Field(default=50, ge=1, le=1000)
+    cursor: str | None = Field(default=None, description="`next_cursor` of the page before")
+
+
+class JobsQuery(PageQuery):
+    state: list[JobState] = Field(default=[], description="may be given more than once")
+    producer: Annotated[str, AfterValidator(without_nul)] | None = Field(
+        default=None, description="whose; producers have jobs of their own only"
+    )
+    metadata: list[Mark] = Field(
+        default=[],
+        max_length=MOST_MARKS,
+        description="`key:value`, or a JSON object that the job's metadata must contain; all of"
+        " them, if given more than once",
+    )
+    created_after: Instant | None = Field(default=None, description="at this instant or later")
+    created_before: Instant | None = Field(default=None, description="before this instant")

@@ -1,0 +1,96 @@
+"""What one request went through: the batches that carried it, and its last word."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from uuid import UUID
+
+from service.payloads.blobs import Blobs
+from service.payloads.request_index import find
+from service.payloads.results import line_of
+from service.rules.states import OPEN_BATCH_STATES
+from service.store.engine import Database
+from service.store.models import Batch, DeadLetter
+from service.store.requests import final_lines_of, manifests, traces
+
+
+class Fate(StrEnum):
+    """What became of a request in one batch; of its last batch, what became of it."""
+
+    PENDING = "pending"
+    CARRIED = "carried"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A batch that the request was in. `line` is its result line, where this batch gave one."""
+
+    batch: Batch
+    fate: Fate
+    line: bytes | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class History:
+    """A request and its batches, oldest first. Those are none before the job is split."""
+
+    custom_id: str
+    ordinal: int
+    attempts: Sequence[Attempt]
+    dead: DeadLetter | None
+
+    @property
+    def fate(self) -> Fate:
+        return self.attempts[-1].fate if self.attempts else Fate.PENDING
+
+    @property
+    def line(self) -> bytes | None:
+        """Its result line, where it has one."""
+        return self.attempts[-1].line if self.attempts else None
+
+
+def history(db: Database, blobs: Blobs, job_id: UUID, custom_id: str) -> History | None:
+    """None where the job has no such request, or is not known to have it yet."""
+    for manifest in manifests(db, job_id):
+        entry = find(blobs, manifest.name, manifest.requests, custom_id)
+        if entry is not None:
+            found = traces(db, job_id, manifest.shard, entry.ordinal)
+            carriers = list(_carriers(blobs, found.batches, custom_id))
+            is_dead = found.dead is not None
+            # What went on although it had a line was dead, and has been run again.
+            return History(
+                custom_id=custom_id,
+                ordinal=entry.ordinal,
+                attempts=[
+                    _attempt(
+                        blobs, batch, entry.ordinal, is_dead=is_dead or batch is not carriers[-1]
+                    )
+                    for batch in carriers
+                ],
+                dead=found.dead,
+            )
+    return None
+
+
+def _carriers(blobs: Blobs, batches: Sequence[Batch], custom_id: str) -> Iterator[Batch]:
+    """The batches of a shard that a request was in: each but the first is a child of the last."""
+    parent: UUID | None = None
+    for batch in batches:  # parents stand before their children
+        if batch.parent_id == parent and (
+            parent is None or find(blobs, batch.manifest_blob, batch.requests, custom_id)
+        ):
+            yield batch
+            parent = batch.id
+
+
+def _attempt(blobs: Blobs, batch: Batch, ordinal: int, *, is_dead: bool) -> Attempt:
+    """`is_dead` is whether a line that the batch gave is one of a failure."""
+    if batch.state in OPEN_BATCH_STATES:
+        return Attempt(batch, Fate.PENDING, None)
+    lines = final_lines_of(batch)
+    line = None if lines is None else line_of(blobs, lines, ordinal)
+    if line is None:
+        return Attempt(batch, Fate.CARRIED, None)
+    return Attempt(batch, Fate.FAILED if is_dead else Fate.SUCCEEDED, line)

@@ -1,0 +1,133 @@
+"""Looking at jobs, and cancelling them."""
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, TypeVar
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Query
+
+from service.api import cursors
+from service.api.auth import CANCEL, READ, CalledBy
+from service.api.openapi import problem
+from service.api.problems import ALREADY_ENDED, NOT_FOUND, HttpProblem
+from service.api.services import Uses
+from service.api.v1.filtering import JobsQuery, PageQuery
+from service.api.v1.schemas import BatchView, EventView, FailureView, JobDetail, Page
+from service.rules.admission import Capacity
+from service.rules.errors import Conflict
+from service.store import jobs as store
+from service.store.cancel import cancel
+from service.store.models import Job
+from service.store.views import JobView, View
+from service.store.waiting import why
+
+router = APIRouter()
+
+Row = TypeVar("Row")
+V = TypeVar("V", bound=View)
+
+
+def visible_job(job_id: str, services: Uses, caller: CalledBy) -> Job:
+    """The job in the path. Another producer's does not exist, like one whose id is no UUID."""
+    try:
+        job = store.job(services.db, UUID(job_id), caller.sees)
+    except ValueError:
+        job = None
+    if job is None:
+        raise HttpProblem(NOT_FOUND, "there is no such job")
+    return job
+
+
+def page(
+    found: Sequence[Row], limit: int, view: Callable[[Row], V], cursor: Callable[[Row], Any]
+) -> Page[V]:
+    """A page of rows that were asked for with one more than `limit`, to know whether it is last."""
+    rows = found[:limit]
+    more = len(found) > limit
+    return Page(
+        data=[view(row) for row in rows],
+        next_cursor=cursors.written(cursor(rows[-1])) if more else None,
+    )
+
+
+VisibleJob = Annotated[Job, Depends(visible_job)]
+Asked = Annotated[PageQuery, Query()]
+
+
+@router.get("/jobs", dependencies=[READ])
+def list_jobs(
+    services: Uses, caller: CalledBy, asked: Annotated[JobsQuery, Query()]
+) -> Page[JobView]:
+    """Jobs, newest first."""
+    after = cursors.read(asked.cursor, cursors.AfterJob) if asked.cursor else None
+    if caller.sees is not None and asked.producer not in {None, caller.sees}:
+        return Page(data=[])  # others' jobs do not exist
+    found = store.jobs(
+        services.db,
+        producer=caller.sees or asked.producer,
+        states=asked.state,
+        marks=asked.metadata,
+        created_from=asked.created_after,
+        created_before=asked.created_before,
+        before=(after.created_at, after.id) if after else None,
+        limit=asked.limit + 1,
+    )
+    return page(
+        found, asked.limit, JobView.of, lambda row: cursors.AfterJob(row.created_at, row.id)
+    )
+
+
+@router.get("/jobs/{job_id}", dependencies=[READ])
+def show_job(job: VisibleJob, services: Uses) -> JobDetail:
+    """One job, and why it waits if it does."""
+    capacity = Capacity.of(services.settings)
+    return JobDetail.explained(job, why(services.db, job, capacity))
+
+
+@router.get("/jobs/{job_id}/batches", dependencies=[READ])
+def list_batches(job: VisibleJob, services: Uses, asked: Asked) -> Page[BatchView]:
+    """The provider batches of a job, by shard, oldest first."""
+    after = cursors.read(asked.cursor, cursors.AfterBatch) if asked.cursor else None
+    found = store.batches(
+        services.db,
+        job.id,
+        after=(after.shard, after.created_at, after.id) if after else None,
+        limit=asked.limit + 1,
+    )
+    return page(
+        found,
+        asked.limit,
+        BatchView.of,
+        lambda row: cursors.AfterBatch(row.shard, row.created_at, row.id),
+    )
+
+
+@router.get("/jobs/{job_id}/events", dependencies=[READ])
+def list_events(job: VisibleJob, services: Uses, asked: Asked) -> Page[EventView]:
+    """What happened to a job and its batches, in order."""
+    after = cursors.read(asked.cursor, cursors.AfterEvent).id if asked.cursor else 0
+    found = store.events(services.db, job.id, after=after, limit=asked.limit + 1)
+    return page(found, asked.limit, EventView.of, lambda row: cursors.AfterEvent(row.id))
+
+
+@router.get("/jobs/{job_id}/failures", dependencies=[READ])
+def list_failures(job: VisibleJob, services: Uses, asked: Asked) -> Page[FailureView]:
+    """The requests that failed for good, in input order."""
+    after = cursors.read(asked.cursor, cursors.AfterFailure).ordinal if asked.cursor else -1
+    found = store.failures(services.db, job.id, after=after, limit=asked.limit + 1)
+    return page(found, asked.limit, FailureView.of, lambda row: cursors.AfterFailure(row.ordinal))
+
+
+@router.post(
+    "/jobs/{job_id}/cancel",
+    status_code=202,
+    dependencies=[CANCEL],
+    responses={409: problem("The job has ended")},
+)
+def cancel_job(job: VisibleJob, services: Uses, caller: CalledBy) -> JobView:
+    """Ask for a job to be cancelled; asking again changes nothing."""
+    try:
+        cancel(services.db, job.id)
+    except Conflict as error:
+        raise HttpProblem(ALREADY_ENDED, str(error)) from None
+    return JobView.of(visible_job(str(job.id), services, caller))

@@ -1,0 +1,156 @@
+"""Producers: for operators."""
+
+from collections.abc import Sequence
+from datetime import date, datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from config.settings import Settings
+from service.api import cursors
+from service.api.auth import ADMIN
+from service.api.body import SMALL_BODY
+from service.api.openapi import problem
+from service.api.problems import NAME_TAKEN, NOT_FOUND, HttpProblem
+from service.api.services import Uses
+from service.api.v1.filtering import PageQuery
+from service.api.v1.jobs import page
+from service.api.v1.schemas import NewProducerView, Page
+from service.rules.errors import BadInput, Conflict, Problem
+from service.rules.spec import may_read
+from service.store import producers as store
+from service.store.models import Producer
+from service.store.views import View
+
+router = APIRouter(dependencies=[ADMIN], max_body_size=SMALL_BODY)
+
+NAME_BYTES = 255
+"""Names come from message headers, too, where they are not held to `Name`."""
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+_Entry = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=r"^[^\x00]+$")]
+_Entries = Annotated[list[_Entry], Field(max_length=1000)]
+_Limit = Annotated[int, Field(ge=1, le=2**63 - 1)]
+
+
+class ProducerFields(BaseModel):
+    """What may be set of a producer. What is left out stays as it is."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    accounts: _Entries | None = Field(default=["default"], description="null: all there are")
+    input_roots: _Entries | None = Field(
+        default=[], description="within HAULIER_INPUT_ROOTS; null: all of them"
+    )
+    notice_tasks: _Entries | None = Field(default=[], description="null: any")
+    notice_queues: _Entries | None = Field(default=[], description="null: any")
+    body_bytes: _Limit | None = Field(default=None, description="of one submission")
+    open_requests: _Limit | None = Field(default=None, description="of all its unfinished jobs")
+    requests_per_day: _Limit | None = Field(default=None, description="accepted on one UTC day")
+
+    def given(self, settings: Settings) -> dict[str, Any]:
+        """The fields that were sent. Raises BadInput where this deployment has no such thing."""
+        problems = [
+            Problem(f"accounts: {name!r} is not configured")
+            for name in self.accounts or []
+            if name not in settings.account_names
+        ]
+        problems += [
+            Problem(f"input_roots: {root!r} does not lie under one of HAULIER_INPUT_ROOTS")
+            for root in self.input_roots or []
+            if not may_read(root, settings.input_roots)
+        ]
+        if problems:
+            raise BadInput(problems)
+        return self.model_dump(exclude_unset=True, exclude={"name"})
+
+
+class NewProducer(ProducerFields):
+    name: Name
+
+
+class ProducerView(View):
+    name: str
+    created_at: datetime
+    accounts: Sequence[str] | None
+    input_roots: Sequence[str] | None
+    notice_tasks: Sequence[str] | None
+    notice_queues: Sequence[str] | None
+    body_bytes: int | None
+    open_requests: int | None
+    requests_per_day: int | None
+    counted_on: date | None = Field(description="the last day that was counted (UTC)")
+    counted_requests: int = Field(description="requests accepted on it")
+    signing_secrets: int = Field(description="how many are valid; they are shown only when made")
+
+    @classmethod
+    def of(cls, producer: Producer) -> "ProducerView":
+        fields = {name: getattr(producer, name) for name in cls.model_fields}
+        return cls(**{**fields, "signing_secrets": len(producer.signing_secrets)})
+
+
+class SecretView(View):
+    secret: str = Field(description="shown this once; `whsec_…`, as Standard Webhooks has it")
+
+
+async def named(name: str) -> str:
+    """The name in the path, if there can be a producer of it."""
+    if "\x00" in name or len(name) > NAME_BYTES:
+        raise unknown_producer()
+    return name
+
+
+def unknown_producer() -> HttpProblem:
+    return HttpProblem(NOT_FOUND, "there is no such producer")
+
+
+Named = Annotated[str, Depends(named)]
+UNKNOWN: dict[int | str, dict[str, Any]] = {404: problem("No such producer or token")}
+
+
+@router.post(
+    "/producers", status_code=201, responses={409: problem("There is a producer of this name")}
+)
+def add_producer(services: Uses, asked: NewProducer) -> NewProducerView:
+    """Add a producer; its first token is shown this once."""
+    try:
+        token = store.add_producer(services.db, asked.name, **asked.given(services.settings))
+    except Conflict as error:
+        raise HttpProblem(NAME_TAKEN, str(error)) from None
+    return NewProducerView(name=asked.name, token=token.text)
+
+
+@router.get("/producers")
+def list_producers(services: Uses, asked: Annotated[PageQuery, Query()]) -> Page[ProducerView]:
+    """The producers, by name."""
+    after = cursors.read(asked.cursor, cursors.AfterProducer).name if asked.cursor else ""
+    found = store.producers(services.db, after=after, limit=asked.limit + 1)
+    return page(found, asked.limit, ProducerView.of, lambda row: cursors.AfterProducer(row.name))
+
+
+@router.get("/producers/{name}", responses=UNKNOWN)
+def show_producer(services: Uses, name: Named) -> ProducerView:
+    """One producer: what it may use, and how much of it."""
+    return _shown(store.producer(services.db, name))
+
+
+@router.patch("/producers/{name}", responses=UNKNOWN)
+def change_producer(services: Uses, name: Named, asked: ProducerFields) -> ProducerView:
+    """Change what a producer may use; what is left out stays as it is."""
+    return _shown(store.set_producer(services.db, name, asked.given(services.settings)))
+
+
+@router.post("/producers/{name}/signing-secret", status_code=201, responses=UNKNOWN)
+def make_signing_secret(services: Uses, name: Named) -> SecretView:
+    """Make a new signing secret, shown this once; the one before it stays valid beside it."""
+    secret = store.add_secret(services.db, name)
+    if secret is None:
+        raise unknown_producer()
+    return SecretView(secret=secret)
+
+
+def _shown(producer: Producer | None) -> ProducerView:
+    if producer is None:
+        raise unknown_producer()
+    return ProducerView.of(producer)

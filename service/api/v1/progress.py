@@ -1,0 +1,97 @@
+"""GET …/progress: how a job goes, as server-sent events."""
+
+from collections.abc import AsyncIterator
+from time import monotonic
+
+import structlog
+from anyio import to_thread
+from fastapi import APIRouter
+from starlette.responses import Response, StreamingResponse
+
+from service.api.auth import READ, CalledBy
+from service.api.problems import RETRY_AFTER, TOO_MANY_STREAMS, HttpProblem
+from service.api.services import Services, Uses
+from service.api.streams import EventStream
+from service.api.v1.jobs import VisibleJob
+from service.rules.states import JobState
+from service.store import jobs as store
+from service.store.engine import is_unavailable
+from service.store.models import Job
+from service.store.views import JobView
+
+log = structlog.get_logger()
+router = APIRouter()
+
+LOOK_SECONDS = 1.0
+KEEP_ALIVE_SECONDS = 15.0
+LONGEST_SECONDS = 900.0
+"""Then a stream ends and its client asks anew: so long a token that was revoked can be of use."""
+KEEP_ALIVE = b": still here\n\n"
+
+
+_EVENT = {
+    "type": "object",
+    "required": ["event", "data"],
+    "properties": {
+        "event": {"type": "string", "enum": ["progress", "end"]},
+        "data": {"type": "string", "description": "the job as JSON"},
+    },
+}
+
+
+@router.get(
+    "/jobs/{job_id}/progress",
+    dependencies=[READ],
+    response_class=StreamingResponse,
+    responses={
+        200: {
+            "description": "`progress` with the job whenever it has changed, `end` with the job"
+            " at its end",
+            "content": {EventStream.media_type: {"schema": _EVENT}},
+        }
+    },
+)
+async def stream_progress(job: VisibleJob, services: Uses, caller: CalledBy) -> Response:
+    """How a job goes, as server-sent events, until it ends. A stream lasts 15 minutes at most."""
+    if services.streams.is_full_for(caller.sees):
+        raise HttpProblem(
+            TOO_MANY_STREAMS, "too many streams are open; try again", headers=RETRY_AFTER
+        )
+    return EventStream(_events(job, services, caller.sees), services.streams, caller.sees)
+
+
+async def _events(job: Job, services: Services, sees: str | None) -> AsyncIterator[bytes]:
+    until = monotonic() + LONGEST_SECONDS
+    shown, said_at = "", monotonic()
+    while not services.streams.is_ending and monotonic() < until:
+        document = JobView.of(job).model_dump_json()
+        if job.state not in {JobState.ACCEPTED, JobState.RUNNING}:
+            yield _event("end", document)
+            return
+        if document != shown:
+            yield _event("progress", document)
+            shown, said_at = document, monotonic()
+        elif monotonic() - said_at > KEEP_ALIVE_SECONDS:
+            yield KEEP_ALIVE
+            said_at = monotonic()
+        await services.streams.pause(LOOK_SECONDS)
+        limiter = services.streams.limiter
+        found = await to_thread.run_sync(_look, services, job, sees, limiter=limiter)
+        if found is None:
+            return  # forgotten
+        job = found
+
+
+def _look(services: Services, job: Job, sees: str | None) -> Job | None:
+    """The job as it is now, or as it was while Postgres is away."""
+    try:
+        return store.job(services.db, job.id, sees)
+    except Exception as error:
+        if not is_unavailable(error):
+            raise
+        log.warning("progress_not_known", job=str(job.id))
+        return job
+
+
+def _event(name: str, document: str) -> bytes:
+    return f"event: {name}\ndata: {document}\n\n".encode()

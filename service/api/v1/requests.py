@@ -1,0 +1,145 @@
+"""GET …/requests/{custom_id}: what became of one request."""
+
+import json
+from datetime import datetime
+from typing import Any, NoReturn
+from uuid import UUID
+
+import msgspec
+from anyio import to_thread
+from fastapi import APIRouter
+from pydantic import Field
+from starlette.responses import Response
+
+from service.api.auth import READ
+from service.api.openapi import problem
+from service.api.problems import NOT_FOUND, HttpProblem
+from service.api.services import Uses
+from service.api.v1.history import Attempt, Fate, History, history
+from service.api.v1.jobs import VisibleJob
+from service.rules.states import BatchState, JobState
+from service.store.views import UsageView, View
+from service.together.answers import read_answer
+
+router = APIRouter()
+
+
+class ErrorView(View):
+    code: str
+    message: str
+
+
+class AttemptView(View):
+    """A provider batch that the request was in."""
+
+    batch_id: UUID
+    provider_batch_id: str | None
+    attempt: int = Field(description="of its batch: the first is 1")
+    state: BatchState
+    provider_status: str | None
+    outcome: Fate = Field(description="of the request in this batch; carried: on into the next one")
+    error: ErrorView | None = Field(description="where the request failed for good in it")
+    created_at: datetime
+    submitted_at: datetime | None
+    finished_at: datetime | None
+
+    @classmethod
+    def of(cls, attempt: Attempt) -> "AttemptView":
+        batch = attempt.batch
+        return cls(
+            batch_id=batch.id,
+            outcome=attempt.fate,
+            error=_error(attempt.line) if attempt.fate is Fate.FAILED else None,
+            **{
+                name: getattr(batch, name)
+                for name in cls.model_fields
+                if name not in {"batch_id", "outcome", "error"}
+            },
+        )
+
+
+class RequestView(View):
+    custom_id: str
+    ordinal: int = Field(description="its place in the job's input, from 0")
+    outcome: Fate = Field(description="pending, succeeded or failed")
+    error: ErrorView | None = Field(description="of one that failed for good")
+    usage: UsageView | None = Field(description="the tokens of its answer, where that says so")
+    attempts: list[AttemptView] = Field(description="oldest first")
+    result: Any = Field(default=None, description="its result line, where it has one")
+
+
+@router.get(
+    "/jobs/{job_id}/requests/{custom_id:path}",
+    dependencies=[READ],
+    response_model=RequestView,
+    responses={404: problem("There is no such job, or no such request in it")},
+)
+async def show_request(job: VisibleJob, services: Uses, custom_id: str) -> Response:
+    """One request of a job by its custom_id (percent-encoded): its outcome and every attempt."""
+    found = await to_thread.run_sync(
+        history, services.db, services.blobs, job.id, custom_id, limiter=services.lookups
+    )
+    if found is None:
+        unread = job.state is JobState.ACCEPTED and job.plan is None
+        raise HttpProblem(
+            NOT_FOUND,
+            "the job's input has not been read yet"
+            if unread
+            else "the job has no request of this custom_id",
+        )
+    return Response(_document(found), media_type="application/json")
+
+
+def _document(found: History) -> bytes:
+    """The result line stands in it as it is, byte by byte."""
+    dead = found.dead if found.fate is Fate.FAILED else None
+    view = RequestView(
+        custom_id=found.custom_id,
+        ordinal=found.ordinal,
+        outcome=found.fate,
+        error=None if dead is None else ErrorView.model_validate(dead),
+        usage=_usage(found.line) if found.fate is Fate.SUCCEEDED else None,
+        attempts=[AttemptView.of(attempt) for attempt in found.attempts],
+    )
+    head = view.model_dump_json(exclude={"result"}).encode()
+    return head[:-1] + b',"result":' + _as_json(found.line) + b"}"
+
+
+def _as_json(line: bytes | None) -> bytes:
+    """The line itself where it is JSON, else as a string."""
+    if line is None:
+        return b"null"
+    try:
+        json.loads(line.decode(), parse_constant=_refused)
+    except (ValueError, RecursionError):
+        return msgspec.json.encode(line.decode(errors="replace"))
+    return line
+
+
+def _refused(constant: str) -> NoReturn:
+    """Python reads NaN and Infinity, which are no JSON."""
+    raise ValueError(constant)
+
+
+class _DeadLine(msgspec.Struct):
+    error: "_DeadError"
+
+
+class _DeadError(msgspec.Struct):
+    code: str
+    message: str
+
+
+def _error(line: bytes | None) -> ErrorView | None:
+    """What the line of a dead request says, which is one of ours."""
+    try:
+        error = msgspec.json.decode(line or b"", type=_DeadLine).error
+    except msgspec.DecodeError:
+        return None
+    return ErrorView(code=error.code, message=error.message)
+
+
+def _usage(line: bytes | None) -> UsageView | None:
+    frame = read_answer(line or b"")
+    body = frame.response.body if frame is not None and frame.response is not None else None
+    return None if body is None or body.usage is None else UsageView.model_validate(body.usage)

@@ -1,0 +1,87 @@
+"""Running a job's dead letters again."""
+
+from typing import Annotated
+from uuid import uuid4
+
+import msgspec
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from service.api.auth import SUBMIT, CalledBy
+from service.api.body import SMALL_BODY
+from service.api.openapi import problem
+from service.api.problems import INVALID, NOT_RETRYABLE, HttpProblem
+from service.api.services import Uses
+from service.api.v1.jobs import VisibleJob, visible_job
+from service.payloads.blobs import Blobs
+from service.rules.crashpoints import CrashPoint, reached
+from service.rules.errors import MOST_PROBLEMS, Conflict
+from service.store.revive import DeadLetters, Revival, dead_letters_by_batch, revive, unpark
+from service.store.views import JobView
+
+router = APIRouter(max_body_size=SMALL_BODY)
+
+
+# What no request can be called, the database could not even be asked for.
+CustomId = Annotated[str, StringConstraints(max_length=64, pattern=r"^[^\x00]+$")]
+
+
+class Retry(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    custom_ids: list[CustomId] | None = Field(
+        default=None, description="which failed requests to run again; all if left out"
+    )
+
+
+@router.post(
+    "/jobs/{job_id}/retry",
+    status_code=202,
+    dependencies=[SUBMIT],
+    responses={409: problem("The job is not finished, or has no failed requests")},
+)
+def retry_job(
+    job: VisibleJob, services: Uses, caller: CalledBy, asked: Retry | None = None
+) -> JobView:
+    """Run failed requests of a finished job again, with a new budget of attempts.
+
+    Permanent failures too. The present results stay readable until new ones take their place.
+    In a running job, what is parked is tried again instead.
+    """
+    chosen = asked.custom_ids if asked is not None else None
+    if chosen is None and unpark(services.db, job.id):
+        return JobView.of(visible_job(str(job.id), services, caller))
+    found, names = dead_letters_by_batch(services.db, job.id, chosen)
+    unknown = [custom_id for custom_id in chosen or () if custom_id not in names]
+    if unknown:
+        raise HttpProblem(
+            INVALID,
+            f"{len(unknown)} of the custom_ids are no failed requests of this job",
+            custom_ids=unknown[:MOST_PROBLEMS],
+        )
+    if not found:
+        raise HttpProblem(NOT_RETRYABLE, "the job has no failed requests", state=job.state)
+    revivals = [_revival(services.blobs, f"jobs/{job.id}/{uuid4()}", each) for each in found]
+    reached(CrashPoint.RETRY_WRITTEN)
+    try:
+        revive(services.db, job.id, revivals)
+    except Conflict as error:
+        raise HttpProblem(NOT_RETRYABLE, str(error)) from None
+    return JobView.of(visible_job(str(job.id), services, caller))
+
+
+def _revival(blobs: Blobs, prefix: str, letters: DeadLetters) -> Revival:
+    """A manifest for the dead letters of one batch, with all attempts before them again."""
+    entries = [
+        msgspec.structs.replace(entry, attempts=0, lost=0)
+        for entry in blobs.get_manifest(letters.manifest_blob)
+        if entry.ordinal in letters.ordinals
+    ]
+    name = f"{prefix}/{letters.batch_id}.manifest"
+    blobs.put_manifest(name, entries)
+    return Revival(
+        batch_id=letters.batch_id,
+        manifest_blob=name,
+        ordinals=frozenset(entry.ordinal for entry in entries),
+        bytes=sum(entry.length for entry in entries),
+    )

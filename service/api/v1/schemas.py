@@ -1,0 +1,156 @@
+"""What the API shows, field by field. The OpenAPI document is made from it."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Generic, Literal, Self, TypeVar
+from uuid import UUID
+
+from pydantic import Field
+
+from service.rules.states import BatchState
+from service.store.models import Batch, DeadLetter, Event, Job
+from service.store.views import JobView, ProblemView, View
+from service.store.waiting import Reason
+
+V = TypeVar("V", bound=View)
+
+
+class Page(View, Generic[V]):
+    """A page of a list; `next_cursor` is null on the last one."""
+
+    data: Sequence[V]
+    next_cursor: str | None = None
+
+
+class ReasonView(View):
+    """Why nothing of a job is under way. `code` is stable, `detail` is for people."""
+
+    code: str = Field(
+        description="worker, turn, inflight_batches, enqueued_tokens, account_paused, retry, parked"
+    )
+    detail: str
+    until: datetime | None = Field(description="when that ends by itself, where it is known")
+
+
+class JobDetail(JobView):
+    waiting: ReasonView | None = Field(
+        default=None, description="why it waits; null while something of it is under way"
+    )
+
+    @classmethod
+    def explained(cls, job: Job, reason: Reason | None) -> Self:
+        shown = None if reason is None else ReasonView.model_validate(reason)
+        return cls.of(job).model_copy(update={"waiting": shown})
+
+
+class BatchView(View):
+    """A provider batch: the requests of one shard in one attempt."""
+
+    id: UUID
+    parent_id: UUID | None
+    state: BatchState
+    shard: int
+    attempt: int
+    account: str
+    priority: int
+    model: str
+    bytes: int
+    requests: int
+    succeeded: int
+    dead: int
+    carried: int = Field(description="requests that went on into a retry batch")
+    input_file_id: str | None
+    provider_batch_id: str | None
+    provider_status: str | None
+    provider_error: str | None
+    progress: float | None = Field(description="percent, as Together tells it")
+    output_file_id: str | None
+    error_file_id: str | None
+    oddities: dict[str, Any] | None
+    tries: int
+    failures: int
+    last_error: str | None
+    not_before: datetime
+    parked_at: datetime | None
+    created_at: datetime
+    submitted_at: datetime | None
+    finished_at: datetime | None
+
+    @classmethod
+    def of(cls, batch: Batch) -> Self:
+        return cls.model_validate(batch)
+
+
+class EventView(View):
+    id: int
+    at: datetime
+    batch_id: UUID | None
+    source: str | None
+    target: str
+    detail: dict[str, Any]
+
+    @classmethod
+    def of(cls, event: Event) -> Self:
+        return cls.model_validate(event)
+
+
+class FailureView(View):
+    """A dead letter: a request that failed for good."""
+
+    custom_id: str
+    code: str
+    message: str
+    attempts: int
+
+    @classmethod
+    def of(cls, failure: DeadLetter) -> Self:
+        return cls.model_validate(failure)
+
+
+class AccountView(View):
+    name: str
+    state: Literal["open", "paused"]
+    configured: bool = Field(description="whether this process has a key for it")
+    paused_until: datetime | None
+    reason: str | None
+
+
+class NewProducerView(View):
+    name: str
+    token: str = Field(description="shown this once; only its hash is kept")
+
+
+class ProcessView(View):
+    id: str
+    host: str
+    pid: int
+    version: str
+    queues: Sequence[str]
+    slots: int
+    started_at: datetime
+    seen_at: datetime
+    age_seconds: float = Field(description="since its last heartbeat, on the database's clock")
+
+
+class StatusView(View):
+    version: str
+    workers: Sequence[ProcessView]
+    schedulers: Sequence[ProcessView]
+    inboxes: Sequence[ProcessView]
+    notifiers: Sequence[ProcessView]
+    open_batches: dict[BatchState, int]
+
+
+class ProblemDocument(View):
+    """RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    problems: Sequence[ProblemView] | None = None
+    more: int | None = Field(default=None, description="problems beyond the first 100")
+
+
+class HealthView(View):
+    status: Literal["ok"] = "ok"

@@ -1,0 +1,196 @@
+"""POST /v1/jobs: a batch spec as JSON, or its requests as JSONL."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, TypeVar
+from uuid import UUID, uuid4
+
+import anyio.to_thread
+import msgspec
+import structlog
+from fastapi import APIRouter
+from starlette.datastructures import QueryParams
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.api import body
+from service.api.auth import SUBMIT as MAY_SUBMIT
+from service.api.auth import CalledBy, Caller
+from service.api.gathering import Accepted
+from service.api.openapi import SUBMIT, problem
+from service.api.problems import KEY_REUSED, UNSUPPORTED, HttpProblem, invalid, over_quota
+from service.api.services import Services, Uses
+from service.payloads.bundles import SMALL_BYTES
+from service.payloads.intake import Intake, take_in
+from service.rules.crashpoints import CrashPoint, reached
+from service.rules.errors import BadInput, Conflict, OverQuota, Problem
+from service.rules.spec import SPEC_BYTES, Permissions, Spec, envelope_problems, read_spec
+from service.store import jobs
+from service.store.engine import Database
+from service.store.submit import Submission, submit
+from service.store.views import JobView
+
+log = structlog.get_logger()
+
+JSONL_TYPES = frozenset({"application/x-ndjson", "application/jsonl", "application/jsonlines"})
+NUMBERS = frozenset({"max_attempts", "priority"})
+DOCUMENTS = frozenset({"metadata", "notify"})
+PARAMETERS = frozenset({"endpoint", "account", "idempotency_key"}) | NUMBERS | DOCUMENTS
+
+T = TypeVar("T")
+
+router = APIRouter()
+
+
+@router.post(
+    "/jobs",
+    status_code=201,
+    response_model=JobView,
+    dependencies=[MAY_SUBMIT],
+    responses={
+        200: {"description": "The same again: the job that is there", "model": JobView},
+        409: problem("The idempotency key stands for a job with other content"),
+        413: problem("The body, or the job, is larger than the producer's may be"),
+        429: problem("A limit of the producer is reached; `Retry-After` says when to come back"),
+    },
+    openapi_extra=SUBMIT,
+)
+async def submit_job(request: Request, services: Uses, caller: CalledBy) -> Response:
+    """Submit a job: a batch spec as JSON, or its requests as JSONL with the rest in the query."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    try:
+        if media_type == "application/json":
+            accepted = await _submit_spec(request, services, caller)
+        elif media_type in JSONL_TYPES:
+            accepted = await _submit_lines(request, services, caller)
+        else:
+            raise HttpProblem(
+                UNSUPPORTED,
+                f"content-type {media_type!r}: send application/json or application/x-ndjson",
+                headers={"Accept-Post": "application/json, application/x-ndjson"},
+            )
+    except Conflict as error:
+        raise HttpProblem(KEY_REUSED, str(error)) from None
+    except OverQuota as error:
+        raise over_quota(error) from None
+    job, new = accepted.job, accepted.new
+    structlog.contextvars.bind_contextvars(job=str(job.id))
+    log.info("submission_accepted" if new else "submission_known", total=job.total)
+    return Response(
+        JobView.of(job).model_dump_json(),
+        status_code=201 if new else 200,
+        media_type="application/json",
+        headers={"Location": f"/v1/jobs/{job.id}"},
+    )
+
+
+def _prefix(job_id: UUID) -> str:
+    return f"jobs/{job_id}/{uuid4()}"
+
+
+async def _in_thread(services: Services, work: Callable[[], T]) -> T:
+    return await anyio.to_thread.run_sync(work, limiter=services.intake)
+
+
+async def _submit_spec(request: Request, services: Services, caller: Caller) -> Accepted:
+    """A spec in JSON, with its requests or its `input`."""
+    if request.query_params:
+        raise invalid("a JSON spec takes no query parameters: everything stands in the body")
+    key = request.headers.get("idempotency-key")
+    data = await body.at_most(request, SPEC_BYTES, allowed=caller.body_bytes)
+    job_id = uuid4()
+    if len(data) <= SMALL_BYTES:
+        spec = _keyed(read_spec(data, caller.permissions), key)
+        return await services.gathering.submit(
+            Submission(id=job_id, producer=caller.producer, spec=spec)
+        )
+
+    def take() -> Submission:
+        spec = _keyed(read_spec(data, caller.permissions), key)
+        taken = take_in(spec, services.blobs, _prefix(job_id), services.settings)
+        return Submission(id=job_id, producer=caller.producer, spec=spec, taken=taken)
+
+    return await _in_thread(services, lambda: _store(services.db, take()))
+
+
+async def _submit_lines(request: Request, services: Services, caller: Caller) -> Accepted:
+    """The request lines, in constant memory: each block is done with before the next is read."""
+    key = request.headers.get("idempotency-key")
+    spec = _keyed(_spec_of(request.query_params, caller.permissions), key)
+    job_id = uuid4()
+    with Intake(
+        services.blobs,
+        _prefix(job_id),
+        spec.endpoint,
+        services.settings,
+        hashed=spec.idempotency_key is not None,
+    ) as intake:
+        async for block in body.blocks(request, caller.body_bytes):
+            await _in_thread(services, partial(intake.feed, block))
+        taken = await _in_thread(services, intake.finish)
+    submission = Submission(id=job_id, producer=caller.producer, spec=spec, taken=taken)
+    return await _in_thread(services, partial(_store, services.db, submission))
+
+
+def _spec_of(query: QueryParams, permissions: Permissions) -> Spec:
+    """The fields of a spec from query parameters. Raises BadInput."""
+    problems = [
+        Problem(f"query {name}: there is no such parameter; use {', '.join(sorted(PARAMETERS))}")
+        for name in sorted(set(query) - PARAMETERS)
+    ]
+    problems += [
+        Problem(f"query {name}: is given more than once")
+        for name in sorted(PARAMETERS)
+        if len(query.getlist(name)) > 1
+    ]
+    if "endpoint" not in query:
+        problems.append(Problem("query endpoint: is missing"))
+    if problems:
+        raise BadInput(problems)
+    spec = _converted({name: _value(name, text) for name, text in query.items()})
+    problems = envelope_problems(spec, permissions)
+    if problems:
+        raise BadInput(problems)
+    return spec
+
+
+def _value(name: str, text: str) -> Any:
+    try:
+        if name in NUMBERS:
+            return int(text)
+        if name in DOCUMENTS:
+            return msgspec.json.decode(text)
+    except (ValueError, RecursionError):
+        what = "a whole number" if name in NUMBERS else "JSON"
+        raise invalid(f"query {name}: is not {what}") from None
+    return text
+
+
+def _converted(fields: Mapping[str, Any]) -> Spec:
+    try:
+        return msgspec.convert(fields, Spec)
+    except msgspec.ValidationError as error:
+        raise BadInput([Problem(f"the query is not valid: {error}")]) from None
+
+
+def _keyed(spec: Spec, header: str | None) -> Spec:
+    """The spec with the key of the `Idempotency-Key` header. Raises BadInput."""
+    if header is None:
+        return spec
+    try:
+        # Held to the same rule as the field.
+        msgspec.convert({"endpoint": "", "idempotency_key": header}, Spec)
+    except msgspec.ValidationError as error:
+        raise invalid(f"header Idempotency-Key: {error}") from None
+    if spec.idempotency_key not in {None, header}:
+        raise invalid("header Idempotency-Key and `idempotency_key` differ; give one of them")
+    return msgspec.structs.replace(spec, idempotency_key=header)
+
+
+def _store(db: Database, submission: Submission) -> Accepted:
+    """The job that stands for the submission. Raises Conflict and OverQuota."""
+    stored = submit(db, [submission])[0]
+    reached(CrashPoint.ACCEPT_STORED)
+    job = jobs.job(db, stored.id, submission.producer)
+    assert job is not None
+    return Accepted(job, stored.new)

@@ -1,0 +1,1 @@
+"""What a notice says, and how a webhook is sent."""

@@ -1,0 +1,1 @@
+"""Requests and results as JSONL in blob storage."""

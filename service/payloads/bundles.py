@@ -1,0 +1,98 @@
+"""Pages: small specs that arrive together share one blob, so that one write makes all durable.
+
+A bundle holds request lines and manifests, in the order in which they were written. What stands
+where only the rows know: offsets in a manifest, and the manifest's own place in its name.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Self
+from uuid import UUID, uuid4
+
+from config.settings import Settings
+from service.payloads.blobs import Blobs, packed, part_of, place_of, unpacked
+from service.payloads.intake import Taken, take_in
+from service.rules.errors import BadInput
+from service.rules.spec import Spec
+from service.rules.work import Entry
+
+SMALL_BYTES = 64_000
+"""The most bytes of request lines of a spec that shares a bundle."""
+BUNDLE_BYTES = 8_000_000
+"""A bundle is full when it has as many bytes."""
+BUNDLE_SPECS = 500
+"""How many specs should at most be handed in together: what one transaction stores."""
+
+
+class Bundle:
+    """Stands in for blob storage while specs are taken in; becomes true when it is stored."""
+
+    def __init__(self) -> None:
+        self.name = f"pages/{uuid4()}"
+        self._data = bytearray()
+
+    @property
+    def size(self) -> int:
+        return len(self._data)
+
+    @contextmanager
+    def writer(self, _name: str) -> Iterator[Self]:
+        """All that writes to a bundle writes at its end."""
+        yield self
+
+    def write(self, data: bytes) -> None:
+        self._data += data
+
+    def put_manifest(self, _name: str, entries: list[Entry]) -> str:
+        data = packed(entries)
+        name = part_of(self.name, self.size, len(data))
+        self.write(data)
+        return name
+
+    def get_manifest(self, name: str) -> list[Entry]:
+        _, offset, length = place_of(name)
+        return unpacked(self._data[offset : None if length is None else offset + length])
+
+    def take_in(self, spec: Spec, settings: Settings) -> Taken | None:
+        """Take in the requests of a spec. Raises BadInput, and is as it was before then."""
+        before = self.size
+        try:
+            taken = take_in(spec, self, self.name, settings)
+        except BadInput:
+            del self._data[before:]
+            raise
+        return None if taken is None else replace(taken, bundle_blob=self.name)
+
+    def store(self, blobs: Blobs) -> None:
+        if self._data:
+            blobs.put(self.name, bytes(self._data))
+
+
+def take_in_together(
+    specs: Sequence[tuple[UUID, Spec]], blobs: Blobs, settings: Settings
+) -> list[Taken | BadInput | None]:
+    """For each spec, under its job's id, what `take_in` returns or the BadInput that it raises.
+
+    The small ones among them share pages. All is durable on return; what blob storage raises
+    means that nothing was taken in.
+    """
+    answers: list[Taken | BadInput | None] = []
+    bundle = Bundle()
+    for job_id, spec in specs:
+        try:
+            if is_small(spec):
+                answers.append(bundle.take_in(spec, settings))
+            else:
+                answers.append(take_in(spec, blobs, f"jobs/{job_id}/{uuid4()}", settings))
+        except BadInput as error:
+            answers.append(error)
+        if bundle.size >= BUNDLE_BYTES:
+            bundle.store(blobs)
+            bundle = Bundle()
+    bundle.store(blobs)
+    return answers
+
+
+def is_small(spec: Spec) -> bool:
+    return sum(map(len, spec.requests or [])) <= SMALL_BYTES

@@ -1,0 +1,321 @@
+"""Taking requests in: one pass that checks every line, copies it, and cuts shards.
+
+Nothing is sent anywhere before the whole input was found good.
+"""
+
+import hashlib
+from array import array
+from bisect import bisect_right, insort
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import accumulate, chain
+from types import TracebackType
+from typing import Self
+
+from config.settings import Settings
+from service.payloads.blobs import Destination, Writer
+from service.payloads.duplicates import Hashes
+from service.rules.errors import MOST_PROBLEMS, BadInput, Problem
+from service.rules.requests import (
+    LINE_BYTES,
+    LineError,
+    LineSplitter,
+    RequestLine,
+    read_request,
+    read_requests,
+)
+from service.rules.spec import Spec, canonical, request_lines
+from service.rules.work import Entry, Shard
+
+MOST_MODELS = 64
+MOST_OPEN = 200_000
+"""Requests whose shard is not cut yet, over all models; beyond that the fullest shard is cut."""
+MOST_SUSPECTS = 1000
+"""Hashes of custom_ids that seem to be used twice, of which the text is looked at."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """An input that was taken in whole. `sha256` (hex) is over its lines, where asked for.
+
+    `bundle_blob` is what it shares with other inputs, where it does.
+    """
+
+    total: int
+    shards: tuple[Shard, ...]
+    sha256: str | None
+    bundle_blob: str | None = None
+
+
+@dataclass
+class _ModelShards:
+    """The requests of one model on their way into blobs."""
+
+    model: str
+    writer: Writer
+    entries: list[Entry] = field(default_factory=list)
+    bytes: int = 0
+
+
+def take_in(spec: Spec, blobs: Destination, prefix: str, settings: Settings) -> Taken | None:
+    """Take in the requests of a JSON spec; None where its `input` is still to be read.
+
+    Raises BadInput.
+    """
+    if spec.requests is None:
+        return None
+    with Intake(
+        blobs, prefix, spec.endpoint, settings, hashed=spec.idempotency_key is not None
+    ) as intake:
+        for line in request_lines(spec):
+            intake.add(line, hash_as=canonical)
+        return intake.finish()
+
+
+class Intake:
+    """Use as a context manager: `feed` every block or `add` every line, then `finish`.
+
+    `prefix` must be fresh: what is written below it becomes true only when a row names it.
+    Bad lines are noted and left out; the input is refused for them at the end.
+    """
+
+    def __init__(
+        self,
+        blobs: Destination,
+        prefix: str,
+        endpoint: str,
+        settings: Settings,
+        *,
+        hashed: bool = False,
+    ) -> None:
+        self._blobs = blobs
+        self._prefix = prefix
+        self._endpoint = endpoint
+        self._shard_requests = settings.shard_requests
+        self._shard_bytes = settings.shard_bytes
+        self._sha256 = hashlib.sha256() if hashed else None
+        self._stack = ExitStack()
+        self._splitter = LineSplitter()
+        self._models: dict[str, _ModelShards] = {}
+        self._shards: list[tuple[int, Shard]] = []
+        self._ids = Hashes(settings.scratch)
+        self._stack.callback(self._ids.close)
+        self._places = LineNumbers()
+        self._line = 0
+        self._total = 0
+        self._problems = Problems()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def feed(self, block: bytes) -> None:
+        """Take a block of JSONL; lines may go on in the next one."""
+        self._take(self._splitter.feed(block))
+
+    def add(self, line: bytes, *, hash_as: Callable[[bytes], bytes] | None = None) -> None:
+        """Take one line. Blank lines are passed over; a bad one is noted and refused at the end."""
+        self._line += 1
+        if len(line) > LINE_BYTES:
+            # It may have been cut short, and what is left of it be blank.
+            self._problems.note(f"is longer than {LINE_BYTES:,} bytes", self._line)
+            return
+        line = line.strip()
+        if not line:
+            return
+        try:
+            request = read_request(line, self._endpoint)
+        except LineError as error:
+            self._problems.note(str(error), self._line)
+            return
+        if self._sha256 is not None:
+            self._sha256.update((hash_as(line) if hash_as is not None else line) + b"\n")
+        self._accept([request], [line])
+
+    def finish(self) -> Taken:
+        """Close the blobs. Raises BadInput with everything that was wrong."""
+        self._take(self._splitter.end())
+        self._note_repeated()
+        if not self._problems.count and not self._total:
+            self._problems.note("the input holds no requests")
+        self._problems.raise_any()
+        for shards in self._models.values():
+            self._cut(shards)
+        self._stack.close()
+        self._shards.sort(key=lambda found: found[0])
+        return Taken(
+            self._total,
+            tuple(shard for _, shard in self._shards),
+            self._sha256.hexdigest() if self._sha256 is not None else None,
+        )
+
+    def _take(self, lines: list[bytes]) -> None:
+        """Many lines at once where all are as they should be, else one by one."""
+        if not lines:
+            return
+        block = b"\n".join(lines)
+        requests = read_requests(block, lines, self._endpoint)
+        if requests is None:
+            for line in lines:
+                self.add(line)
+            return
+        if self._sha256 is not None:
+            self._sha256.update(block)
+            self._sha256.update(b"\n")
+        self._line += len(lines)
+        self._accept(requests, lines)
+
+    def _accept(self, requests: Sequence[RequestLine], lines: list[bytes]) -> None:
+        """Store good requests, the last of which stands in the present line."""
+        ids = [request.custom_id for request in requests]
+        ordinals = range(self._total, self._total + len(ids))
+        self._places.note(self._total, self._line - len(ids) + 1)
+        self._ids.add(ids)
+        self._total += len(ids)
+        models = [request.body.model for request in requests]
+        if len(set(models)) == 1:
+            self._store(models[0], ids, ordinals, lines)
+            return
+        groups: dict[str, list[int]] = {}
+        for at, model in enumerate(models):
+            groups.setdefault(model, []).append(at)
+        for model, places in groups.items():
+            self._store(
+                model,
+                [ids[at] for at in places],
+                [ordinals[at] for at in places],
+                [lines[at] for at in places],
+            )
+
+    # --- models: the requests of a model, cut into shards -----------------------------------------
+
+    def _of_model(self, model: str) -> _ModelShards | None:
+        shards = self._models.get(model)
+        if shards is None and len(self._models) < MOST_MODELS:
+            name = f"{self._prefix}/input-{len(self._models)}.jsonl"
+            writer = self._stack.enter_context(self._blobs.writer(name))
+            shards = self._models[model] = _ModelShards(model, writer)
+        return shards
+
+    def _store(
+        self, model: str, ids: Sequence[str], ordinals: Sequence[int], lines: Sequence[bytes]
+    ) -> None:
+        """Store requests of one model, and cut its shards where they are full."""
+        shards = self._of_model(model)
+        if shards is None:
+            words = f"a job may use {MOST_MODELS} models; this one is one too many"
+            self._problems.note(words, self._places.line_of(ordinals[0]))
+            return
+        lengths = [len(line) + 1 for line in lines]
+        ends = list(accumulate(lengths, initial=shards.writer.size))
+        shards.writer.write(b"\n".join(lines) + b"\n")
+        at = 0
+        while at < len(ids):
+            stop = self._fitting(shards, ends, at)
+            here = slice(at, stop)
+            shards.entries += map(Entry, ids[here], ordinals[here], ends[here], lengths[here])
+            shards.bytes += ends[stop] - ends[at]
+            at = stop
+            if at < len(ids):
+                self._cut(shards)
+        if sum(len(shards.entries) for shards in self._models.values()) > MOST_OPEN:
+            self._cut(max(self._models.values(), key=lambda shards: len(shards.entries)))
+
+    def _fitting(self, shards: _ModelShards, ends: list[int], at: int) -> int:
+        """Up to where the lines from `at` on fit into the shard; an empty one takes any line.
+
+        `ends` are where the lines begin, and where the last one ends.
+        """
+        by_count = at + self._shard_requests - len(shards.entries)
+        by_bytes = bisect_right(ends, ends[at] + self._shard_bytes - shards.bytes) - 1
+        stop = min(by_count, by_bytes, len(ends) - 1)
+        return max(stop, at if shards.entries else at + 1)
+
+    def _cut(self, shards: _ModelShards) -> None:
+        if not shards.entries:
+            return
+        name = f"{self._prefix}/shard-{len(self._shards)}.manifest"
+        shard = Shard(
+            model=shards.model,
+            input_blob=shards.writer.name,
+            manifest_blob=self._blobs.put_manifest(name, shards.entries),
+            requests=len(shards.entries),
+            bytes=shards.bytes,
+        )
+        self._shards.append((shards.entries[0].ordinal, shard))
+        shards.entries = []
+        shards.bytes = 0
+
+    # --- custom_ids that were used before ---------------------------------------------------------
+
+    def _note_repeated(self) -> None:
+        suspects, surplus = self._ids.repeated(MOST_SUSPECTS)
+        if not suspects:
+            return
+        firsts: dict[str, int] = {}
+        for entry in self._entries(suspects):
+            known = firsts.get(entry.custom_id, entry.ordinal)
+            firsts[entry.custom_id] = min(known, entry.ordinal)
+        count = 0
+        for entry in self._entries(suspects):
+            if entry.ordinal != firsts[entry.custom_id]:
+                line = self._places.line_of(entry.ordinal)
+                self._problems.note(f"custom_id {entry.custom_id!r} was used before", line)
+                count += 1
+        if len(suspects) == MOST_SUSPECTS:
+            # Too many to confirm: the rest is counted by its hashes.
+            self._problems.count += max(surplus - count, 0)
+
+    def _entries(self, hashes: frozenset[int]) -> Iterator[Entry]:
+        """All requests whose custom_id has one of the hashes, in no order."""
+        stored = (self._blobs.get_manifest(shard.manifest_blob) for _, shard in self._shards)
+        for entries in chain(stored, [shards.entries for shards in self._models.values()]):
+            for entry in entries:
+                if hash(entry.custom_id) in hashes:
+                    yield entry
+
+
+class Problems:
+    """What is wrong with an input: the first MOST_PROBLEMS by line, and how many there are."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._kept: list[Problem] = []
+
+    def note(self, message: str, line: int | None = None) -> None:
+        self.count += 1
+        if len(self._kept) == MOST_PROBLEMS and (line or 0) >= (self._kept[-1].line or 0):
+            return
+        insort(self._kept, Problem(message, line), key=lambda problem: problem.line or 0)
+        del self._kept[MOST_PROBLEMS:]
+
+    def raise_any(self) -> None:
+        """Raise BadInput if there are any."""
+        if self._kept:
+            raise BadInput(self._kept, more=self.count - len(self._kept))
+
+
+class LineNumbers:
+    """Which request stands in which line. Costs nothing but where lines are left out."""
+
+    def __init__(self) -> None:
+        self._ordinals = array("Q")
+        self._lines = array("Q")
+
+    def note(self, ordinal: int, line: int) -> None:
+        """From this request on, each stands in the line after the one before."""
+        if not self._lines or line - ordinal != self._lines[-1] - self._ordinals[-1]:
+            self._ordinals.append(ordinal)
+            self._lines.append(line)
+
+    def line_of(self, ordinal: int) -> int:
+        at = bisect_right(self._ordinals, ordinal) - 1
+        return self._lines[at] + ordinal - self._ordinals[at]

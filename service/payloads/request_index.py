@@ -1,0 +1,64 @@
+"""Finding one request of a manifest by its custom_id, without reading it from end to end.
+
+An index is made when something is first looked for: the hashes of all custom_ids (64 bits each,
+big-endian), sorted. Hashes lie evenly, so where one stands is known but for a little, and one
+short read says whether it is there. Only then is the manifest read, in which the text decides.
+
+No row names an index. It can be made again at any time, so it may be swept, and it is deleted with
+its job like everything beside it. Two who make it at once write the same bytes.
+"""
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from math import isqrt
+
+from service.payloads.blobs import Blobs, place_of
+from service.rules.work import Entry
+
+SMALL = 1000
+"""Requests of a manifest that is read as it is."""
+WIDTH = 8
+
+
+def find(blobs: Blobs, manifest: str, requests: int, custom_id: str) -> Entry | None:
+    """The request of this custom_id in a manifest of so many requests; None: it is not there.
+
+    Raises FileNotFoundError where the manifest is gone.
+    """
+    is_indexed = requests > SMALL and place_of(manifest)[2] is None
+    if is_indexed and not _may_hold(blobs, manifest, requests, hashed(custom_id)):
+        return None
+    entries = blobs.get_manifest(manifest)
+    return next((entry for entry in entries if entry.custom_id == custom_id), None)
+
+
+def hashed(custom_id: str) -> bytes:
+    return blake2b(custom_id.encode(errors="surrogatepass"), digest_size=WIDTH).digest()
+
+
+def packed(entries: Sequence[Entry]) -> bytes:
+    """The index of a manifest."""
+    return b"".join(sorted([hashed(entry.custom_id) for entry in entries]))
+
+
+def _may_hold(blobs: Blobs, manifest: str, requests: int, sought: bytes) -> bool:
+    name = f"{manifest}.ids"
+    try:
+        near = _near(blobs, name, requests, sought)
+    except FileNotFoundError:
+        near = packed(blobs.get_manifest(manifest))
+        blobs.put(name, near)
+    return sought in (near[at : at + WIDTH] for at in range(0, len(near), WIDTH))
+
+
+def _near(blobs: Blobs, name: str, requests: int, sought: bytes) -> bytes:
+    """A part of the index, which holds the hash if the index does."""
+    middle = int.from_bytes(sought, "big") * requests >> 8 * WIDTH
+    # The place of one of n evenly drawn hashes strays by half the root of n (one sigma): this is
+    # twelve times that. Where the neighbours do not bound it all the same, the whole is read.
+    stray = 6 * isqrt(requests)
+    first, last = max(middle - stray, 0), min(middle + stray, requests)
+    near = b"".join(blobs.stream(name, first * WIDTH, (last - first) * WIDTH))
+    begins = first == 0 or near[:WIDTH] <= sought
+    ends = last == requests or near[-WIDTH:] >= sought
+    return near if begins and ends else blobs.get(name)

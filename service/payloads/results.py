@@ -1,0 +1,285 @@
+"""Result lines in input order: how the final lines of batches become the results of a job.
+
+Beside each blob of result lines lies its index: the ordinals of the lines (64 bit each), then
+their lengths with the line feed (32 bit each), both little-endian.
+"""
+
+import heapq
+import sys
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+
+from service.payloads.blobs import BLOCK, Blobs
+from service.rules.work import FinalLines, Segment
+
+RUN_LINES = 1024
+RUN_BYTES = 1 << 18
+"""What is read of a batch at once: when the batches of 64 models are merged, all are open."""
+SEGMENT_LINES = 50_000
+
+
+class LinesWriter:
+    """Writes result lines in input order, and their index."""
+
+    def __init__(self, blobs: Blobs, name: str) -> None:
+        self._blobs = blobs
+        self.blob = f"{name}.jsonl"
+        self.index_blob = f"{name}.index"
+        self._ordinals = array("Q")
+        self._lengths = array("I")
+        self._bytes = 0
+        self._pending: list[bytes] = []
+        self._held = 0
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """The blobs are durable when the block is left."""
+        with self._blobs.writer(self.blob) as self._writer:
+            yield
+            self._flush()
+        self._blobs.put(self.index_blob, _packed(self._ordinals) + _packed(self._lengths))
+
+    def write(self, ordinal: int, line: bytes) -> None:
+        """Take a line with or without its line feed."""
+        self.write_all([ordinal], [line])
+
+    def write_all(self, ordinals: Sequence[int], lines: Sequence[bytes]) -> None:
+        """Take lines with or without their line feeds."""
+        if not all([line[-1:] == b"\n" for line in lines]):  # noqa: C419  much faster as a list
+            lines = [line if line[-1:] == b"\n" else line + b"\n" for line in lines]
+        lengths = array("I", map(len, lines))
+        self.write_run(Run(array("Q", ordinals), lengths, b"".join(lines)))
+
+    def write_run(self, run: "Run") -> None:
+        self._pending.append(run.data)
+        self._held += len(run.data)
+        self._ordinals += run.ordinals
+        self._lengths += run.lengths
+        if self._held >= BLOCK // 2:  # what comes by the block is passed on without a copy
+            self._flush()
+
+    def _flush(self) -> None:
+        self._writer.write(b"".join(self._pending))
+        self._bytes += self._held
+        self._pending.clear()
+        self._held = 0
+
+    @property
+    def requests(self) -> int:
+        return len(self._ordinals)
+
+    @property
+    def final_lines(self) -> FinalLines | None:
+        if not self._ordinals:
+            return None
+        return FinalLines(
+            blob=self.blob,
+            index_blob=self.index_blob,
+            first_ordinal=self._ordinals[0],
+            last_ordinal=self._ordinals[-1],
+            bytes=self._bytes,
+            requests=len(self._ordinals),
+        )
+
+
+def _packed(numbers: "array[int]") -> bytes:
+    if sys.byteorder == "big":
+        numbers = numbers[:]
+        numbers.byteswap()
+    return numbers.tobytes()
+
+
+@dataclass(frozen=True)
+class Index:
+    ordinals: "array[int]"
+    lengths: "array[int]"
+
+
+def read_index(blobs: Blobs, name: str) -> Index:
+    data = blobs.get(name)
+    count = len(data) // 12
+    ordinals, lengths = array("Q"), array("I")
+    ordinals.frombytes(data[: count * 8])
+    lengths.frombytes(data[count * 8 :])
+    if sys.byteorder == "big":
+        ordinals.byteswap()
+        lengths.byteswap()
+    return Index(ordinals, lengths)
+
+
+def line_of(blobs: Blobs, lines: FinalLines, ordinal: int) -> bytes | None:
+    """The result line of one request, without its line feed; None where it is not among them."""
+    if not lines.first_ordinal <= ordinal <= lines.last_ordinal:
+        return None
+    index = read_index(blobs, lines.index_blob)
+    at = bisect_left(index.ordinals, ordinal)
+    if index.ordinals[at] != ordinal:
+        return None
+    offset, length = sum(index.lengths[:at]), index.lengths[at]
+    return b"".join(blobs.stream(lines.blob, offset, length)).removesuffix(b"\n")
+
+
+@dataclass(frozen=True)
+class Run:
+    """Lines that stand together: their ordinals, their lengths, and their bytes."""
+
+    ordinals: "array[int]"
+    lengths: "array[int]"
+    data: bytes
+
+
+class _Cursor:
+    """Reads the final lines of one batch from its start."""
+
+    def __init__(self, blobs: Blobs, lines: FinalLines) -> None:
+        self._index = read_index(blobs, lines.index_blob)
+        self._at = 0
+        self._blocks = blobs.stream(lines.blob, block=RUN_BYTES)
+        self._held = b""
+        self._used = 0
+
+    @property
+    def ordinal(self) -> int | None:
+        """That of the next line; None at the end."""
+        ordinals = self._index.ordinals
+        return ordinals[self._at] if self._at < len(ordinals) else None
+
+    def take(self, before: int) -> Run:
+        """The next line, and those behind it up to this ordinal, as far as a run goes."""
+        ordinals, lengths = self._index.ordinals, self._index.lengths
+        furthest = min(self._at + RUN_LINES, len(ordinals))
+        stop = bisect_left(ordinals, before, self._at + 1, furthest)
+        lengths = lengths[self._at : stop]
+        size = sum(lengths)
+        while size > RUN_BYTES and len(lengths) > 1:
+            lengths = lengths[: len(lengths) // 2]
+            size = sum(lengths)
+        stop = self._at + len(lengths)
+        run = Run(ordinals[self._at : stop], lengths, self._read(size))
+        self._at = stop
+        return run
+
+    def _read(self, size: int) -> bytes:
+        if len(self._held) - self._used < size:
+            pieces = [self._held[self._used :]]
+            missing = size - len(pieces[0])
+            while missing > 0:
+                pieces.append(next(self._blocks))
+                missing -= len(pieces[-1])
+            self._held, self._used = b"".join(pieces), 0
+        self._used += size
+        return self._held[self._used - size : self._used]
+
+
+def merged(blobs: Blobs, parts: Sequence[FinalLines]) -> Iterator[Run]:
+    """The lines in input order; where two batches speak of a request, the later is right.
+
+    `parts` are in the order in which the batches settled.
+    """
+    # (ordinal, -rank, what reads from there on): of one ordinal the latest comes first. A part is
+    # opened only when its turn has come.
+    heap: list[tuple[int, int, _Cursor | None]] = [
+        (part.first_ordinal, -rank, None) for rank, part in enumerate(parts)
+    ]
+    heapq.heapify(heap)
+    last = -1
+    while heap:
+        ordinal, rank, cursor = heapq.heappop(heap)
+        cursor = cursor or _Cursor(blobs, parts[-rank])
+        following = heap[0][0] if heap else sys.maxsize
+        if ordinal == last:
+            cursor.take(before=ordinal + 1)  # an earlier word on what has been said
+        else:
+            run = cursor.take(before=max(following, ordinal + 1))
+            last = run.ordinals[-1]
+            yield run
+        if cursor.ordinal is not None:
+            heapq.heappush(heap, (cursor.ordinal, rank, cursor))
+
+
+def clusters(parts: Iterable[FinalLines]) -> Iterator[list[FinalLines]]:
+    """The parts in groups that do not overlap, in input order.
+
+    Within a group the order in which they settled is kept.
+    """
+    parts = list(parts)
+    order = {id(part): rank for rank, part in enumerate(parts)}
+    group: list[FinalLines] = []
+    end = -1
+    for part in sorted(parts, key=lambda part: part.first_ordinal):
+        if group and part.first_ordinal > end:
+            yield sorted(group, key=lambda part: order[id(part)])
+            group = []
+        group.append(part)
+        end = max(end, part.last_ordinal)
+    if group:
+        yield sorted(group, key=lambda part: order[id(part)])
+
+
+def assembled(
+    blobs: Blobs,
+    prefix: str,
+    parts: Sequence[FinalLines],
+    keep: Callable[[], None] = lambda: None,
+) -> tuple[Segment, ...]:
+    """The segments of a job's results. What is in order already is not copied.
+
+    `keep` is called at each piece of work.
+    """
+    segments: list[Segment] = []
+    for number, group in enumerate(clusters(parts)):
+        if len(group) == 1:
+            segments.append(_segment(group[0]))
+        else:
+            segments.extend(_written(blobs, f"{prefix}/results-{number}", group, keep))
+    return tuple(segments)
+
+
+def _written(
+    blobs: Blobs, prefix: str, group: Sequence[FinalLines], keep: Callable[[], None]
+) -> Iterator[Segment]:
+    """Merge a group into segments of bounded size: an index has a place for each line."""
+    runs = merged(blobs, group)
+    for number, first in enumerate(runs):
+        writer = LinesWriter(blobs, f"{prefix}-{number}")
+        with writer.open():
+            for run in chain([first], runs):
+                writer.write_run(run)
+                keep()
+                if writer.requests >= SEGMENT_LINES:
+                    break
+        if writer.final_lines is not None:
+            yield _segment(writer.final_lines)
+
+
+def _segment(lines: FinalLines) -> Segment:
+    return Segment(
+        blob=lines.blob,
+        index_blob=lines.index_blob,
+        bytes=lines.bytes,
+        requests=lines.requests,
+    )
+
+
+def stream(
+    blobs: Blobs, segments: Iterable[Segment], *, start: int = 0, stop: int | None = None
+) -> Iterator[bytes]:
+    """The results as JSONL, or their bytes from `start` up to `stop`, in blocks."""
+    at = 0
+    for segment in segments:
+        first = max(start - at, 0)
+        last = segment.bytes if stop is None else min(stop - at, segment.bytes)
+        if first < last:
+            yield from blobs.stream(segment.blob, first, last - first)
+        at += segment.bytes
+
+
+def stream_partial(blobs: Blobs, parts: Sequence[FinalLines]) -> Iterator[bytes]:
+    """What is final so far, in input order, in blocks."""
+    for group in clusters(parts):
+        for run in merged(blobs, group):
+            yield run.data

@@ -1,0 +1,1 @@
+"""Pure rules: states, errors, retry, admission, prices. No database, no HTTP, no files."""

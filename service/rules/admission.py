@@ -1,0 +1,127 @@
+"""Who is let in next, of the batches that wait to be uploaded. Pure: arithmetic over what is known.
+
+Higher priority first; within a priority, the producer with the fewest requests under way; of one
+producer's, what waits the longest. Every OLDEST-th that is let in is the one that has waited the
+longest whatever its priority, so that nothing waits for ever.
+"""
+
+from collections import defaultdict, deque
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Self
+from uuid import UUID
+
+from config.settings import Settings
+
+OLDEST = 8
+
+TOKENS_PER_BYTE = 0.25
+"""Of request lines, as long as no usage tells better: a token is some four bytes of text."""
+
+LaneName = tuple[str, str]
+"""(account, model)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waiting:
+    """A batch that waits. `tokens` is what it is taken to need."""
+
+    id: UUID
+    lane: LaneName
+    producer: str
+    priority: int
+    since: datetime
+    requests: int
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capacity:
+    """What an account may have at Together at once, for each model. None: no limit."""
+
+    batches: int | None
+    tokens: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        return cls(batches=settings.max_inflight_batches, tokens=settings.max_enqueued_tokens)
+
+
+@dataclass(kw_only=True)
+class Load:
+    """What a lane holds: batches and tokens under way, and how many were ever let in."""
+
+    batches: int = 0
+    tokens: int = 0
+    admitted: int = 0
+
+    def lacks(self, capacity: Capacity, tokens: int) -> str | None:
+        """What there is no room of for a batch of `tokens`; None where it may go in.
+
+        An empty lane takes any batch: a limit below the size of one batch must not stop it.
+        """
+        if capacity.batches is not None and self.batches >= capacity.batches:
+            return "batches"
+        if self.tokens and self.tokens + tokens > capacity.tokens:
+            return "tokens"
+        return None
+
+
+@dataclass(kw_only=True)
+class Scene:
+    """What is under way when a choice is made: by lane, and requests by producer."""
+
+    lanes: defaultdict[LaneName, Load] = field(default_factory=lambda: defaultdict(Load))
+    producers: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+
+
+def choose(
+    waiting: Iterable[Waiting], scene: Scene, capacity: Capacity, room: int
+) -> list[Waiting]:
+    """At most `room` of the waiting batches, in the order in which they are let in."""
+    lanes, producers = deepcopy(scene.lanes), scene.producers.copy()
+    queues: dict[tuple[LaneName, int, str], deque[Waiting]] = defaultdict(deque)
+    for batch in sorted(waiting, key=lambda batch: batch.since):
+        queues[batch.lane, batch.priority, batch.producer].append(batch)
+    admitted = sum(load.admitted for load in lanes.values())
+    chosen: list[Waiting] = []
+    while len(chosen) < room:
+        fit = _fit([queue[0] for queue in queues.values() if queue], lanes, capacity)
+        if not fit:
+            break
+        if _oldest_is_next(admitted):
+            best = min(fit, key=lambda batch: batch.since)
+        else:
+            best = min(fit, key=lambda b: (-b.priority, producers[b.producer], b.since))
+        queues[best.lane, best.priority, best.producer].popleft()
+        load = lanes[best.lane]
+        load.batches += 1
+        load.tokens += best.tokens
+        load.admitted += 1
+        producers[best.producer] += best.requests
+        admitted += 1
+        chosen.append(best)
+    return chosen
+
+
+def _fit(heads: list[Waiting], lanes: Mapping[LaneName, Load], capacity: Capacity) -> list[Waiting]:
+    """Those that their lane has room for.
+
+    A lane whose oldest is next has no room for any other: else small batches could slip into
+    every gap, and a large one would never find one.
+    """
+    by_lane: dict[LaneName, list[Waiting]] = defaultdict(list)
+    for head in heads:
+        by_lane[head.lane].append(head)
+    fit = []
+    for name, found in by_lane.items():
+        load = lanes[name]
+        may = [min(found, key=lambda b: b.since)] if _oldest_is_next(load.admitted) else found
+        fit += [batch for batch in may if load.lacks(capacity, batch.tokens) is None]
+    return fit
+
+
+def _oldest_is_next(admitted: int) -> bool:
+    return admitted % OLDEST == OLDEST - 1

@@ -1,0 +1,194 @@
+"""Notices: who wants to hear of what becomes of a job, and where they may be sent. Pure."""
+
+import re
+import socket
+from collections.abc import Collection
+from contextlib import suppress
+from datetime import timedelta
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from service.rules.states import JobState
+
+MOST_TARGETS = 10
+URL_LENGTH = 2_000
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:@-]{0,199}")
+OURS = "haulier."
+"""Tasks and queues of Haulier's own: no notice may set its workers to work."""
+_BROKERS = frozenset({"unacked", "unacked_index", "unacked_mutex"})
+"""Keys in Redis that kombu keeps its own books in."""
+
+
+class NoticeEvent(StrEnum):
+    COMPLETED = "job.completed"
+    CANCELLED = "job.cancelled"
+    REJECTED = "job.rejected"
+    FAILED = "job.failed"
+    PROGRESS = "job.progress"
+
+
+ENDS = {
+    JobState.COMPLETED: NoticeEvent.COMPLETED,
+    JobState.CANCELLED: NoticeEvent.CANCELLED,
+    JobState.REJECTED: NoticeEvent.REJECTED,
+    JobState.FAILED: NoticeEvent.FAILED,
+}
+
+_Percent = Annotated[int, msgspec.Meta(ge=1, le=50)]
+
+
+class Notice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One entry of a spec's `notify`: a Celery task on a queue, or a webhook."""
+
+    task: str | None = None
+    queue: str | None = None
+    webhook: str | None = None
+    events: list[NoticeEvent] | None = None
+    """The ends of a job to tell of; None is all of them."""
+    progress: _Percent | None = None
+    """Tell whenever so many percent more of the requests are done."""
+
+    @property
+    def target(self) -> dict[str, str]:
+        if self.webhook is not None:
+            return {"webhook": self.webhook}
+        return {"task": self.task or "", "queue": self.queue or ""}
+
+    @property
+    def endpoint(self) -> str:
+        """What is up or down as one: notices to one endpoint wait for each other."""
+        if self.webhook is None:
+            return f"queue {self.queue}"
+        parts = urlsplit(self.webhook)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        return f"webhook {parts.hostname}:{port}"
+
+    def wants(self, event: NoticeEvent) -> bool:
+        """Whether this end of a job is to be told."""
+        return self.events is None or event in self.events
+
+    def steps(self, done: int, total: int) -> int:
+        """How many steps of progress `done` of `total` requests make."""
+        return 0 if self.progress is None or not total else done * 100 // (total * self.progress)
+
+
+def read_notices(entries: list[Any]) -> list[Notice]:
+    """Raises msgspec.ValidationError."""
+    return msgspec.convert(entries, list[Notice])
+
+
+def notice_problems(
+    entries: list[Any],
+    *,
+    tasks: Collection[str] | None,
+    queues: Collection[str] | None,
+    private: bool,
+) -> list[str]:
+    """What is wrong with `notify`. `tasks` and `queues` are those allowed, None where all are."""
+    if len(entries) > MOST_TARGETS:
+        return [f"`notify` may have {MOST_TARGETS} entries"]
+    try:
+        notices = read_notices(entries)
+    except msgspec.ValidationError as error:
+        return [f"`notify`: {error}"]
+    problems = []
+    for number, notice in enumerate(notices):
+        trouble = _trouble(notice, tasks, queues, private=private)
+        if trouble is not None:
+            problems.append(f"`notify[{number}]`: {trouble}")
+    return problems
+
+
+def _trouble(
+    notice: Notice,
+    tasks: Collection[str] | None,
+    queues: Collection[str] | None,
+    *,
+    private: bool,
+) -> str | None:
+    if NoticeEvent.PROGRESS in (notice.events or ()):
+        return 'progress is not asked for in `events`, but with its step: "progress": 10'
+    if notice.webhook is not None:
+        if notice.task is not None or notice.queue is not None:
+            return "give `webhook`, or `task` and `queue`, not both"
+        return webhook_trouble(notice.webhook, private=private)
+    if notice.task is None or notice.queue is None:
+        return "give `task` and `queue`, or `webhook`"
+    return _name_trouble("task", notice.task, tasks) or _name_trouble("queue", notice.queue, queues)
+
+
+def _name_trouble(what: str, name: str, allowed: Collection[str] | None) -> str | None:
+    if not _NAME.fullmatch(name):
+        return f"{what}: use up to 200 of A-Z a-z 0-9 _ . : @ -"
+    if name.startswith(OURS) or name in _BROKERS:
+        return f"{what} {name!r} is Haulier's own"
+    if allowed is not None and name not in allowed:
+        return f"{what} {name!r} is not allowed to you"
+    return None
+
+
+def webhook_trouble(url: str, *, private: bool) -> str | None:
+    """Why no webhook may go there; None where it may. `private` allows addresses of one's own."""
+    if len(url) > URL_LENGTH:
+        return f"webhook: a URL may have {URL_LENGTH:,} characters"
+    if not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
+        return "webhook: is not a URL (write other characters in percent-encoding or punycode)"
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        return f"webhook: is not a URL ({error})"
+    schemes = ("https", "http") if private else ("https",)
+    if parts.scheme not in schemes:
+        return f"webhook: must begin with {' or '.join(f'{one}://' for one in schemes)}"
+    if not parts.hostname or port == 0:
+        return "webhook: names no host" if not parts.hostname else "webhook: port 0 is none"
+    if "@" in parts.netloc or "#" in url:
+        return "webhook: may have no user, no password and no fragment"
+    if not private and _is_private_name(parts.hostname):
+        return f"webhook: {parts.hostname} is a private address"
+    return None
+
+
+def _is_private_name(host: str) -> bool:
+    """Whether a name needs no resolver to be seen as one of ours. Others are looked at later."""
+    name = host.rstrip(".").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    with suppress(ValueError):
+        return not is_public(ip_address(name))
+    # 2130706433, 0x7f.1 and 127.1, which resolvers take for addresses too.
+    with suppress(OSError):
+        return not is_public(IPv4Address(socket.inet_aton(name)))
+    return False
+
+
+def is_public(address: IPv4Address | IPv6Address) -> bool:
+    """Whether an address is one of the internet's, and none that leads back to private ones."""
+    if isinstance(address, IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour
+        if inner is not None and not is_public(inner):
+            return False
+        if address.teredo is not None or address.is_site_local:
+            return False
+        if address.ipv4_mapped is not None:
+            return True
+    return address.is_global and not address.is_multicast and not address.is_reserved
+
+
+FIRST_PAUSE = timedelta(seconds=5)
+LONGEST_PAUSE = timedelta(hours=1)
+
+
+def pause_after(tries: int, luck: float) -> timedelta:
+    """How long to wait after so many tries (from 1): doubling, at most an hour.
+
+    `luck` in [0, 1) spreads it over the upper half.
+    """
+    full: timedelta = min(FIRST_PAUSE * 2 ** min(max(tries, 1) - 1, 20), LONGEST_PAUSE)
+    return full * (0.5 + 0.5 * luck)

@@ -1,0 +1,133 @@
+"""Whether and when to try again. Pure: tables and arithmetic."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from enum import StrEnum
+
+from service.rules.errors import AccountBlocked, HaulierError, RateLimited, Unreachable
+from service.rules.work import Outcome, Pause, Retry
+
+LONGEST_PAUSE = timedelta(minutes=5)
+
+MOST_LOST = 20
+"""How often the provider may give a request back unserved before that counts as a failure."""
+
+
+class Verdict(StrEnum):
+    RETRYABLE = "retryable"
+    PERMANENT = "permanent"
+
+
+# Where a text settles it, whatever code or status stands beside it (TOGETHER_API: the code
+# `batch_client_error` covers permanent and transient faults alike). Lower case.
+TEXTS: tuple[tuple[str, Verdict], ...] = (
+    ("internal server error", Verdict.RETRYABLE),
+    ("timeout", Verdict.RETRYABLE),
+    ("timed out", Verdict.RETRYABLE),
+    ("overloaded", Verdict.RETRYABLE),
+    ("rate limit", Verdict.RETRYABLE),
+    ("service unavailable", Verdict.RETRYABLE),
+    ("maximum four stop sequences allowed", Verdict.PERMANENT),
+    ("selected function was not found in the tools list", Verdict.PERMANENT),
+    ("missing field", Verdict.PERMANENT),
+    ("missing 'model' field", Verdict.PERMANENT),
+    ("invalid model", Verdict.PERMANENT),
+    ("unable to access", Verdict.PERMANENT),
+    ("content-type must be multipart/form-data", Verdict.PERMANENT),
+    ("maximum context length", Verdict.PERMANENT),
+)
+
+CODES: dict[str, Verdict] = {
+    "timeout": Verdict.RETRYABLE,
+    "server_error": Verdict.RETRYABLE,
+    "rate_limit_exceeded": Verdict.RETRYABLE,
+    "invalid_request_error": Verdict.PERMANENT,
+    "context_length_exceeded": Verdict.PERMANENT,
+    "content_policy_violation": Verdict.PERMANENT,
+}
+
+# What a repeated request cannot cure. 401, 402 and 403 are the account's trouble, not the line's.
+PERMANENT_STATUSES = frozenset({400, 404, 405, 409, 410, 413, 415, 422})
+
+
+def classify(
+    code: str | None,
+    status: int | None,
+    message: str,
+    more: Sequence[tuple[str, Verdict]] = (),
+) -> Verdict:
+    """Whether a failed line is worth another attempt. What nobody knows is retryable.
+
+    `more` are texts (lower case) from the settings; they come before the table's own.
+    """
+    words = message.lower()
+    for text, verdict in (*more, *TEXTS):
+        if text in words:
+            return verdict
+    if code is not None and code.lower() in CODES:
+        return CODES[code.lower()]
+    if status in PERMANENT_STATUSES:
+        return Verdict.PERMANENT
+    return Verdict.RETRYABLE
+
+
+def own_texts(
+    *, permanent: Sequence[str], retryable: Sequence[str]
+) -> tuple[tuple[str, Verdict], ...]:
+    """The settings' additions to the table, in its form."""
+    return (
+        *((text.lower(), Verdict.PERMANENT) for text in permanent),
+        *((text.lower(), Verdict.RETRYABLE) for text in retryable),
+    )
+
+
+class BatchFault(StrEnum):
+    """Why a whole batch FAILED."""
+
+    LINES = "lines"  # one of its lines is not fit
+    FILE = "file"  # its input file could not be read
+    HOPELESS = "hopeless"  # no batch like it will ever run
+    UNKNOWN = "unknown"
+
+
+BATCH_TEXTS: tuple[tuple[str, BatchFault], ...] = (
+    ("failed to download input file", BatchFault.FILE),
+    ("invalid model", BatchFault.HOPELESS),
+    ("non-serverless model", BatchFault.HOPELESS),
+    ("cannot be batched", BatchFault.HOPELESS),
+    ("input format error", BatchFault.LINES),
+    ("invalid json", BatchFault.LINES),
+    ("custom_id", BatchFault.LINES),
+    ("(within chunk)", BatchFault.LINES),
+)
+
+
+def batch_fault(message: str) -> BatchFault:
+    """What the `error` of a FAILED batch is about."""
+    words = message.lower()
+    for text, fault in BATCH_TEXTS:
+        if text in words:
+            return fault
+    return BatchFault.UNKNOWN
+
+
+def backoff(failures: int, base: timedelta, luck: float) -> timedelta:
+    """The pause after the n-th failure in a row (n from 1): doubling, at most five minutes.
+
+    `luck` in [0, 1) spreads it over the upper half, so that what failed together comes back apart.
+    """
+    full: timedelta = min(base * 2 ** min(max(failures, 1) - 1, 20), LONGEST_PAUSE)
+    return full * (0.5 + 0.5 * luck)
+
+
+def after(error: HaulierError) -> Outcome:
+    """What happens to a row whose stage raised an error."""
+    match error:
+        case RateLimited(wait=wait):
+            return Pause(str(error), wait)
+        case AccountBlocked(spending=spending):
+            return Pause(str(error), blocked=True, spending=spending)
+        case Unreachable(sent=sent):
+            return Retry(str(error), not_sent=not sent)
+        case _:
+            return Retry(str(error))

@@ -1,0 +1,205 @@
+"""The batch spec: what a producer may ask for, checked to the last field."""
+
+import hashlib
+import re
+from posixpath import normpath
+from typing import Annotated, Any
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+
+from service.rules.errors import MOST_PROBLEMS, BadInput, Problem
+from service.rules.notices import notice_problems
+from service.rules.requests import ENDPOINTS
+
+SPEC_BYTES = 32_000_000
+"""A JSON spec's most bytes; more goes in as JSONL."""
+METADATA_BYTES = 16_384
+METADATA_DEPTH = 100
+"""What nests deeper could be stored, and then not be shown."""
+
+
+class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A batch spec as JSON. `requests` are kept as they were written."""
+
+    endpoint: str
+    requests: list[msgspec.Raw] | None = None
+    input: str | None = None
+    idempotency_key: Annotated[str, msgspec.Meta(min_length=1, max_length=255)] | None = None
+    account: str = "default"
+    max_attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] = 3
+    priority: Annotated[int, msgspec.Meta(ge=-1000, le=1000)] = 0
+    metadata: dict[str, Any] = {}
+    notify: list[dict[str, Any]] = []
+
+    def envelope(self) -> bytes:
+        """Everything but the requests, in one fixed form."""
+        fields = {k: v for k, v in msgspec.structs.asdict(self).items() if k != "requests"}
+        del fields["idempotency_key"]
+        return msgspec.json.encode(fields, order="deterministic")
+
+
+class Permissions(msgspec.Struct, frozen=True):
+    """What a producer may use.
+
+    `notice_tasks` and `notice_queues` are None where every one is allowed.
+    """
+
+    accounts: frozenset[str] = frozenset({"default"})
+    input_roots: tuple[str, ...] = ()
+    notice_tasks: frozenset[str] | None = frozenset()
+    notice_queues: frozenset[str] | None = frozenset()
+    private_webhooks: bool = False
+    """Whether webhooks may go to private addresses, and without TLS."""
+
+
+_spec = msgspec.json.Decoder(Spec)
+
+_LINE_BREAK = re.compile(rb"[\r\n]")
+
+
+def read_spec(data: bytes, permissions: Permissions) -> Spec:
+    """A spec with its requests or its input. Raises BadInput."""
+    if len(data) > SPEC_BYTES:
+        raise BadInput(
+            [
+                Problem(
+                    f"a JSON spec may have {SPEC_BYTES:,} bytes; send the requests as JSONL"
+                    " (application/x-ndjson), or point `input` at them"
+                )
+            ],
+            too_large=True,
+        )
+    try:
+        spec = _spec.decode(data)
+    except msgspec.ValidationError as error:
+        raise BadInput([Problem(f"the spec is not valid: {error}")]) from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BadInput([Problem(f"the spec is not JSON: {error}")]) from None
+    except UnicodeDecodeError as error:
+        raise BadInput([Problem(f"the spec is not UTF-8 (byte {error.start + 1})")]) from None
+    problems = envelope_problems(spec, permissions)
+    if spec.requests is None and spec.input is None:
+        problems.append(Problem("`requests` or `input` is missing"))
+    if spec.requests is not None and spec.input is not None:
+        problems.append(Problem("give `requests` or `input`, not both"))
+    if problems:
+        raise BadInput(problems[:MOST_PROBLEMS])
+    return spec
+
+
+def envelope_problems(spec: Spec, permissions: Permissions) -> list[Problem]:
+    """What is wrong with everything but the requests."""
+    problems = []
+    if spec.endpoint not in ENDPOINTS:
+        problems.append(
+            Problem(f"endpoint {spec.endpoint!r} cannot be batched; use {', '.join(ENDPOINTS)}")
+        )
+    if spec.account not in permissions.accounts:
+        problems.append(Problem(f"account {spec.account!r} is not yours or does not exist"))
+    if spec.input is not None and not may_read(spec.input, permissions.input_roots):
+        problems.append(
+            Problem(f"input {spec.input!r} does not lie under one of the allowed input roots")
+        )
+    problems += map(
+        Problem,
+        notice_problems(
+            spec.notify,
+            tasks=permissions.notice_tasks,
+            queues=permissions.notice_queues,
+            private=permissions.private_webhooks,
+        ),
+    )
+    if _deeper(spec.metadata, METADATA_DEPTH):
+        return [*problems, Problem("`metadata` nests too deep")]
+    try:
+        if len(msgspec.json.encode(spec.metadata)) > METADATA_BYTES:
+            problems.append(Problem(f"`metadata` may have {METADATA_BYTES:,} bytes as JSON"))
+        if _has_nul(msgspec.structs.replace(spec, requests=None)):
+            problems.append(Problem("the spec holds a NUL character (\\u0000)"))
+    except RecursionError:
+        problems.append(Problem("`metadata` nests too deep"))
+    return problems
+
+
+def _deeper(value: Any, most: int) -> bool:
+    """Whether there are more levels of containers in it than that."""
+    level = [value]
+    for _ in range(most):
+        level = [
+            inner
+            for outer in level
+            for inner in (
+                outer.values()
+                if isinstance(outer, dict)
+                else outer
+                if isinstance(outer, list)
+                else ()
+            )
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _has_nul(spec: Spec) -> bool:
+    """Postgres cannot keep it in text or JSON."""
+    return b"\\u0000" in msgspec.json.encode(spec)
+
+
+def may_read(url: str, roots: tuple[str, ...]) -> bool:
+    """Whether `input` lies under a root, whole path segments, after normalising. Never http(s)."""
+    target = place(url)
+    if target is None:
+        return False
+    for root in roots:
+        allowed = place(root)
+        if allowed is not None and (
+            target[:2] == allowed[:2]
+            and (target[2] == allowed[2] or target[2].startswith(allowed[2].rstrip("/") + "/"))
+        ):
+            return True
+    return False
+
+
+def place(url: str) -> tuple[str, str, str] | None:
+    """(scheme, host or bucket, normalised path) of a file or S3 URL; None for anything else.
+
+    What is opened must be this, never the URL again: read anew, `%252e%252e` becomes `..`.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return None
+    if parts.scheme not in {"file", "s3"} or parts.query or parts.fragment:
+        return None
+    path = unquote(parts.path) or "/"
+    if "\x00" in path or "\\" in path or not path.startswith("/"):
+        return None
+    return parts.scheme, parts.netloc, normpath("/" + path.lstrip("/"))
+
+
+def request_lines(spec: Spec) -> list[bytes]:
+    """The requests of a JSON spec, one line each, as they were written but for line breaks."""
+    lines = []
+    for raw in spec.requests or []:
+        data = bytes(raw)
+        try:
+            lines.append(msgspec.json.format(data, indent=-1) if _LINE_BREAK.search(data) else data)
+        except RecursionError:
+            raise BadInput([Problem("nests too deep", len(lines) + 1)]) from None
+    return lines
+
+
+def fingerprint(spec: Spec, lines_sha256: str) -> str:
+    """What makes two submissions the same: the envelope and the request lines."""
+    return hashlib.sha256(spec.envelope() + b"\n" + lines_sha256.encode()).hexdigest()
+
+
+def canonical(line: bytes) -> bytes:
+    """A request of a JSON spec with its keys in a fixed order."""
+    try:
+        return msgspec.json.encode(msgspec.json.decode(line), order="deterministic")
+    except (msgspec.DecodeError, RecursionError):
+        # JSON that no number or stack of ours can hold (1e999): as it was written.
+        return line

@@ -1,0 +1,323 @@
+"""What passes between a claim, a stage and apply. Frozen, and free of any storage or transport.
+
+claim → stage(claim, clients) → Outcome → apply
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import msgspec
+
+from service.rules.errors import Problem
+from service.rules.states import BatchState, JobState
+
+# --- claims: what a stage gets -----------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobClaim:
+    """A leased job.
+
+    `shards` is what accepting it cut already, None where `input` or the spec that was `enqueued`
+    (JSON) is to be read.
+    """
+
+    id: UUID
+    lease: UUID
+    leased_until: datetime
+    state: JobState
+    tries: int
+    producer: str
+    endpoint: str
+    account: str
+    max_attempts: int
+    input: str | None
+    shards: "tuple[Shard, ...] | None"
+    enqueued: bytes | None = None
+    final_lines: "tuple[FinalLines, ...]" = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchClaim:
+    """A leased batch.
+
+    `create_deadline` is set where an earlier claim may have sent a create whose answer is not
+    known: the instant after which that POST can no longer be in flight. `now` is the database's
+    clock at the claim.
+    """
+
+    id: UUID
+    job_id: UUID
+    lease: UUID
+    leased_until: datetime
+    now: datetime
+    state: BatchState
+    shard: int
+    attempt: int
+    tries: int
+    failures: int
+    poison: int
+    sibling_error: str | None
+    """Why the other half failed, where this batch is a half and the other one FAILED too."""
+    suspects: int
+    """How many batches the search for bad lines has cost the shard so far."""
+    endpoint: str
+    account: str
+    account_blocked: bool
+    model: str
+    max_attempts: int
+    requests: int
+    input_blob: str
+    manifest_blob: str
+    upload_bytes: int
+    cancel_requested: bool
+    create_deadline: datetime | None = None
+    spent_file_ids: tuple[str, ...] = ()
+    input_file_id: str | None = None
+    provider_batch_id: str | None = None
+    provider_status: str | None = None
+    provider_error: str | None = None
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    cancel_sent: bool = False
+    submitted_at: datetime | None = None
+    expected: timedelta | None = None
+    """How long batches of its model have taken so far, from create to end; None: none has ended."""
+
+    @property
+    def elapsed(self) -> timedelta:
+        """How long Together has had it."""
+        return self.now - self.submitted_at if self.submitted_at is not None else timedelta(0)
+
+
+Claim = JobClaim | BatchClaim
+
+
+# --- manifests: which requests a batch carries --------------------------------------------------
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One request of a batch: where its line stands in the input blob, and what it went through."""
+
+    custom_id: str
+    ordinal: int
+    offset: int
+    length: int
+    attempts: int = 0
+    lost: int = 0
+    """Times the provider gave the batch back before this line was done; not an attempt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """Requests of one model, in input order, that fit one provider batch."""
+
+    model: str
+    input_blob: str
+    manifest_blob: str
+    requests: int
+    bytes: int
+
+
+# --- settlements: what became of a batch's requests ---------------------------------------------
+
+
+@dataclass(frozen=True)
+class Usage:
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.total_tokens + other.total_tokens,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeadLetter:
+    """A request that failed for good."""
+
+    ordinal: int
+    custom_id: str
+    code: str
+    message: str
+    attempts: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryBatch:
+    """Requests that go into a new batch of the same shard."""
+
+    manifest_blob: str
+    requests: int
+    bytes: int
+    delay: timedelta
+    poison: int = 0
+    """How often in a row its requests were in a batch that FAILED as a whole."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Oddities:
+    """What came back and fits nothing. Counted and kept aside, never a reason to stop."""
+
+    unknown: int = 0
+    duplicate: int = 0
+    unreadable: int = 0
+    missing: int = 0
+    truncated: int = 0
+    """Answers that were cut by the token limit before they said anything."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settlement:
+    """An account of every request of a batch: requests = succeeded + dead + carried.
+
+    `final_lines` holds the final lines (successes and dead letters); None where there are none.
+    """
+
+    succeeded: int
+    dead: tuple[DeadLetter, ...]
+    retries: tuple[RetryBatch, ...] = ()
+    final_lines: "FinalLines | None" = None
+    usage: Usage = Usage()
+    oddities: Oddities = Oddities()
+
+    @property
+    def carried(self) -> int:
+        return sum(retry.requests for retry in self.retries)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinalLines:
+    """The final lines of a batch that is done, in input order.
+
+    `index_blob` holds their ordinals and lengths (see `service.payloads.results`); `bytes` is
+    the size of `blob`.
+    """
+
+    blob: str
+    index_blob: str
+    first_ordinal: int
+    last_ordinal: int
+    bytes: int
+    requests: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """A piece of a job's results: a whole blob of result lines."""
+
+    blob: str
+    index_blob: str
+    bytes: int
+    requests: int
+
+
+# --- outcomes: what a stage says should happen --------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """Facts about the provider's side of a batch that a stage has learned. None: nothing new."""
+
+    input_file_id: str | None = None
+    provider_batch_id: str | None = None
+    provider_status: str | None = None
+    provider_error: str | None = None
+    progress: float | None = None
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    cancel_sent: bool | None = None
+
+
+@dataclass(frozen=True)
+class Advance:
+    """The batch moves on; the chain may go on with the next stage."""
+
+    to: BatchState
+    changes: Changes = Changes()
+    delay: timedelta = timedelta(0)
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Nothing is wrong, nothing is ready. Look again after `delay`."""
+
+    delay: timedelta
+    changes: Changes = Changes()
+    reason: str | None = None
+    looked: bool = True
+    """Whether anything was learned. If not, failures in a row still are in a row."""
+
+
+@dataclass(frozen=True)
+class Retry:
+    """Something on the way did not work. Back off (or wait `delay`) and do the stage again."""
+
+    reason: str
+    delay: timedelta | None = None
+    not_sent: bool = False
+    """Whether it is certain that no create was sent, so that the intent can be cleared."""
+
+
+@dataclass(frozen=True)
+class Pause:
+    """The account must slow down, for `delay` where Together named one.
+
+    Or it is `blocked`: nothing goes until a probe succeeds; of `spending`, nothing that costs.
+    """
+
+    reason: str
+    delay: timedelta | None = None
+    blocked: bool = False
+    spending: bool = False
+
+
+@dataclass(frozen=True)
+class Settle:
+    """Every request of the batch is accounted for."""
+
+    to: BatchState
+    settlement: Settlement
+    changes: Changes = Changes()
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Fail:
+    """The job cannot be run (`rejected`: because of what was submitted)."""
+
+    reason: str
+    rejected: bool = False
+    problems: tuple[Problem, ...] = ()
+    more: int = 0
+    read: bool = False
+    """Whether the envelope of what was enqueued was found good, so that its notices may go out."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """The job's shards exist."""
+
+    shards: tuple[Shard, ...]
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """The job's results stand in these segments, in input order."""
+
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True)
+class Park:
+    """Nothing but an operator can help; the row stays where it is, visibly."""
+
+    reason: str
+
+
+Outcome = Park | Advance | Wait | Retry | Pause | Settle | Fail | Split | Assembled

@@ -1,0 +1,67 @@
+"""What the log says of the work on a row."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+
+from service.rules.states import Stage
+from service.rules.work import (
+    Advance,
+    Assembled,
+    BatchClaim,
+    Claim,
+    Fail,
+    Outcome,
+    Park,
+    Pause,
+    Retry,
+    Settle,
+    Split,
+    Wait,
+)
+
+log = structlog.get_logger()
+
+
+@contextmanager
+def bound(claim: Claim, stage: Stage) -> Iterator[None]:
+    """Put what is being worked on onto every line of the log."""
+    context = {"stage": str(stage), "account": claim.account}
+    if isinstance(claim, BatchClaim):
+        context |= {"job": str(claim.job_id), "batch": str(claim.id)}
+        with structlog.contextvars.bound_contextvars(**context, attempt=claim.attempt):
+            yield
+    else:
+        with structlog.contextvars.bound_contextvars(**context, job=str(claim.id)):
+            yield
+
+
+def report(outcome: Outcome) -> None:
+    """One line for each outcome; constant names, identifiers in the context."""
+    match outcome:
+        case Advance(to=to):
+            log.info("advanced", to=str(to))
+        case Settle(to=to, settlement=settlement, reason=reason):
+            log.info(
+                "settled",
+                to=str(to),
+                succeeded=settlement.succeeded,
+                dead=len(settlement.dead),
+                carried=settlement.carried,
+                reason=reason,
+            )
+        case Split(shards=shards):
+            log.info("split", shards=len(shards))
+        case Assembled(segments=segments):
+            log.info("assembled", segments=len(segments))
+        case Wait():
+            log.debug("waiting")
+        case Retry(reason=reason):
+            log.warning("postponed", reason=reason)
+        case Pause(reason=reason):
+            log.error("account_paused", reason=reason)
+        case Fail(reason=reason):
+            log.error("job_failed", reason=reason)
+        case Park(reason=reason):
+            log.critical("parked", reason=reason)

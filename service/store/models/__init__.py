@@ -1,0 +1,32 @@
+"""The tables, one subject a file. Only `service.store` writes them."""
+
+from service.store.models.accounts import Account, Lane
+from service.store.models.base import SCHEMA, Base, Leased
+from service.store.models.batches import Batch
+from service.store.models.jobs import DeadLetter, Enqueued, Event, Job, Segment
+from service.store.models.notices import Delivery
+from service.store.models.operations import Chore, Heartbeat, Leftover, Tick, Usage
+from service.store.models.producers import Credential, File, Producer
+
+__all__ = [
+    "SCHEMA",
+    "Account",
+    "Base",
+    "Batch",
+    "Chore",
+    "Credential",
+    "DeadLetter",
+    "Delivery",
+    "Enqueued",
+    "Event",
+    "File",
+    "Heartbeat",
+    "Job",
+    "Lane",
+    "Leased",
+    "Leftover",
+    "Producer",
+    "Segment",
+    "Tick",
+    "Usage",
+]

@@ -1,0 +1,40 @@
+"""Accounts at Together, and what is known of each model under them."""
+
+from datetime import datetime
+
+from sqlalchemy import (
+    text,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from service.store.models.base import Base
+
+
+class Account(Base):
+    __tablename__ = "accounts"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    paused_until: Mapped[datetime | None]
+    reason: Mapped[str | None]
+    blocked_since: Mapped[datetime | None]
+    """Set while Together refuses the key or the credit is used up."""
+    spending: Mapped[bool] = mapped_column(server_default=text("false"))
+    """Whether only what costs money is refused: what was bought is still brought home."""
+    refusals: Mapped[int] = mapped_column(server_default="0")
+
+
+class Lane(Base):
+    """What is known of one model under one account, and where admission to it stands."""
+
+    __tablename__ = "lanes"
+
+    account: Mapped[str] = mapped_column(primary_key=True)
+    model: Mapped[str] = mapped_column(primary_key=True)
+    ended: Mapped[int] = mapped_column(server_default="0")
+    """Batches that Together completed."""
+    seconds: Mapped[float | None]
+    """How long a batch takes from its create to its end: a moving average."""
+    tokens_per_byte: Mapped[float | None]
+    """Tokens used for each byte of request lines: a moving average."""
+    admitted: Mapped[int] = mapped_column(server_default="0")
+    """Batches that were let in, ever."""

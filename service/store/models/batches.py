@@ -1,0 +1,136 @@
+"""Provider batches."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    func,
+    text,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from service.rules.states import OPEN_BATCH_STATES, BatchState
+from service.store.models.base import Base, Leased, one_of
+
+
+class Batch(Leased, Base):
+    __tablename__ = "batches"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    parent_id: Mapped[UUID | None]
+    state: Mapped[BatchState]
+    shard: Mapped[int]
+    attempt: Mapped[int] = mapped_column(server_default="1")
+    poison: Mapped[int] = mapped_column(server_default="0")
+    """How often in a row its requests were in a batch that FAILED as a whole."""
+    account: Mapped[str]
+    producer: Mapped[str] = mapped_column(server_default="")
+    priority: Mapped[int] = mapped_column(server_default="0")
+    model: Mapped[str]
+    admitted_at: Mapped[datetime | None]
+    """Since when it may be uploaded; a queued batch without it waits for its turn."""
+    tokens: Mapped[int] = mapped_column(server_default="0")
+    """The tokens it was taken to need when it was let in."""
+    input_blob: Mapped[str]
+    manifest_blob: Mapped[str]
+    bytes: Mapped[int]
+
+    requests: Mapped[int]
+    succeeded: Mapped[int] = mapped_column(server_default="0")
+    dead: Mapped[int] = mapped_column(server_default="0")
+    carried: Mapped[int] = mapped_column(server_default="0")
+
+    input_file_id: Mapped[str | None]
+    provider_batch_id: Mapped[str | None]
+    provider_status: Mapped[str | None]
+    provider_error: Mapped[str | None]
+    progress: Mapped[float | None]
+    output_file_id: Mapped[str | None]
+    error_file_id: Mapped[str | None]
+    cancel_sent: Mapped[bool] = mapped_column(server_default=text("false"))
+    create_deadline: Mapped[datetime | None]
+    """The intent to create: after this instant its POST can no longer be in flight."""
+    spent_file_ids: Mapped[list[Any]] = mapped_column(server_default=text("'[]'"))
+    """Files of creates whose outcome was never learned; no batch under them may live on."""
+
+    final_lines: Mapped[dict[str, Any] | None] = mapped_column("outcome")
+    """Where its final lines are: a `service.rules.work.FinalLines`."""
+    prompt_tokens: Mapped[int] = mapped_column(server_default="0")
+    completion_tokens: Mapped[int] = mapped_column(server_default="0")
+    total_tokens: Mapped[int] = mapped_column(server_default="0")
+    settle_order: Mapped[int | None]
+    """Counts the settled batches of a job; where two speak of a request, the later one is right."""
+    oddities: Mapped[dict[str, Any] | None]
+
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    submitted_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        CheckConstraint(one_of("state", BatchState), name="state"),
+        CheckConstraint("(lease IS NULL) = (leased_until IS NULL)", name="lease"),
+        CheckConstraint(
+            f"({one_of('state', OPEN_BATCH_STATES)}"
+            " AND succeeded = 0 AND dead = 0 AND carried = 0)"
+            f" OR (NOT {one_of('state', OPEN_BATCH_STATES)}"
+            " AND requests = succeeded + dead + carried)",
+            name="conservation",
+        ),
+        CheckConstraint(
+            f"(finished_at IS NULL) = ({one_of('state', OPEN_BATCH_STATES)})", name="finished"
+        ),
+        CheckConstraint("state <> 'uploaded' OR input_file_id IS NOT NULL", name="uploaded"),
+        CheckConstraint(
+            "state NOT IN ('created', 'ended', 'settled') OR provider_batch_id IS NOT NULL",
+            name="created",
+        ),
+        # What waits to be let in is not in it: there may be very much of that.
+        Index(
+            "batches_due_idx",
+            "not_before",
+            postgresql_where=text(
+                f"parked_at IS NULL AND {one_of('state', OPEN_BATCH_STATES)}"
+                " AND (state <> 'queued' OR admitted_at IS NOT NULL)"
+            ),
+        ),
+        Index(
+            "batches_waiting_idx",
+            "account",
+            "model",
+            "priority",
+            "producer",
+            "not_before",
+            "shard",
+            postgresql_where=text("state = 'queued' AND admitted_at IS NULL AND parked_at IS NULL"),
+        ),
+        Index(
+            "batches_admitted_idx",
+            "account",
+            "model",
+            postgresql_where=text(
+                "admitted_at IS NOT NULL AND parked_at IS NULL"
+                " AND state IN ('queued', 'uploaded', 'created')"
+            ),
+        ),
+        Index("batches_job_id_idx", "job_id", "shard", "id"),
+        Index("batches_parked_at_idx", "parked_at", postgresql_where=text("parked_at IS NOT NULL")),
+        # Files of creates that were given up are rare, and looked for again and again.
+        Index(
+            "batches_spent_idx",
+            "account",
+            postgresql_where=text("spent_file_ids <> '[]'"),
+        ),
+        # One batch here for one batch there, whatever happens.
+        Index(
+            "batches_provider_batch_id_key",
+            "account",
+            "provider_batch_id",
+            unique=True,
+            postgresql_where=text("provider_batch_id IS NOT NULL"),
+        ),
+    )

@@ -1,0 +1,173 @@
+"""Jobs, with their results, events and dead letters."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    CheckConstraint,
+    ForeignKey,
+    Identity,
+    Index,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from service.rules.states import JobState
+from service.store.models.base import Base, Leased, one_of
+
+
+class Job(Leased, Base):
+    __tablename__ = "jobs"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    producer: Mapped[str] = mapped_column(ForeignKey("producers.name"))
+    state: Mapped[JobState]
+    endpoint: Mapped[str]
+    account: Mapped[str]
+    priority: Mapped[int] = mapped_column(server_default="0")
+    max_attempts: Mapped[int]
+    # `metadata` is taken in SQLAlchemy's declarative classes.
+    labels: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=text("'{}'"))
+    notify: Mapped[list[Any]] = mapped_column(server_default=text("'[]'"))
+    idempotency_key: Mapped[str | None]
+    fingerprint: Mapped[str | None]
+    input: Mapped[str | None]
+    plan: Mapped[list[Any] | None]
+    """The shards that were cut while the body was taken in; None where split is to read the
+    requests: `input`, or what was enqueued."""
+    bundle_blob: Mapped[str | None] = mapped_column("page_blob")
+    """The blob that its requests share with those of other small jobs, where they do."""
+
+    total: Mapped[int] = mapped_column(server_default="0")
+    succeeded: Mapped[int] = mapped_column(server_default="0")
+    failed: Mapped[int] = mapped_column(server_default="0")
+    pending: Mapped[int] = mapped_column(server_default="0")
+    open_batches: Mapped[int] = mapped_column(server_default="0")
+    settled_batches: Mapped[int] = mapped_column(server_default="0")
+    attempts: Mapped[int] = mapped_column(server_default="0")
+    prompt_tokens: Mapped[int] = mapped_column(server_default="0")
+    completion_tokens: Mapped[int] = mapped_column(server_default="0")
+    total_tokens: Mapped[int] = mapped_column(server_default="0")
+
+    error: Mapped[str | None]
+    problems: Mapped[list[Any] | None]
+    generation: Mapped[int] = mapped_column(server_default="0")
+    """The generation of results to be read; 0 before there is one."""
+
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    cancel_requested_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        CheckConstraint(one_of("state", JobState), name="state"),
+        CheckConstraint("total = succeeded + failed + pending", name="conservation"),
+        CheckConstraint("pending >= 0 AND open_batches >= 0", name="counters"),
+        CheckConstraint("(lease IS NULL) = (leased_until IS NULL)", name="lease"),
+        CheckConstraint(
+            "(finished_at IS NOT NULL) = (state NOT IN ('accepted', 'running'))", name="finished"
+        ),
+        CheckConstraint(
+            "state NOT IN ('completed', 'cancelled') OR (pending = 0 AND open_batches = 0)",
+            name="accounted",
+        ),
+        CheckConstraint("state NOT IN ('rejected', 'failed') OR error IS NOT NULL", name="reason"),
+        UniqueConstraint("producer", "idempotency_key"),
+        # Only what has something to do for a worker is in it; finished work costs nothing.
+        Index(
+            "jobs_due_idx",
+            "not_before",
+            postgresql_where=text(
+                "parked_at IS NULL AND"
+                " (state = 'accepted' OR (state = 'running' AND open_batches = 0))"
+            ),
+        ),
+        # Lists, newest first: a producer's, everybody's, and those in a state that few are in.
+        Index("jobs_producer_id_idx", "producer", "created_at", "id"),
+        Index("jobs_created_at_id_idx", "created_at", "id"),
+        Index("jobs_state_created_at_id_idx", "state", "created_at", "id"),
+        # What may be old enough to be forgotten, oldest first.
+        Index(
+            "jobs_finished_at_idx",
+            "finished_at",
+            postgresql_where=text("finished_at IS NOT NULL"),
+        ),
+        # What a producer has under way, and what it looks for by its own marks.
+        Index("jobs_open_idx", "producer", postgresql_where=text("finished_at IS NULL")),
+        Index(
+            "jobs_metadata_idx",
+            "metadata",
+            postgresql_using="gin",
+            postgresql_ops={"metadata": "jsonb_path_ops"},
+        ),
+        # Those made of uploaded files (service.payloads.inputs), newest first.
+        Index(
+            "jobs_of_files_idx",
+            "producer",
+            "created_at",
+            "id",
+            postgresql_where=text("input LIKE 'haulier-file:%'"),
+        ),
+        Index("jobs_page_blob_idx", "page_blob", postgresql_where=text("page_blob IS NOT NULL")),
+    )
+
+
+class Enqueued(Base):
+    """What a producer handed over in a transaction of its own, until split has read it."""
+
+    __tablename__ = "enqueued"
+
+    job_id: Mapped[UUID] = mapped_column(
+        ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True
+    )
+    spec: Mapped[str]
+
+
+class Segment(Base):
+    """A piece of one generation of a job's results."""
+
+    __tablename__ = "segments"
+
+    job_id: Mapped[UUID] = mapped_column(
+        ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True
+    )
+    generation: Mapped[int] = mapped_column(primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True)
+    blob: Mapped[str]
+    index_blob: Mapped[str]
+    bytes: Mapped[int]
+    requests: Mapped[int]
+
+
+class Event(Base):
+    """What happened, in order. Written in the transaction in which it happened."""
+
+    __tablename__ = "events"
+
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    batch_id: Mapped[UUID | None]
+    at: Mapped[datetime] = mapped_column(server_default=func.now())
+    source: Mapped[str | None]
+    target: Mapped[str]
+    detail: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+
+    __table_args__ = (Index("events_job_id_idx", "job_id", "id"),)
+
+
+class DeadLetter(Base):
+    __tablename__ = "dead_letters"
+
+    job_id: Mapped[UUID] = mapped_column(
+        ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True
+    )
+    ordinal: Mapped[int] = mapped_column(primary_key=True)
+    custom_id: Mapped[str]
+    code: Mapped[str]
+    message: Mapped[str]
+    attempts: Mapped[int]
+    batch_id: Mapped[UUID]
+    at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -1,0 +1,88 @@
+"""What the service keeps of its own running."""
+
+from datetime import date, datetime
+from typing import Any
+
+from sqlalchemy import (
+    Identity,
+    Index,
+    func,
+    text,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from service.store.models.base import Base
+
+
+class Usage(Base):
+    """What was used on a day (UTC): kept when the jobs are forgotten."""
+
+    __tablename__ = "usage"
+
+    day: Mapped[date] = mapped_column(primary_key=True)
+    producer: Mapped[str] = mapped_column(primary_key=True)
+    account: Mapped[str] = mapped_column(primary_key=True)
+    model: Mapped[str] = mapped_column(primary_key=True)
+    batches: Mapped[int] = mapped_column(server_default="0")
+    succeeded: Mapped[int] = mapped_column(server_default="0")
+    dead: Mapped[int] = mapped_column(server_default="0")
+    prompt_tokens: Mapped[int] = mapped_column(server_default="0")
+    completion_tokens: Mapped[int] = mapped_column(server_default="0")
+    total_tokens: Mapped[int] = mapped_column(server_default="0")
+
+    __table_args__ = (Index("usage_producer_idx", "producer", "day"),)
+
+
+class Leftover(Base):
+    """What a forgotten job has left in blob storage or at Together, to be deleted."""
+
+    __tablename__ = "leftovers"
+
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    account: Mapped[str | None]
+    """Whose file at Together `name` is; None where it is the beginning of names of blobs."""
+    name: Mapped[str]
+    written_before: Mapped[datetime] = mapped_column(server_default=func.now())
+    """Blobs that were written later are those of another job that came with the same id."""
+    not_before: Mapped[datetime] = mapped_column(server_default=func.now())
+    failures: Mapped[int] = mapped_column(server_default="0")
+
+    __table_args__ = (Index("leftovers_due_idx", "account", "not_before"),)
+
+
+class Chore(Base):
+    """Something to be done now and then, by whichever process comes first."""
+
+    __tablename__ = "chores"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    begun_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    """When a process last asked whether it is time."""
+
+
+class Heartbeat(Base):
+    """A process that says it lives."""
+
+    __tablename__ = "heartbeats"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    host: Mapped[str]
+    pid: Mapped[int]
+    queues: Mapped[list[Any]] = mapped_column(server_default=text("'[]'"))
+    slots: Mapped[int] = mapped_column(server_default="0")
+    version: Mapped[str]
+    started_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Tick(Base):
+    """Ticks of all schedulers that took about as long: up to so many seconds."""
+
+    __tablename__ = "ticks"
+
+    up_to: Mapped[float] = mapped_column(primary_key=True)
+    count: Mapped[int] = mapped_column(server_default="0")
+    seconds: Mapped[float] = mapped_column(server_default="0")
+    """Of all of them together."""

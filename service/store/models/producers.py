@@ -1,0 +1,108 @@
+"""Producers, their credentials, and the files that they uploaded."""
+
+from datetime import date, datetime
+from typing import Any
+
+from sqlalchemy import (
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    func,
+    text,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from service.store.models.base import Base
+
+
+class Producer(Base):
+    __tablename__ = "producers"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+    # What it may use; None is all there is.
+    accounts: Mapped[list[Any] | None] = mapped_column(server_default=text("'[\"default\"]'"))
+    input_roots: Mapped[list[Any] | None] = mapped_column(server_default=text("'[]'"))
+    notice_tasks: Mapped[list[Any] | None] = mapped_column(server_default=text("'[]'"))
+    notice_queues: Mapped[list[Any] | None] = mapped_column(server_default=text("'[]'"))
+
+    # How much of it; None is no limit.
+    body_bytes: Mapped[int | None]
+    open_requests: Mapped[int | None]
+    requests_per_day: Mapped[int | None]
+    counted_on: Mapped[date | None]
+    counted_requests: Mapped[int] = mapped_column(server_default="0")
+    """Requests that were accepted on that day (UTC), where `requests_per_day` is set."""
+
+    signing_secrets: Mapped[list[Any]] = mapped_column(server_default=text("'[]'"))
+    """What webhooks to it and messages from it are signed with, newest first (`whsec_…`)."""
+
+    __table_args__ = (
+        CheckConstraint(
+            "body_bytes > 0 AND open_requests > 0 AND requests_per_day > 0", name="limits"
+        ),
+    )
+
+
+class Credential(Base):
+    """A bearer token of a producer. The token itself is known to its holder alone."""
+
+    __tablename__ = "tokens"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    """Stands in the token, so that it can be found without comparing secrets."""
+    producer: Mapped[str] = mapped_column(ForeignKey("producers.name"))
+    label: Mapped[str] = mapped_column(server_default="")
+    digest: Mapped[bytes]
+    """SHA-256 of the token."""
+    scopes: Mapped[list[Any]]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+
+    __table_args__ = (Index("tokens_producer_idx", "producer", "created_at"),)
+
+
+class File(Base):
+    """A file of request lines that was uploaded by itself, to be made a job of later."""
+
+    __tablename__ = "files"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    producer: Mapped[str] = mapped_column(ForeignKey("producers.name"))
+    filename: Mapped[str]
+    purpose: Mapped[str]
+    upload_digest: Mapped[bytes]
+    """SHA-256 of the secret with which its bytes may be sent."""
+    announced_sha256: Mapped[str | None]
+    """What the producer said its bytes are (hex)."""
+    sha256: Mapped[str | None]
+    bytes: Mapped[int | None]
+    lines: Mapped[int | None]
+    blob: Mapped[str | None]
+    """Set, with the three above, when all of it is there."""
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    deleted_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        CheckConstraint(
+            "num_nulls(blob, sha256, bytes, lines) IN (0, 4)",
+            name="whole",
+        ),
+        # A producer's files, newest first, and the one that has some content.
+        Index("files_producer_idx", "producer", "created_at", "id"),
+        Index(
+            "files_sha256_idx",
+            "producer",
+            "sha256",
+            postgresql_where=text("sha256 IS NOT NULL AND deleted_at IS NULL"),
+        ),
+        # What is to be forgotten.
+        Index(
+            "files_gone_idx",
+            "created_at",
+            postgresql_where=text("blob IS NULL OR deleted_at IS NOT NULL"),
+        ),
+    )

@@ -1,0 +1,136 @@
+"""What a producer may have under way, and submit on a day: counted in the submitting transaction.
+
+Only producers that have such a limit pay for it: their submissions take turns on their row.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from uuid import UUID
+
+from sqlalchemy import Date, cast, func, or_, select, tuple_
+from sqlalchemy.orm import Session
+
+from service.rules.errors import OverQuota
+from service.store.models import Job, Producer
+
+SOME_OF_IT = timedelta(minutes=1)
+"""When to come back for room among the open requests: nobody knows when jobs end."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A job that is to be stored."""
+
+    id: UUID
+    producer: str
+    key: str | None
+    requests: int
+
+
+@dataclass
+class _Room:
+    """A producer's row, locked, and what is open of its jobs."""
+
+    row: Producer
+    today: date
+    until_midnight: timedelta
+    open: int
+
+    def take(self, requests: int) -> OverQuota | None:
+        """Count the requests of a new job, or say why they are too many."""
+        # An `input` is counted when it is read; it needs room for one request until then.
+        asked = max(requests, 1)
+        most_open, most_today = self.row.open_requests, self.row.requests_per_day
+        used = self.row.counted_requests if self.row.counted_on == self.today else 0
+        if most_open is not None and self.open + asked > most_open:
+            wait = SOME_OF_IT if asked <= most_open else None
+            return OverQuota(_words(asked, "open at a time", most_open, self.open), wait=wait)
+        if most_today is not None and used + asked > most_today:
+            wait = self.until_midnight if asked <= most_today else None
+            return OverQuota(_words(asked, "a day (UTC)", most_today, used), wait=wait)
+        self.open += requests
+        if most_today is not None:
+            self.row.counted_on, self.row.counted_requests = self.today, used + requests
+        return None
+
+
+def _words(asked: int, of_what: str, most: int, used: int) -> str:
+    return (
+        f"the producer may have {most:,} requests {of_what};"
+        f" {used:,} are used, and {asked:,} were asked for"
+    )
+
+
+def over_quota(session: Session, asked: Sequence[Asked]) -> dict[UUID, OverQuota]:
+    """Those that would pass a limit, by id; the others are counted.
+
+    They must be in the order in which they are stored. What finds a job in its place is neither
+    counted nor refused.
+    """
+    limited = _locked(session, {one.producer for one in asked})
+    if not limited:
+        return {}
+    asked = [one for one in asked if one.producer in limited]
+    ids, keys = _taken(session, asked)
+    refused: dict[UUID, OverQuota] = {}
+    for one in asked:
+        key = one.producer, one.key
+        if one.id in ids or key in keys:
+            continue
+        error = limited[one.producer].take(one.requests)
+        if error is not None:
+            refused[one.id] = error
+        elif one.key is not None:
+            keys.add(key)
+    return refused
+
+
+def count_late(session: Session, producer: str, requests: int) -> None:
+    """Count requests that were not known when they were submitted: of an `input`, or enqueued."""
+    for room in _locked(session, {producer}).values():
+        if room.row.requests_per_day is not None:
+            used = room.row.counted_requests if room.row.counted_on == room.today else 0
+            room.row.counted_on, room.row.counted_requests = room.today, used + requests
+
+
+def _locked(session: Session, names: set[str]) -> dict[str, _Room]:
+    """Those of the producers that have a limit. In one order for everybody."""
+    today = func.date_trunc("day", func.now(), "UTC")
+    rows = session.execute(
+        select(Producer, cast(today, Date), today + timedelta(days=1) - func.now())
+        .where(
+            Producer.name.in_(names),
+            or_(Producer.open_requests.is_not(None), Producer.requests_per_day.is_not(None)),
+        )
+        .order_by(Producer.name)
+        .with_for_update(key_share=True)
+    ).all()
+    return {
+        row.name: _Room(row, day, left, _open(session, row.name) if row.open_requests else 0)
+        for row, day, left in rows
+    }
+
+
+def _open(session: Session, producer: str) -> int:
+    # By its partial index: only unfinished jobs are in it.
+    unfinished = select(func.coalesce(func.sum(Job.pending), 0)).where(
+        Job.producer == producer, Job.finished_at.is_(None)
+    )
+    return int(session.scalars(unfinished).one())
+
+
+def _taken(
+    session: Session, asked: Sequence[Asked]
+) -> tuple[set[UUID], set[tuple[str, str | None]]]:
+    """The ids and keys among these that stand for a job already."""
+    ids = set(session.scalars(select(Job.id).where(Job.id.in_([one.id for one in asked]))))
+    keys = {(one.producer, one.key) for one in asked if one.key is not None}
+    if not keys:
+        return ids, set()
+    found = session.execute(
+        select(Job.producer, Job.idempotency_key).where(
+            tuple_(Job.producer, Job.idempotency_key).in_(keys)
+        )
+    )
+    return ids, {(producer, key) for producer, key in found}

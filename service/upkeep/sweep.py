@@ -1,0 +1,95 @@
+"""Blobs that no row names: what was written, and then its writer died or was refused.
+
+Nothing is deleted that is younger than a day. By then whoever wrote it has committed its name: a
+task ends after six hours (workers.app), and a body that is still arriving writes a shard at least
+that often, or is the first to come in at less than a kilobyte a second.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import structlog
+
+from service.payloads.blobs import Blobs
+from service.store import files, named
+from service.store.engine import Database
+
+log = structlog.get_logger()
+
+DAY = timedelta(days=1)
+JOBS, BUNDLES, FILES = "jobs/", "pages/", "files/file-"
+UUID_LENGTH = 36
+
+
+def sweep(db: Database, blobs: Blobs, *, older_than: timedelta = DAY) -> int:
+    """Delete blobs that no row names. Returns how many it were.
+
+    One page of the listing is held at a time, and what of it is named is asked after it was read.
+    Whatever does not look like one of our names is left alone.
+    """
+    before = datetime.now(UTC) - older_than
+    swept = 0
+    for names in blobs.older(JOBS, before):
+        swept += _delete(blobs, _unnamed_of_jobs(db, blobs, names, before))
+    for names in blobs.older(BUNDLES, before):
+        swept += _delete(blobs, _unnamed_of_bundles(db, names))
+    for names in blobs.older("files/", before):
+        swept += _delete(blobs, _unnamed_of_files(db, names))
+    files.forget(db, older_than=older_than)
+    log.info("blobs_swept", blobs=swept)
+    return swept
+
+
+def _delete(blobs: Blobs, names: list[str]) -> int:
+    blobs.delete(names)
+    return len(names)
+
+
+def _unnamed_of_jobs(db: Database, blobs: Blobs, names: list[str], before: datetime) -> list[str]:
+    """Of `jobs/<job id>/…`: all where there is no such job, else what it does not name."""
+    by_job: defaultdict[UUID, list[str]] = defaultdict(list)
+    for name in names:
+        job_id = _id_after(JOBS, name)
+        if job_id is not None and name.startswith(f"{JOBS}{job_id}/"):
+            by_job[job_id].append(name)
+    known = named.existing(db, by_job)
+    # One that is still being taken in is not stored yet, and its first blobs may be old.
+    unknown = [
+        job_id
+        for job_id in by_job.keys() - known
+        if not blobs.holds_younger(f"{JOBS}{job_id}/", before)
+    ]
+    of_known = {name for job_id in known for name in by_job[job_id]}
+    return [
+        *(name for job_id in unknown for name in by_job[job_id]),
+        *(of_known - named.named(db, known, of_known)),
+    ]
+
+
+def _unnamed_of_bundles(db: Database, names: list[str]) -> list[str]:
+    """Of `pages/<id>…`: blobs whose name does not begin with the page of any job."""
+    ours = [name for name in names if _id_after(BUNDLES, name) is not None]
+    shared = named.bundles(db, {beginning for name in ours for beginning in _beginnings(name)})
+    return [name for name in ours if shared.isdisjoint(_beginnings(name))]
+
+
+def _unnamed_of_files(db: Database, names: list[str]) -> list[str]:
+    """Of `files/file-<id>/…`: what no uploaded file has, and no job is to read yet."""
+    ours = [name for name in names if _id_after(FILES, name) is not None]
+    return sorted(set(ours) - files.named(db, ours))
+
+
+def _beginnings(name: str) -> Iterator[str]:
+    """What the name of its page may be: everything from `pages/<id>` on."""
+    return (name[:end] for end in range(len(BUNDLES) + UUID_LENGTH, len(name) + 1))
+
+
+def _id_after(prefix: str, name: str) -> UUID | None:
+    part = name[len(prefix) : len(prefix) + UUID_LENGTH]
+    try:
+        found = UUID(part)
+    except ValueError:
+        return None
+    return found if str(found) == part else None

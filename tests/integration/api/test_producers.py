@@ -1,0 +1,197 @@
+"""Producers and their tokens over HTTP."""
+
+import base64
+from typing import Any
+
+import httpx
+import pytest
+
+from service.rules.credentials import Scope
+from service.store.producers import add_credential, producer
+from tests.api import Api, messages, problem
+
+
+def token_of(api: Api, name: str) -> str:
+    answer = api.http.post("/v1/producers", json={"name": name})
+    assert answer.status_code == 201, answer.text
+    token: str = answer.json()["token"]
+    return token
+
+
+def as_bearer(api: Api, token: str) -> httpx.Client:
+    return httpx.Client(
+        base_url=api.url, headers={"Authorization": f"Bearer {token}"}, trust_env=False
+    )
+
+
+def test_a_producer_sees_its_own_jobs_and_no_others(api: Api) -> None:
+    with as_bearer(api, token_of(api, "billing")) as billing:
+        own = billing.post(
+            "/v1/jobs",
+            json={
+                "endpoint": "/v1/chat/completions",
+                "requests": [{"custom_id": "a", "body": {"model": "m", "messages": []}}],
+            },
+        )
+        assert own.status_code == 201, own.text
+        assert own.json()["producer"] == "billing"
+        other = api.submit("a")
+        problem(billing.get(f"/v1/jobs/{other}"), 404)
+        assert [job["id"] for job in billing.get("/v1/jobs").json()["data"]] == [own.json()["id"]]
+    assert len(api.http.get("/v1/jobs").json()["data"]) == 2
+
+
+def test_a_name_is_given_once(api: Api) -> None:
+    token_of(api, "billing")
+    found = problem(api.http.post("/v1/producers", json={"name": "billing"}), 409)
+    assert found["type"] == "urn:haulier:problem:name-taken"
+
+
+def test_a_token_does_what_its_scopes_allow(api: Api) -> None:
+    token_of(api, "billing")
+    reading = add_credential(api.db, "billing", scopes=[Scope.READ])
+    with as_bearer(api, reading.text) as client:
+        assert client.get("/v1/jobs").status_code == 200
+        refused = client.post("/v1/jobs", json={})
+        assert problem(refused, 403)["type"] == "urn:haulier:problem:insufficient-scope"
+        assert 'scope="submit"' in refused.headers["www-authenticate"]
+        problem(client.post("/v1/producers", json={"name": "x"}), 403)
+        problem(client.get("/v1/status"), 403)
+
+
+def accepts(api: Api, token: str) -> bool:
+    with as_bearer(api, token) as client:
+        return client.get("/v1/jobs").status_code == 200
+
+
+def test_what_a_producer_may_use_is_set_and_shown(api: Api) -> None:
+    created = {"name": "billing", "requests_per_day": 5, "notice_tasks": ["billing.done"]}
+    assert api.http.post("/v1/producers", json=created).status_code == 201
+    changed = {"accounts": None, "notice_queues": ["billing"], "requests_per_day": None}
+
+    answer = api.http.patch("/v1/producers/billing", json=changed)
+
+    shown = answer.json()
+    assert (shown["accounts"], shown["requests_per_day"]) == (None, None)
+    assert (shown["notice_tasks"], shown["notice_queues"]) == (["billing.done"], ["billing"])
+    assert (shown["input_roots"], shown["signing_secrets"]) == ([], 0)
+    assert api.http.get("/v1/producers/billing").json() == shown
+    assert api.http.patch("/v1/producers/billing", json={}).json() == shown
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"accounts": ["default", "research"]}, "accounts: 'research' is not configured"),
+        ({"input_roots": ["file:///etc"]}, "HAULIER_INPUT_ROOTS"),
+        ({"input_roots": ["https://example.com"]}, "HAULIER_INPUT_ROOTS"),
+        ({"open_requests": 0}, "greater than or equal to 1"),
+        ({"body_bytes": 2**63}, "less than or equal to"),
+        ({"notice_tasks": ["a\x00b"]}, "match pattern"),
+        ({"colour": "red"}, "there is no such parameter"),
+    ],
+)
+def test_what_a_producer_cannot_be_given_is_refused(
+    refusing_api: Api, fields: dict[str, Any], words: str
+) -> None:
+    found = messages(refusing_api.http.patch("/v1/producers/default", json=fields))
+    assert words in found[0][1]
+    added = refusing_api.http.post("/v1/producers", json={"name": "x", **fields})
+    assert words in messages(added)[0][1]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "nobody"),
+        ("PATCH", "nobody"),
+        ("GET", "a%00b"),
+        ("GET", "a%ffb"),
+        ("POST", "nobody/signing-secret"),
+        ("GET", "nobody/tokens"),
+        ("POST", "nobody/tokens"),
+        ("DELETE", "default/tokens/0000000000000000"),
+        ("POST", "default/tokens/a%00b/rotate"),
+    ],
+)
+def test_a_producer_or_token_that_is_not_there_is_a_404(
+    refusing_api: Api, method: str, path: str
+) -> None:
+    body: dict[str, Any] | None = None if method in {"GET", "DELETE"} else {}
+    problem(refusing_api.http.request(method, f"/v1/producers/{path}", json=body), 404)
+
+
+def test_producers_and_tokens_are_listed_page_by_page(api: Api) -> None:
+    for name in ("b", "a", "c"):
+        token_of(api, name)
+    names: list[str] = []
+    query: dict[str, Any] = {"limit": 3}
+    while True:
+        page = api.http.get("/v1/producers", params=query).json()
+        names += [one["name"] for one in page["data"]]
+        if page["next_cursor"] is None:
+            break
+        query["cursor"] = page["next_cursor"]
+    assert names == ["a", "b", "c", "default"]
+    for label in ("first", "second"):
+        made = api.http.post("/v1/producers/a/tokens", json={"label": label}).json()
+        assert accepts(api, made["token"])
+    one = api.http.get("/v1/producers/a/tokens", params={"limit": 2}).json()
+    rest = {"cursor": one["next_cursor"]}
+    two = api.http.get("/v1/producers/a/tokens", params=rest).json()
+    assert [token["label"] for token in (*one["data"], *two["data"])] == ["", "first", "second"]
+    assert all("token" not in token for token in one["data"])
+
+
+def test_a_token_is_rotated_with_grace_and_revoked(api: Api) -> None:
+    first = token_of(api, "billing")
+    tokens = "/v1/producers/billing/tokens"
+    asked = {"scopes": ["read"], "label": "nightly", "expires_in_seconds": 3600}
+    old = api.http.post(tokens, json=asked).json()
+
+    new = api.http.post(f"{tokens}/{old['id']}/rotate", json={"grace_seconds": 60}).json()
+
+    assert accepts(api, old["token"])
+    assert accepts(api, new["token"])
+    assert (new["scopes"], new["label"]) == (["read"], "nightly")
+    assert new["expires_at"] > old["expires_at"]
+    last = api.http.post(f"{tokens}/{new['id']}/rotate").json()
+    assert not accepts(api, new["token"])
+    ended = problem(api.http.post(f"{tokens}/{new['id']}/rotate"), 409)
+    assert ended["type"] == "urn:haulier:problem:token-ended"
+    for _ in range(2):
+        assert api.http.delete(f"{tokens}/{last['id']}").status_code == 204
+    assert not accepts(api, last["token"])
+    assert accepts(api, first)
+    problem(api.http.delete(f"/v1/producers/default/tokens/{old['id']}"), 404)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"expires_in_seconds": 0},
+        {"expires_in_seconds": 1e300},
+        {"expires_at": "2001-01-01T00:00:00Z"},
+        {"expires_at": "2101-01-01T00:00:00"},
+        {"expires_at": "2101-01-01T00:00:00Z", "expires_in_seconds": 5},
+        {"scopes": []},
+        {"scopes": ["everything"]},
+        {"label": "two\nlines"},
+    ],
+)
+def test_a_token_that_cannot_be_made_is_refused(refusing_api: Api, asked: dict[str, Any]) -> None:
+    assert messages(refusing_api.http.post("/v1/producers/default/tokens", json=asked))
+
+
+def test_a_new_signing_secret_keeps_the_one_before_it(api: Api) -> None:
+    made = [
+        api.http.post("/v1/producers/default/signing-secret").json()["secret"] for _ in range(3)
+    ]
+    assert all(secret.startswith("whsec_") for secret in made)
+    assert all(len(base64.b64decode(secret.removeprefix("whsec_"))) >= 24 for secret in made)
+    row = producer(api.db, "default")
+    assert row is not None
+    assert row.signing_secrets == made[:0:-1]
+    shown = api.http.get("/v1/producers/default")
+    assert shown.json()["signing_secrets"] == 2
+    assert not any(secret in shown.text for secret in made)

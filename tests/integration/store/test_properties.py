@@ -1,0 +1,574 @@
+"""Random providers and random interleavings against the store on a real database.
+
+Workers claim, die, come back late and say all that a stage can say; producers cancel and retry;
+time moves on in leaps. After every step each request must be in exactly one place, and every row
+that is not done must be one that somebody will pick up.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from itertools import count
+from random import Random
+from typing import Any, ClassVar
+from uuid import UUID
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import Engine, select, text
+from sqlalchemy.orm import sessionmaker
+
+from service.rules.admission import Capacity
+from service.rules.errors import Conflict, StaleLease
+from service.rules.states import BATCH_STAGES, OPEN_BATCH_STATES, BatchState, JobState, Stage
+from service.rules.work import (
+    Advance,
+    Assembled,
+    BatchClaim,
+    Changes,
+    Claim,
+    DeadLetter,
+    Fail,
+    FinalLines,
+    JobClaim,
+    Outcome,
+    Park,
+    Pause,
+    Retry,
+    RetryBatch,
+    Settle,
+    Settlement,
+    Shard,
+    Split,
+    Wait,
+)
+from service.store import engine
+from service.store.admit import admit
+from service.store.apply import apply
+from service.store.cancel import cancel
+from service.store.claim import claim_batches, claim_job, extend
+from service.store.due import Due, dispatch
+from service.store.engine import Database
+from service.store.models import Batch, Job
+from service.store.revive import Revival, dead_letters_by_batch, revive
+from tests.factories import LEASE, Harness
+from tests.servers import Databases
+
+SECOND = timedelta(seconds=1)
+DAY = timedelta(days=1)
+GRACE = timedelta(seconds=60)
+ACTS = (
+    *["finish"] * 8,
+    *["deliver_everything"] * 4,
+    *["die"] * 2,
+    *("tick", "deliver", "deliver", "deliver_what_nobody_sent"),
+    *("keep", "cancel", "retry", "retry"),
+)
+"""What may happen next, and how likely that is."""
+EXAMPLES = int(os.environ.get("PROPERTY_EXAMPLES", "12"))
+"""Two seconds each; more on purpose: PROPERTY_EXAMPLES=500."""
+LANES: tuple[tuple[type[Job | Batch], frozenset[Stage]], ...] = (
+    (Job, frozenset({Stage.SPLIT, Stage.ASSEMBLE})),
+    (Batch, frozenset({Stage.UPLOAD, Stage.FETCH})),
+    (Batch, frozenset({Stage.CREATE})),
+    (Batch, frozenset({Stage.POLL})),
+)
+"""What a scheduler asks for, one after the other."""
+
+NARROW = Capacity(batches=3, tokens=1_000_000)
+WIDE = Capacity(batches=None, tokens=1_000_000)
+
+
+def sent(
+    db: Database,
+    lane: tuple[type[Job | Batch], frozenset[Stage]],
+    limit: int,
+    capacity: Capacity = NARROW,
+) -> list[Due]:
+    """What a scheduler sends of a lane: what is due, and for uploads what is let in."""
+    due = dispatch(db, *lane, limit=limit, again=LEASE)
+    if Stage.UPLOAD in lane[1]:
+        due += admit(db, room=limit - len(due), capacity=capacity)
+    return due
+
+
+OUR_CLOCKS = {
+    "jobs": ("not_before", "leased_until", "dispatched_at"),
+    "batches": ("not_before", "leased_until", "dispatched_at", "create_deadline"),
+    "accounts": ("paused_until",),
+}
+
+
+@pytest.fixture(scope="module")
+def database(databases: Databases) -> Iterator[Engine]:
+    url = databases.create()
+    made = engine.create(url, pool_size=2)
+    yield made
+    made.dispose()
+    databases.drop(url)
+
+
+def test_every_request_stays_in_one_place_and_no_row_is_forgotten(database: Engine) -> None:
+    class Here(Store):
+        connections = database
+
+    run_state_machine_as_test(
+        Here,
+        settings=settings(
+            max_examples=EXAMPLES,
+            stateful_step_count=30,
+            deadline=None,
+            derandomize="CI" in os.environ,
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+        ),
+    )
+
+
+class Store(RuleBasedStateMachine):
+    """The store, and what a model of it remembers: which requests a blob's name stands for."""
+
+    connections: ClassVar[Engine]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.harness = Harness(engine.database(self.connections))
+        self.harness.sweep()
+        self.db = self.harness.db
+        self.claims: list[Claim] = []
+        """Of workers that may still say something, whether they hold their lease or not."""
+        self.due: list[Due] = []
+        """Messages that nobody has read yet."""
+        self.jobs: list[UUID] = []
+        self.carried: dict[str, tuple[int, ...]] = {}
+        """By manifest: the ordinals of the requests in it."""
+        self.served: dict[str, tuple[int, ...]] = {}
+        """By blob of final lines: the ordinals that succeeded."""
+        self.maybe_sent: set[str] = set()
+        """Input files for which a create was or may be sent."""
+        self.numbers = count()
+        self.steps = 0
+
+    # --- what happens ---------------------------------------------------------------------------
+
+    @initialize(
+        jobs=st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=2), min_size=1, max_size=3),
+        rounds=st.integers(0, 8),
+        seed=st.integers(0, 2**32),
+    )
+    def begin(self, jobs: list[list[int]], rounds: int, seed: int) -> None:
+        """Some jobs, of so many requests in each shard, somewhere on their way."""
+        for number, sizes in enumerate(jobs):
+            self.submit(sizes)
+            for _ in range(rounds if number == 0 else 0):
+                self.work_once(61, Random(seed))
+
+    def submit(self, sizes: list[int]) -> None:
+        job_id = self.harness.submitted(*sizes)
+        first = 0
+        for shard in self.harness.job(job_id).plan or ():
+            last = first + shard["requests"]
+            self.carried[shard["manifest_blob"]] = tuple(range(first, last))
+            first = last
+        self.jobs.append(job_id)
+
+    @rule(act=st.sampled_from(ACTS), seed=st.integers(0, 2**32))
+    def act(self, act: str, seed: int) -> None:
+        """One rule for all: of several, Hypothesis would leave most out of most examples.
+
+        What is to be chosen from depends on the database, which Hypothesis does not allow for its
+        own choices: so it chooses a seed.
+        """
+        act_out: Callable[[Random], None] = getattr(self, act)
+        act_out(Random(seed))
+
+    def tick(self, luck: Random) -> None:
+        lane = luck.choice(LANES)
+        self.due += sent(self.db, lane, luck.randint(1, 5))
+
+    def deliver(self, luck: Random) -> None:
+        """A message arrives, or it is lost, or it will come once more."""
+        if not self.due:
+            return self.tick(luck)
+        message = luck.choice(self.due)
+        if luck.random() < 0.5:
+            self.due.remove(message)
+        if luck.random() < 0.5:
+            self.claims += self.claim(message.stage, message.id)
+        return None
+
+    def deliver_everything(self, luck: Random) -> None:
+        """Time passes, and every row that is due then gets a worker."""
+        self.pass_time(luck.choice((61.0, 0.0, 400.0)))
+        self.due.clear()
+        for lane in LANES:
+            for message in sent(self.db, lane, 99):
+                self.claims += self.claim(message.stage, message.id)
+
+    def deliver_what_nobody_sent(self, luck: Random) -> None:
+        """Late messages, from before a flush or a restored backup."""
+        stage = luck.choice(list(Stage))
+        table = "jobs" if stage in {Stage.SPLIT, Stage.ASSEMBLE} else "batches"
+        for row_id in self.ids(f"SELECT id FROM haulier.{table} ORDER BY created_at, id"):
+            self.claims += self.claim(stage, row_id)
+
+    def finish(self, luck: Random) -> None:
+        """Workers say what became of rows, whether they still have them or not."""
+        if not self.claims:
+            self.deliver_everything(luck)
+        for claim in luck.sample(self.claims, min(luck.randint(1, 4), len(self.claims))):
+            outcome = self.outcome(claim, luck)
+            self.claims.remove(claim)
+            if luck.random() < 0.25:
+                self.claims.append(claim)  # it will say something else once more
+            self.say(claim, outcome)
+
+    def die(self, luck: Random) -> None:
+        """A worker dies, and perhaps its lease runs out."""
+        if self.claims:
+            self.claims.remove(luck.choice(self.claims))
+        self.pass_time(luck.choice((61.0, 1.0, 200.0)))
+
+    def keep(self, _: Random) -> None:
+        for claim in self.claims:
+            held = self.holds(claim)
+            try:
+                extend(self.db, claim, LEASE)
+            except StaleLease:
+                assert not held
+            else:
+                assert held
+
+    def cancel(self, luck: Random) -> None:
+        job = self.harness.job(luck.choice(self.jobs))
+        over = job.state in {JobState.COMPLETED, JobState.FAILED, JobState.REJECTED}
+        try:
+            cancel(self.db, job.id)
+        except Conflict:
+            assert over
+        else:
+            assert not over
+
+    def retry(self, luck: Random) -> None:
+        """An operator retries a job; more often than not, one that has come to its end."""
+        job_id = luck.choice(self.jobs)
+        if luck.random() < 0.7:
+            for _ in range(16):
+                if self.harness.job(job_id).finished_at is None:
+                    self.work_once(400, luck)
+        job = self.harness.job(job_id)
+        chosen = None
+        if luck.random() < 0.5:
+            chosen = self.ids(
+                "SELECT custom_id FROM haulier.dead_letters WHERE job_id = :id"
+                " AND ordinal % 2 = 0 ORDER BY 1",
+                id=job.id,
+            )
+        found, _ = dead_letters_by_batch(self.db, job.id, chosen)
+        revivals = []
+        for grave in found:
+            manifest = self.named("revived")
+            self.carried[manifest] = tuple(sorted(grave.ordinals))
+            revivals.append(
+                Revival(
+                    batch_id=grave.batch_id,
+                    manifest_blob=manifest,
+                    ordinals=grave.ordinals,
+                    bytes=1,
+                )
+            )
+        if not revivals:
+            return
+        try:
+            revive(self.db, job.id, revivals)
+        except Conflict:
+            assert job.state not in {JobState.COMPLETED, JobState.CANCELLED}
+        else:
+            assert job.state in {JobState.COMPLETED, JobState.CANCELLED}
+
+    # --- what must be true after each step ------------------------------------------------------
+
+    @invariant()
+    def counters_agree_with_rows(self) -> None:
+        wrong = self.ids(
+            """
+            SELECT j.id FROM haulier.jobs j LEFT JOIN LATERAL (
+                SELECT coalesce(sum(succeeded), 0) AS succeeded,
+                       coalesce(sum(requests) FILTER (WHERE finished_at IS NULL), 0) AS pending,
+                       count(*) FILTER (WHERE finished_at IS NULL) AS open
+                FROM haulier.batches b WHERE b.job_id = j.id) b ON true
+            WHERE total <> j.succeeded + j.failed + j.pending
+               OR j.succeeded <> b.succeeded
+               OR j.open_batches <> b.open
+               OR (j.state = 'running' AND j.pending <> b.pending)
+               OR j.failed <> (SELECT count(*) FROM haulier.dead_letters d WHERE d.job_id = j.id)
+            """
+        )
+        assert wrong == []
+
+    @invariant()
+    def each_request_is_in_one_place(self) -> None:
+        places: dict[UUID, list[int]] = {job_id: [] for job_id in self.jobs}
+        split: set[UUID] = set()
+        with self.db.begin() as session:
+            columns = (Batch.job_id, Batch.state, Batch.manifest_blob, Batch.final_lines)
+            for batch in session.execute(select(*columns)):
+                split.add(batch.job_id)
+                if batch.state in OPEN_BATCH_STATES:
+                    places[batch.job_id] += self.carried[batch.manifest_blob]
+                elif batch.final_lines is not None:
+                    places[batch.job_id] += self.served[batch.final_lines["blob"]]
+            for job_id, ordinal in session.execute(
+                text("SELECT job_id, ordinal FROM haulier.dead_letters")
+            ):
+                places[job_id].append(ordinal)
+            totals = dict(session.execute(select(Job.id, Job.total)).all())
+        for job_id in split:
+            assert sorted(places[job_id]) == list(range(totals[job_id]))
+
+    @invariant()
+    def no_row_is_forgotten(self) -> None:
+        """In a day, were nobody to do anything, a scheduler would find every row.
+
+        What is forgotten stays so: it is enough, and much faster, to look at every fifth step.
+        """
+        self.steps += 1
+        if self.steps % 5 == 0:
+            self.look_for_forgotten_rows()
+
+    def look_for_forgotten_rows(self) -> None:
+        with self.a_day_later() as db:
+            found = {due.id for lane in LANES for due in sent(db, lane, 999, WIDE)}
+        waiting = self.ids(
+            "SELECT id FROM haulier.batches WHERE finished_at IS NULL AND parked_at IS NULL"
+            " UNION ALL SELECT id FROM haulier.jobs WHERE finished_at IS NULL"
+            " AND parked_at IS NULL AND open_batches = 0"
+        )
+        assert found == set(waiting)
+
+    def teardown(self) -> None:
+        """Whatever has happened: with an operator's help for parked rows, everything ends."""
+        self.look_for_forgotten_rows()
+        self.harness.run("UPDATE haulier.jobs SET parked_at = NULL")
+        self.harness.run("UPDATE haulier.batches SET parked_at = NULL")
+        for _ in range(200):
+            if not self.work_once(DAY.total_seconds()):
+                break
+        assert self.ids("SELECT id FROM haulier.jobs WHERE finished_at IS NULL") == []
+        self.counters_agree_with_rows()
+        self.each_request_is_in_one_place()
+
+    # --- workers --------------------------------------------------------------------------------
+
+    def pass_time(self, seconds: float) -> None:
+        with self.db.begin() as session:
+            session.execute(text(_earlier(seconds)))
+
+    def work_once(self, seconds: float, luck: Random | None = None) -> int:
+        """Time passes, and whatever is due then goes well; with `luck`, not for every request.
+
+        Gives how many rows were due.
+        """
+        self.pass_time(seconds)
+        due = [message for lane in LANES for message in sent(self.db, lane, 99)]
+        for message in due:
+            for claim in self.claim(message.stage, message.id):
+                self.say(claim, self.success(claim) if luck is None else self.hoped(claim, luck))
+        return len(due)
+
+    def claim(self, stage: Stage, row_id: UUID) -> list[Claim]:
+        if stage in {Stage.SPLIT, Stage.ASSEMBLE}:
+            job = claim_job(self.db, row_id, stage, LEASE)
+            return [] if job is None else [job]
+        claims: list[Claim] = []
+        for claim in claim_batches(self.db, [row_id], stage, LEASE):
+            assert BATCH_STAGES[claim.state] is stage
+            claims.append(claim)
+            if stage is Stage.CREATE and claim.create_deadline is None:
+                assert claim.input_file_id is not None
+                # Whoever is told of no earlier intent sends a create without a search.
+                assert claim.input_file_id not in self.maybe_sent
+                if not claim.cancel_requested:
+                    self.maybe_sent.add(claim.input_file_id)
+        return claims
+
+    def say(self, claim: Claim, outcome: Outcome) -> None:
+        held = self.holds(claim)
+        before = None if held else self.snapshot()
+        try:
+            apply(self.db, claim, outcome, retry_base=SECOND, probe=SECOND)
+        except StaleLease:
+            assert not held
+            assert self.snapshot() == before
+            return
+        assert held
+        if (
+            isinstance(claim, BatchClaim)
+            and claim.create_deadline is None
+            and (isinstance(outcome, Pause) or (isinstance(outcome, Retry) and outcome.not_sent))
+        ):
+            self.maybe_sent.discard(claim.input_file_id or "")
+
+    def outcome(self, claim: Claim, luck: Random) -> Outcome:
+        """What a stage could say of a row; success, more often than not."""
+        return self.hoped(claim, luck) if luck.random() < 0.6 else luck.choice(self.setbacks(claim))
+
+    def hoped(self, claim: Claim, luck: Random) -> Outcome:
+        """No setback, but Together has not served every request."""
+        if isinstance(claim, BatchClaim) and claim.state is BatchState.ENDED:
+            return self.settlement(claim, luck)
+        return self.success(claim)
+
+    def setbacks(self, claim: Claim) -> list[Outcome]:
+        transient: list[Outcome] = [
+            Retry("503"),
+            Retry("no answer", timedelta(0)),
+            Retry("busy", SECOND),
+            Pause("429", SECOND),
+            Pause("401", blocked=True),
+            Pause("402", blocked=True, spending=True),
+            Park("25 workers died"),
+        ]
+        if isinstance(claim, JobClaim):
+            if claim.state is JobState.ACCEPTED:
+                transient.append(Fail("no"))
+            return transient
+        transient.append(Wait(SECOND))
+        if claim.state is BatchState.QUEUED or (
+            claim.state is BatchState.UPLOADED and claim.create_deadline is None
+        ):
+            to = BatchState.CANCELLED if claim.cancel_requested else BatchState.FAILED
+            transient += [self.buried(claim, to), Retry("not sent", SECOND, not_sent=True)]
+        elif (
+            claim.state is BatchState.UPLOADED
+            and claim.create_deadline is not None
+            and claim.now >= claim.create_deadline + GRACE
+        ):
+            transient += [Advance(BatchState.QUEUED)] * 3
+        return transient
+
+    def success(self, claim: Claim) -> Outcome:
+        """What a stage says when nothing goes wrong."""
+        if isinstance(claim, JobClaim):
+            return Assembled(()) if claim.shards is None else Split(_shards(claim))
+        match claim.state:
+            case BatchState.QUEUED:
+                changes = Changes(input_file_id=self.named("file"))
+                return Advance(BatchState.UPLOADED, changes)
+            case BatchState.UPLOADED:
+                changes = Changes(provider_batch_id=self.named("provider"))
+                return Advance(BatchState.CREATED, changes)
+            case BatchState.CREATED:
+                return Advance(BatchState.ENDED, Changes(provider_status="COMPLETED"))
+            case _:
+                return self.settled(claim, self.carried[claim.manifest_blob], (), ())
+
+    def settlement(self, claim: BatchClaim, luck: Random) -> Outcome:
+        """Each request succeeds, dies, or goes on in one of two retry batches."""
+        fates: list[list[int]] = [[], [], [], []]
+        for ordinal in self.carried[claim.manifest_blob]:
+            luck.choice(fates).append(ordinal)
+        good, bad, *groups = fates
+        return self.settled(claim, good, bad, groups)
+
+    def settled(
+        self,
+        claim: BatchClaim,
+        good: Sequence[int],
+        bad: Sequence[int],
+        groups: Sequence[Sequence[int]],
+    ) -> Outcome:
+        retries = []
+        for group in groups:
+            if group:
+                manifest = self.named("manifest")
+                self.carried[manifest] = tuple(group)
+                retries.append(
+                    RetryBatch(manifest_blob=manifest, requests=len(group), bytes=1, delay=SECOND)
+                )
+        return Settle(
+            BatchState.SETTLED,
+            Settlement(
+                succeeded=len(good),
+                dead=_letters(bad),
+                retries=tuple(retries),
+                final_lines=self.final_lines(good, bad),
+            ),
+        )
+
+    def buried(self, claim: BatchClaim, to: BatchState) -> Outcome:
+        ordinals = self.carried[claim.manifest_blob]
+        lines = self.final_lines((), ordinals)
+        return Settle(to, Settlement(succeeded=0, dead=_letters(ordinals), final_lines=lines))
+
+    def final_lines(self, good: Sequence[int], bad: Sequence[int]) -> FinalLines | None:
+        ordinals = sorted((*good, *bad))
+        if not ordinals:
+            return None
+        blob = self.named("lines")
+        self.served[blob] = tuple(good)
+        return FinalLines(
+            blob=blob,
+            index_blob=f"{blob}.index",
+            first_ordinal=ordinals[0],
+            last_ordinal=ordinals[-1],
+            bytes=1,
+            requests=len(ordinals),
+        )
+
+    # --- looking --------------------------------------------------------------------------------
+
+    def holds(self, claim: Claim) -> bool:
+        table = "jobs" if isinstance(claim, JobClaim) else "batches"
+        query = f"SELECT lease FROM haulier.{table} WHERE id = :id"
+        return self.ids(query, id=claim.id) == [claim.lease]
+
+    def snapshot(self) -> list[Any]:
+        tables = ("jobs", "batches", "events", "dead_letters", "accounts")
+        return [self.ids(f"SELECT t::text FROM haulier.{t} t ORDER BY 1") for t in tables]
+
+    def ids(self, query: str, **values: Any) -> list[Any]:
+        return list(self.harness.rows(query, **values))
+
+    def named(self, what: str) -> str:
+        return f"{what}-{next(self.numbers)}"
+
+    @contextmanager
+    def a_day_later(self) -> Iterator[engine.Database]:
+        """The database in a day; what is done there is undone."""
+        with self.connections.connect() as connection:
+            outer = connection.begin()
+            connection.execute(text(_earlier(DAY.total_seconds())))
+            yield sessionmaker(
+                connection, expire_on_commit=False, join_transaction_mode="create_savepoint"
+            )
+            outer.rollback()
+
+
+def _earlier(seconds: float) -> str:
+    """Moves every instant that is waited for back, which is as good as time moving on."""
+    return ";".join(
+        f"UPDATE haulier.{table} SET "
+        + ", ".join(f"{clock} = {clock} - interval '{seconds} s'" for clock in clocks)
+        for table, clocks in OUR_CLOCKS.items()
+    )
+
+
+def _shards(claim: JobClaim) -> tuple[Shard, ...]:
+    assert claim.shards is not None
+    return claim.shards
+
+
+def _letters(ordinals: Sequence[int]) -> tuple[DeadLetter, ...]:
+    return tuple(
+        DeadLetter(ordinal=o, custom_id=f"r{o}", code="error", message="no", attempts=1)
+        for o in ordinals
+    )

@@ -1,0 +1,397 @@
+"""Races, each forced: real transactions wait for one another in the order that the test sets.
+
+Whoever is to wait is made to wait by a lock that the test holds, and the test looks into Postgres
+until it does; no test hopes for an unlucky moment.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+import redis
+from celery import Celery
+from sqlalchemy import Engine, text
+from sqlalchemy.engine import Connection
+from sqlalchemy.orm import sessionmaker
+
+from service.payloads.intake import Taken
+from service.rules.errors import Conflict
+from service.rules.states import BatchState, JobState, Stage
+from service.rules.work import Assembled, RetryBatch, Settle, Settlement
+from service.store import engine
+from service.store.cancel import cancel
+from service.store.claim import claim_batches, claim_job
+from service.store.due import dispatch, outstanding
+from service.store.models import Batch
+from service.store.revive import Revival, dead_letters_by_batch, revive
+from service.store.submit import Submission, Submitted, submit
+from tests.eventually import eventually
+from tests.factories import LEASE, Harness, settlement, shard, spec
+from tests.pipeline import Pipeline, chat
+from tests.servers import Databases
+
+UPLOADS = frozenset({Stage.UPLOAD})
+LATER = timedelta(minutes=4)
+
+
+@pytest.fixture(scope="module")
+def connections(databases: Databases) -> Iterator[Engine]:
+    url = databases.create()
+    made = engine.create(url, pool_size=12)
+    yield made
+    made.dispose()
+    databases.drop(url)
+
+
+@pytest.fixture
+def harness(connections: Engine) -> Harness:
+    made = Harness(engine.database(connections))
+    made.sweep()
+    return made
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as pool:
+        yield pool
+
+
+def waiting(url: str) -> int:
+    """How many sessions of a database wait for somebody's lock."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        found = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        ).fetchone()
+    assert found is not None
+    return int(found[0])
+
+
+@contextmanager
+def held(connections: Engine, statement: str, **values: Any) -> Iterator[Connection]:
+    """A transaction that did something and has not ended. It is rolled back if nobody commits."""
+    with connections.connect() as connection:
+        transaction = connection.begin()
+        connection.execute(text(statement), values)
+        yield connection
+        if transaction.is_active:
+            transaction.rollback()
+
+
+def in_turn(
+    connections: Engine,
+    threads: ThreadPoolExecutor,
+    job_id: UUID,
+    *works: Callable[[], Any],
+) -> list["Future[Any]"]:
+    """Run works that need the job's row so that each waits for it, first come, first served."""
+    url = connections.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    done: list[Future[Any]] = []
+    with held(connections, "SELECT 1 FROM haulier.jobs WHERE id = :id FOR UPDATE", id=job_id):
+        for number, work in enumerate(works, 1):
+            done.append(threads.submit(work))
+            eventually(lambda number=number: waiting(url) == number)  # type: ignore[misc]
+    for future in done:
+        future.exception(timeout=30)
+    return done
+
+
+def with_retry(succeeded: int, carried: int) -> Settlement:
+    """What a batch comes to that leaves requests over, for much later."""
+    return Settlement(
+        succeeded=succeeded,
+        dead=(),
+        retries=(RetryBatch(manifest_blob="m", requests=carried, bytes=1, delay=LATER),),
+    )
+
+
+# --- settling -----------------------------------------------------------------------------------
+
+
+def test_two_last_batches_that_settle_at_once_leave_one_job_to_assemble(
+    harness: Harness, connections: Engine, threads: ThreadPoolExecutor
+) -> None:
+    first, second = harness.split(3, 2)
+    job_id = harness.batch(first).job_id
+    for batch_id in (first, second):
+        harness.advance(batch_id, BatchState.ENDED)
+        harness.due_now(batch_id)
+    claims = [harness.claim(batch_id, Stage.FETCH) for batch_id in (first, second)]
+
+    done = in_turn(
+        connections,
+        threads,
+        job_id,
+        lambda: harness.apply(claims[0], Settle(BatchState.SETTLED, settlement(3))),
+        lambda: harness.apply(claims[1], Settle(BatchState.SETTLED, settlement(1, dead=[4]))),
+    )
+
+    assert [future.exception() for future in done] == [None, None]
+    job = harness.job(job_id)
+    assert (job.succeeded, job.failed, job.pending, job.open_batches) == (4, 1, 0, 0)
+    assert sorted([harness.batch(b).settle_order or 0 for b in (first, second)]) == [1, 2]
+    claim = harness.claim_job(job_id, Stage.ASSEMBLE)
+    assert claim_job(harness.db, job_id, Stage.ASSEMBLE, LEASE) is None
+    harness.apply(claim, Assembled(()))
+    assert harness.job(job_id).state is JobState.COMPLETED
+
+
+# --- cancelling ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", ["cancel", "settle"])
+def test_a_retry_batch_that_is_made_while_its_job_is_cancelled_is_never_sent(
+    harness: Harness, connections: Engine, threads: ThreadPoolExecutor, first: str
+) -> None:
+    batch_id = harness.ended(5)
+    job_id = harness.batch(batch_id).job_id
+    harness.due_now(batch_id)
+    claim = harness.claim(batch_id, Stage.FETCH)
+    works: list[Callable[[], Any]] = [
+        lambda: cancel(harness.db, job_id),
+        lambda: harness.apply(claim, Settle(BatchState.SETTLED, with_retry(2, 3))),
+    ]
+
+    done = in_turn(connections, threads, job_id, *(works if first == "cancel" else reversed(works)))
+
+    assert [future.exception() for future in done] == [None, None]
+    (retry,) = harness.open_batches(job_id)
+    # At once, and not when its pause would have been over.
+    (upload,) = claim_batches(harness.db, [retry], Stage.UPLOAD, LEASE)
+    assert upload.cancel_requested
+    harness.apply(upload, Settle(BatchState.CANCELLED, settlement(0, dead=range(2, 5))))
+    harness.apply(harness.claim_job(job_id, Stage.ASSEMBLE), Assembled(()))
+    job = harness.job(job_id)
+    assert (job.state, job.succeeded, job.failed) == (JobState.CANCELLED, 2, 3)
+
+
+def finished(harness: Harness, state: JobState) -> tuple[UUID, list[Revival]]:
+    """A job with two dead letters, and what retries them."""
+    batch_id = harness.queued(2)
+    job_id = harness.batch(batch_id).job_id
+    if state is JobState.CANCELLED:
+        cancel(harness.db, job_id)
+    dead = Settle(BatchState.FAILED, settlement(0, dead=range(2)))
+    harness.apply(harness.claim(batch_id, Stage.UPLOAD), dead)
+    harness.apply(harness.claim_job(job_id, Stage.ASSEMBLE), Assembled(()))
+    assert harness.job(job_id).state is state
+    found, _ = dead_letters_by_batch(harness.db, job_id, None)
+    revivals = [
+        Revival(batch_id=g.batch_id, manifest_blob=str(uuid4()), ordinals=g.ordinals, bytes=1)
+        for g in found
+    ]
+    return job_id, revivals
+
+
+def test_a_cancel_right_behind_a_retry_stops_it(
+    harness: Harness, connections: Engine, threads: ThreadPoolExecutor
+) -> None:
+    job_id, revivals = finished(harness, JobState.COMPLETED)
+
+    done = in_turn(
+        connections,
+        threads,
+        job_id,
+        lambda: revive(harness.db, job_id, revivals),
+        lambda: cancel(harness.db, job_id),
+    )
+
+    assert [future.exception() for future in done] == [None, None]
+    (batch_id,) = harness.open_batches(job_id)
+    claim = harness.claim(batch_id, Stage.UPLOAD)
+    assert claim.cancel_requested
+    harness.apply(claim, Settle(BatchState.CANCELLED, settlement(0, dead=range(2))))
+    harness.apply(harness.claim_job(job_id, Stage.ASSEMBLE), Assembled(()))
+    job = harness.job(job_id)
+    assert (job.state, job.failed, job.pending) == (JobState.CANCELLED, 2, 0)
+
+
+@pytest.mark.parametrize("state", [JobState.COMPLETED, JobState.CANCELLED])
+def test_a_cancel_right_before_a_retry_finds_nothing_to_stop(
+    harness: Harness, connections: Engine, threads: ThreadPoolExecutor, state: JobState
+) -> None:
+    job_id, revivals = finished(harness, state)
+
+    cancelled, revived = in_turn(
+        connections,
+        threads,
+        job_id,
+        lambda: cancel(harness.db, job_id),
+        lambda: revive(harness.db, job_id, revivals),
+    )
+
+    assert isinstance(cancelled.exception(), Conflict) is (state is JobState.COMPLETED)
+    assert revived.exception() is None
+    (batch_id,) = harness.open_batches(job_id)
+    assert not harness.claim(batch_id, Stage.UPLOAD).cancel_requested
+    job = harness.job(job_id)
+    assert (job.state, job.failed, job.pending) == (JobState.RUNNING, 0, 2)
+
+
+def test_of_two_retries_at_once_one_runs_the_requests_again(
+    harness: Harness, connections: Engine, threads: ThreadPoolExecutor
+) -> None:
+    job_id, revivals = finished(harness, JobState.COMPLETED)
+
+    done = in_turn(
+        connections, threads, job_id, *[lambda: revive(harness.db, job_id, revivals)] * 2
+    )
+
+    assert done[0].exception() is None
+    assert isinstance(done[1].exception(), Conflict)
+    assert len(harness.open_batches(job_id)) == 1
+    assert harness.job(job_id).pending == 2
+
+
+# --- schedulers ---------------------------------------------------------------------------------
+
+
+def test_what_one_scheduler_is_stamping_another_leaves_alone(
+    harness: Harness, connections: Engine
+) -> None:
+    ids = set(harness.split(*[1] * 6))
+    with connections.connect() as connection:
+        transaction = connection.begin()
+        one = sessionmaker(connection, join_transaction_mode="create_savepoint")
+        first = {due.id for due in dispatch(one, Batch, UPLOADS, limit=4, again=LEASE)}
+
+        second = {due.id for due in dispatch(harness.db, Batch, UPLOADS, limit=9, again=LEASE)}
+        transaction.commit()
+
+    assert len(first) == 4
+    assert (first | second, first & second) == (ids, set())
+    assert dispatch(harness.db, Batch, UPLOADS, limit=9, again=LEASE) == []
+    assert outstanding(harness.db, Batch, UPLOADS, again=LEASE) == 6
+
+
+def test_what_a_killed_scheduler_was_stamping_the_other_takes_with_its_next_tick(
+    harness: Harness, connections: Engine
+) -> None:
+    ids = set(harness.split(*[1] * 3))
+    with connections.connect() as connection:
+        transaction = connection.begin()
+        one = sessionmaker(connection, join_transaction_mode="create_savepoint")
+        assert len(dispatch(one, Batch, UPLOADS, limit=9, again=LEASE)) == 3
+        assert dispatch(harness.db, Batch, UPLOADS, limit=9, again=LEASE) == []
+        transaction.rollback()
+
+    found = {due.id for due in dispatch(harness.db, Batch, UPLOADS, limit=9, again=LEASE)}
+    assert found == ids
+
+
+# --- submissions --------------------------------------------------------------------------------
+
+
+def submission(job_id: UUID, key: str | None = None, content: str = "0") -> Submission:
+    taken = Taken(3, (shard(3),), content * 64)
+    fields = {} if key is None else {"idempotency_key": key}
+    return Submission(id=job_id, producer="default", spec=spec(**fields), taken=taken)
+
+
+@contextmanager
+def submitting(connections: Engine, one: Submission) -> Iterator[Callable[[bool], None]]:
+    """A submission whose transaction is not over; call what is yielded with whether it commits."""
+    with connections.connect() as connection:
+        transaction = connection.begin()
+        db = sessionmaker(connection, join_transaction_mode="create_savepoint")
+        assert submit(db, [one])[0].new
+
+        def end(commits: bool) -> None:
+            if commits:
+                transaction.commit()
+            else:
+                transaction.rollback()
+
+        yield end
+
+
+@pytest.mark.parametrize("commits", [True, False], ids=["which-commits", "which-is-rolled-back"])
+@pytest.mark.parametrize("key", [None, "nightly"])
+def test_a_submission_that_comes_again_during_its_insert_becomes_one_job(
+    harness: Harness,
+    connections: Engine,
+    threads: ThreadPoolExecutor,
+    commits: bool,
+    key: str | None,
+) -> None:
+    url = connections.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    harness.submitted()  # the producer is known
+    first, second = uuid4(), uuid4()
+    again = submission(first if key is None else second, key)
+    with submitting(connections, submission(first, key)) as end:
+        late = threads.submit(submit, harness.db, [again])
+        eventually(lambda: waiting(url) == 1)
+        assert not late.done()
+        end(commits)
+
+    expected = Submitted(first, new=False) if commits else Submitted(again.id, new=True)
+    assert late.result(timeout=30) == [expected]
+    there = harness.rows("SELECT id FROM haulier.jobs WHERE id IN (:a, :b)", a=first, b=second)
+    assert list(there) == [expected.id]
+    accepted = harness.rows("SELECT job_id FROM haulier.events WHERE job_id = :id", id=expected.id)
+    assert len(accepted) == 1
+
+
+def test_other_content_under_a_key_that_is_just_being_stored_is_refused(
+    harness: Harness, connections: Engine, threads: ThreadPoolExecutor
+) -> None:
+    url = connections.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    harness.submitted()
+    with submitting(connections, submission(uuid4(), "nightly")) as end:
+        late = threads.submit(submit, harness.db, [submission(uuid4(), "nightly", "1")])
+        eventually(lambda: waiting(url) == 1)
+        end(True)
+
+    assert isinstance(late.exception(timeout=30), Conflict)
+    assert len(harness.rows("SELECT id FROM haulier.jobs WHERE idempotency_key = 'nightly'")) == 1
+
+
+def test_two_inboxes_with_the_same_redelivered_message_store_one_job(
+    pipeline: Pipeline, redis_url: str
+) -> None:
+    inboxes = [pipeline.inbox()]
+    with (
+        redis.Redis.from_url(redis_url) as broker,
+        psycopg.connect(pipeline.url) as connection,
+    ):
+        # Whoever stores a job of this producer waits for us.
+        connection.execute("SELECT FROM haulier.producers WHERE name = 'default' FOR UPDATE")
+        with Celery("producer", broker=redis_url) as producer:
+            sent = producer.send_task(
+                "haulier.submit", kwargs={"spec": chat("a", "b")}, queue="haulier.submit"
+            )
+        eventually(lambda: waiting(pipeline.url) == 1)
+        # As long as it has a call to Redis open, that would get the message.
+        eventually(lambda: broker.info("clients")["blocked_clients"] == 0)
+        # What Redis does when it takes a reader for dead: the same message once more.
+        (held_back,) = broker.hvals("unacked")
+        broker.lpush("haulier.submit", _payload(held_back))
+        inboxes.append(pipeline.inbox())
+        eventually(lambda: waiting(pipeline.url) == 2)
+        connection.rollback()
+
+        eventually(lambda: broker.hlen("unacked") == 0 and broker.llen("haulier.submit") == 0)
+
+    job = pipeline.job(UUID(sent.id))
+    assert (job.state, job.idempotency_key) == (JobState.ACCEPTED, None)
+    with psycopg.connect(pipeline.url) as connection:
+        counts = connection.execute(
+            "SELECT (SELECT count(*) FROM haulier.jobs), (SELECT count(*) FROM haulier.events)"
+        ).fetchone()
+    assert counts == (1, 1)
+    events = [line for inbox in inboxes for line in inbox.output.splitlines()]
+    assert sum('"submission_accepted"' in line for line in events) == 1
+    assert sum('"submission_known"' in line for line in events) == 1
+
+
+def _payload(held_back: bytes) -> bytes:
+    """The message as it stood in the queue, out of what Redis keeps of an unacknowledged one."""
+    import msgspec
+
+    message, *_ = msgspec.json.decode(held_back)
+    return msgspec.json.encode(message)

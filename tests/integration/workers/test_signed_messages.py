@@ -1,0 +1,187 @@
+"""Signed messages, sent by a real Celery application as docs/producers.md shows it."""
+
+import json
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+import redis
+from celery import Celery
+from standardwebhooks import Webhook
+
+from config.settings import Settings
+from service.rules.signatures import is_signed, new_secret
+from service.rules.states import JobState
+from service.store import engine, jobs
+from service.store.engine import Database
+from service.store.producers import add_producer, add_secret
+from tests.integration.workers.test_inbox import WatchedInbox, found
+from tests.pipeline import chat
+
+DOCUMENT = Path(__file__).parents[3] / "docs" / "producers.md"
+
+
+@pytest.fixture
+def settings(database_url: str, redis_url: str, blob_url: str) -> Settings:
+    return Settings.model_validate(
+        {
+            "DATABASE_URL": database_url,
+            "REDIS_URL": redis_url,
+            "blob_url": blob_url,
+            "queue_signed": True,
+        }
+    )
+
+
+@pytest.fixture
+def db(database_url: str) -> Iterator[Database]:
+    made = engine.create(database_url)
+    yield engine.database(made)
+    made.dispose()
+
+
+@pytest.fixture
+def app(redis_url: str) -> Iterator[Celery]:
+    with Celery("producer", broker=redis_url) as made:
+        yield made
+
+
+def signed(task_id: str, spec: Any, secret: str, at: datetime | None = None) -> dict[str, str]:
+    instant = at or datetime.now(UTC)
+    return {
+        "haulier-timestamp": str(int(instant.timestamp())),
+        "haulier-signature": Webhook(secret).sign(task_id, instant, json.dumps(spec)),
+    }
+
+
+def send(app: Celery, spec: Any, task_id: str, **headers: str) -> UUID:
+    app.send_task(
+        "haulier.submit",
+        task_id=task_id,
+        kwargs={"spec": spec},
+        queue="haulier.submit",
+        headers={name.replace("_", "-"): value for name, value in headers.items()},
+    )
+    return UUID(task_id)
+
+
+def strays(db: Database) -> list[Any]:
+    return [job for job in jobs.jobs(db, producer="default", limit=100) if job.error]
+
+
+def test_what_a_producer_signed_is_its_own(settings: Settings, app: Celery, db: Database) -> None:
+    add_producer(db, "billing")
+    old, new = (str(add_secret(db, "billing")) for _ in range(2))
+    spec = chat("ä", metadata={"text": 'späte "Worte" 😀 \u2028', "number": 1.5e300})
+    long_ago = datetime.now(UTC) - timedelta(days=400)
+    ids = [str(uuid4()) for _ in range(3)]
+    send(app, spec, ids[0], haulier_producer="billing", **signed(ids[0], spec, new))
+    send(app, spec, ids[1], haulier_producer="billing", **signed(ids[1], spec, old, long_ago))
+    both = signed(ids[2], spec, new)
+    both["haulier-signature"] = f"v1,bm90aGluZw== {both['haulier-signature']} v2,x"
+    send(app, spec, ids[2], haulier_producer="billing", **both)
+    for _ in range(2):  # a replay
+        send(app, spec, ids[0], haulier_producer="billing", **signed(ids[0], spec, new))
+
+    WatchedInbox(settings, 5).read_all()
+
+    stored = jobs.jobs(db, producer="billing", limit=10)
+    assert {str(job.id) for job in stored} == set(ids)
+    assert {job.state for job in stored} == {JobState.ACCEPTED}
+    assert strays(db) == []
+
+
+def test_what_it_did_not_sign_is_not(settings: Settings, app: Celery, db: Database) -> None:
+    add_producer(db, "billing")
+    add_producer(db, "other")
+    add_producer(db, "bare")
+    secret = str(add_secret(db, "billing"))
+    others = str(add_secret(db, "other"))
+    spec = chat("a")
+    ids = [str(uuid4()) for _ in range(8)]
+    forged = [
+        {},
+        signed(ids[1], chat("b"), secret),
+        signed(ids[0], spec, secret),
+        signed(ids[3], spec, others),
+        {**signed(ids[4], spec, secret), "haulier-timestamp": "1"},
+        {**signed(ids[5], spec, secret), "haulier-timestamp": "9" * 40},
+        {**signed(ids[6], spec, secret), "haulier-signature": "v1,\ud800 v1, ,"},
+    ]
+    for task_id, headers in zip(ids, forged, strict=False):
+        send(app, spec, task_id, haulier_producer="billing", **headers)
+    send(app, spec, ids[7], haulier_producer="bare", **signed(ids[7], spec, secret))
+    # The true message comes after the forged one with its id.
+    send(app, spec, ids[1], haulier_producer="billing", **signed(ids[1], spec, secret))
+    send(app, spec, str(uuid4()), haulier_producer="unheard-of")
+
+    WatchedInbox(settings, 10).read_all()
+
+    assert found(db, UUID(ids[1])).state is JobState.ACCEPTED
+    assert [str(job.id) for job in jobs.jobs(db, producer="billing", limit=10)] == [ids[1]]
+    refused = strays(db)
+    assert len(refused) == 9
+    assert {job.state for job in refused} == {JobState.REJECTED}
+    assert all(any(task_id in job.error for job in refused) for task_id in ids)
+    assert "HAULIER_QUEUE_SIGNED" in next(job.error for job in refused if ids[0] in job.error)
+    assert secret not in str([job.error for job in refused])
+    assert jobs.jobs(db, producer="unheard-of", limit=1) == []
+
+
+def test_where_signing_is_no_must_a_wrong_signature_is_still_refused(
+    settings: Settings, app: Celery, db: Database
+) -> None:
+    add_producer(db, "billing")
+    add_secret(db, "billing")
+    unsigned, wrong = str(uuid4()), str(uuid4())
+    send(app, chat("a"), unsigned, haulier_producer="billing")
+    headers = signed(wrong, chat("a"), new_secret())
+    send(app, chat("a"), wrong, haulier_producer="billing", **headers)
+
+    WatchedInbox(settings.model_copy(update={"queue_signed": False}), 2).read_all()
+
+    assert found(db, UUID(unsigned)).producer == "billing"
+    (refused,) = strays(db)
+    assert refused.state is JobState.REJECTED
+
+
+def test_the_documented_acl_lets_a_producer_send_and_nothing_else(redis_url: str) -> None:
+    documented = re.search(r"^ACL SETUSER billing .*$", DOCUMENT.read_text(), re.MULTILINE)
+    assert documented is not None
+    with redis.Redis.from_url(redis_url) as broker:
+        broker.execute_command(*documented[0].replace(">PASSWORD", ">secret").split())
+        try:
+            options = dict(broker.connection_pool.connection_kwargs)
+            place = f"{options['host']}:{options['port']}/{options.get('db', 0)}"
+            with Celery("billing", broker=f"redis://billing:secret@{place}") as app:
+                send(app, chat("a"), str(uuid4()))
+            assert broker.llen("haulier.submit") == 1
+            with redis.Redis.from_url(f"redis://billing:secret@{place}") as billing:
+                for command in (
+                    ("RPOP", "haulier.submit"),
+                    ("LRANGE", "haulier.submit", "0", "-1"),
+                    ("LPUSH", "transfer", "x"),
+                    ("KEYS", "*"),
+                    ("FLUSHDB",),
+                ):
+                    with pytest.raises(redis.exceptions.NoPermissionError):
+                        billing.execute_command(*command)
+        finally:
+            broker.execute_command("ACL", "DELUSER", "billing")
+
+
+def test_a_signature_is_over_id_time_and_content() -> None:
+    secret = new_secret()
+    at = datetime(2026, 11, 22, tzinfo=UTC)
+    signature = Webhook(secret).sign("id", at, "{}")
+    true = {"message_id": "id", "timestamp": str(int(at.timestamp())), "signatures": signature}
+    assert is_signed("{}", **true, by=[new_secret(), secret])
+    assert not is_signed("{}", **true, by=[new_secret()])
+    assert not is_signed("{}", **true, by=[])
+    assert not is_signed("{ }", **true, by=[secret])
+    for part, value in (("message_id", "other"), ("timestamp", "0"), ("signatures", "")):
+        assert not is_signed("{}", **{**true, part: value}, by=[secret])

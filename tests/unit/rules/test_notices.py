@@ -1,0 +1,163 @@
+"""What `notify` may hold, which addresses are the internet's, and when to try again."""
+
+from datetime import timedelta
+from ipaddress import ip_address
+from typing import Any
+
+import msgspec
+import pytest
+
+from service.rules.errors import BadInput
+from service.rules.notices import (
+    LONGEST_PAUSE,
+    Notice,
+    NoticeEvent,
+    is_public,
+    notice_problems,
+    pause_after,
+)
+from service.rules.spec import Permissions, fingerprint, read_spec
+from tests.factories import CHAT, chat_request
+
+HOOK = "https://example.com/hook"
+
+
+def problems(*entries: Any, **rules: Any) -> list[str]:
+    allowed = {"tasks": None, "queues": None, "private": False, **rules}
+    return notice_problems(list(entries), **allowed)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"webhook": HOOK},
+        {"webhook": "https://example.com:8443/hook?team=a"},
+        {"webhook": "https://8.8.8.8/hook"},
+        {"webhook": HOOK, "events": ["job.completed"], "progress": 10},
+        {"task": "app.done", "queue": "app"},
+    ],
+)
+def test_a_good_entry_is_accepted(entry: dict[str, Any]) -> None:
+    assert problems(entry) == []
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({}, "give `task` and `queue`"),
+        ({"task": "t"}, "give `task` and `queue`"),
+        ({"task": "t", "queue": "q", "webhook": HOOK}, "not both"),
+        ({"task": "t", "queue": "haulier.transfer"}, "is Haulier's own"),
+        ({"task": "haulier.create", "queue": "q"}, "is Haulier's own"),
+        ({"task": "t", "queue": "unacked"}, "is Haulier's own"),
+        ({"task": "t", "queue": "_kombu.binding.q"}, "queue: use up to 200"),
+        ({"task": "t", "queue": "q\x06\x16"}, "queue: use up to 200"),
+        ({"webhook": HOOK, "progress": 0}, "`notify`: "),
+        ({"webhook": HOOK, "progress": 51}, "`notify`: "),
+        ({"webhook": HOOK, "events": ["job.done"]}, "`notify`: "),
+        ({"webhook": HOOK, "events": ["job.progress"]}, "with its step"),
+        ({"webhook": HOOK, "colour": "red"}, "unknown field `colour`"),
+        ({"webhook": "http://example.com/"}, "must begin with https://"),
+        ({"webhook": "ftp://example.com/"}, "must begin with https://"),
+        ({"webhook": "https://user:secret@example.com/"}, "no user"),
+        ({"webhook": "https://example.com/#part"}, "no fragment"),
+        ({"webhook": "https:///hook"}, "names no host"),
+        ({"webhook": "https://example.com:0/"}, "port 0"),
+        ({"webhook": "https://example.com:99999/"}, "is not a URL"),
+        ({"webhook": "https://[::1/"}, "is not a URL"),
+        ({"webhook": "https://exämple.com/"}, "is not a URL"),
+        ({"webhook": "https://exa mple.com/"}, "is not a URL"),
+        ({"webhook": "https://example.com\\@10.0.0.1/"}, "is not a URL"),
+        ({"webhook": "https://example.com/" + "x" * 2000}, "2,000 characters"),
+    ],
+)
+def test_a_bad_entry_is_refused_with_its_reason(entry: dict[str, Any], words: str) -> None:
+    (found,) = problems(entry)
+    assert words in found
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("127.0.0.1", "10.1.2.3", "192.168.0.1", "169.254.169.254", "100.64.0.1", "0.0.0.0"),
+        *("[::1]", "[::ffff:127.0.0.1]", "[fe80::1]", "[fd00::1]", "[2002:7f00:1::]"),
+        *("2130706433", "0x7f000001", "017700000001", "127.1", "localhost", "LOCALHOST."),
+        "api.localhost",
+    ],
+)
+def test_a_private_address_is_refused_unless_it_is_allowed(host: str) -> None:
+    entry = {"webhook": f"https://{host}/hook"}
+    (found,) = problems(entry)
+    assert "is a private address" in found
+    assert problems(entry, private=True) == []
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["224.0.0.1", "240.0.0.1", "255.255.255.255", "ff02::1", "::", "2001:db8::1", "fec0::1"],
+)
+def test_an_address_of_no_single_host_is_not_public(address: str) -> None:
+    assert not is_public(ip_address(address))
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700:4700::1111", "::ffff:8.8.8.8"])
+def test_an_address_of_the_internet_is_public(address: str) -> None:
+    assert is_public(ip_address(address))
+
+
+def test_only_the_tasks_and_queues_of_the_producer_are_allowed() -> None:
+    entry = {"task": "app.done", "queue": "app"}
+    assert problems(entry, tasks={"app.done"}, queues={"app"}) == []
+    assert "task 'app.done' is not allowed" in problems(entry, tasks=set())[0]
+    assert "queue 'app' is not allowed" in problems(entry, queues={"other"})[0]
+
+
+def test_more_than_ten_entries_are_refused() -> None:
+    assert problems(*[{"webhook": HOOK}] * 10) == []
+    assert problems(*[{"webhook": HOOK}] * 11) == ["`notify` may have 10 entries"]
+
+
+def test_other_notices_make_another_submission() -> None:
+    plain, noticed = (
+        read_spec(
+            msgspec.json.encode(
+                {"endpoint": CHAT, "requests": [chat_request("a")], "notify": entries}
+            ),
+            Permissions(),
+        )
+        for entries in ([], [{"webhook": HOOK, "progress": 10, "events": ["job.failed"]}])
+    )
+    assert noticed.notify == [{"webhook": HOOK, "progress": 10, "events": ["job.failed"]}]
+    assert fingerprint(plain, "x") != fingerprint(noticed, "x")
+
+
+def test_a_bad_notice_is_a_problem_of_its_spec() -> None:
+    content = {"endpoint": CHAT, "requests": [chat_request("a")], "notify": [{"webhook": "x"}]}
+    with pytest.raises(BadInput, match=r"notify\[0\]"):
+        read_spec(msgspec.json.encode(content), Permissions())
+
+
+def test_a_host_is_one_endpoint_whatever_the_path_and_a_queue_whatever_the_task() -> None:
+    assert Notice(webhook="https://Example.com/a").endpoint == "webhook example.com:443"
+    assert Notice(webhook="https://example.com:443/b").endpoint == "webhook example.com:443"
+    assert Notice(task="a", queue="q").endpoint == Notice(task="b", queue="q").endpoint
+
+
+def test_every_end_is_told_unless_events_are_chosen() -> None:
+    chosen = Notice(webhook=HOOK, events=[NoticeEvent.FAILED])
+    assert Notice(webhook=HOOK).wants(NoticeEvent.COMPLETED)
+    assert chosen.wants(NoticeEvent.FAILED)
+    assert not chosen.wants(NoticeEvent.COMPLETED)
+
+
+def test_steps_of_progress_are_counted_exactly() -> None:
+    tenth = Notice(webhook=HOOK, progress=10)
+    assert [tenth.steps(done, 30) for done in (0, 2, 3, 5, 6, 30)] == [0, 0, 1, 1, 2, 10]
+    assert Notice(webhook=HOOK).steps(30, 30) == 0
+    assert tenth.steps(0, 0) == 0
+
+
+def test_pauses_double_up_to_an_hour_and_are_spread() -> None:
+    assert [pause_after(tries, 1.0).total_seconds() for tries in (1, 2, 3)] == [5, 10, 20]
+    assert pause_after(1, 0.0) == timedelta(seconds=2.5)
+    assert pause_after(1000, 1.0) == LONGEST_PAUSE

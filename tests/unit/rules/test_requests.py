@@ -1,0 +1,168 @@
+"""Reading the request lines that producers send."""
+
+import tracemalloc
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.rules import requests
+from service.rules.requests import AUDIO, CHAT, LINE_BYTES, LineError, LineSplitter, read_request
+from tests.factories import chat_line
+
+
+def split_lines(blocks: Iterable[bytes]) -> list[bytes]:
+    """The lines of some blocks, as LineSplitter cuts them."""
+    splitter = LineSplitter()
+    return [line for block in blocks for line in splitter.feed(block)] + splitter.end()
+
+
+FILE = "https://example.com/a.mp3"
+
+# (endpoint, line, words of the refusal)
+BAD_LINES = [
+    (CHAT, b"hello", "is not JSON"),
+    (CHAT, b'{"custom_id": "a", "body": {"model": "m"}', "is not JSON"),
+    (CHAT, b'{"custom_id": "a", "body": {"model": "m"}} x', "is not JSON"),
+    (CHAT, b'{"custom_id": "a", "body": {"model": "m", "n": NaN}}', "is not JSON"),
+    (CHAT, b"[" * 100_000, "expected `object`"),
+    (CHAT, b'{"custom_id":"a","body":{"model":"m","x":' + b"[" * 5000 + b"]" * 5000 + b"}}", "not"),
+    (CHAT, b"[]", "expected `object`, got `array`"),
+    (CHAT, b"null", "expected `object`, got `null`"),
+    (CHAT, b'{"body": {"model": "m"}}', "missing required field `custom_id`"),
+    (CHAT, b'{"custom_id": null, "body": {"model": "m"}}', "$.custom_id"),
+    (CHAT, b'{"custom_id": 7, "body": {"model": "m"}}', "$.custom_id"),
+    (CHAT, b'{"custom_id": "", "body": {"model": "m"}}', "length >= 1 - at `$.custom_id`"),
+    (CHAT, chat_line("x" * 65), "length <= 64 - at `$.custom_id`"),
+    (CHAT, b'{"custom_id": "a"}', "missing required field `body`"),
+    (CHAT, b'{"custom_id": "a", "body": "text"}', "$.body"),
+    (CHAT, b'{"custom_id": "a", "body": null}', "$.body"),
+    (CHAT, b'{"custom_id": "a", "body": {}}', "missing required field `model` - at `$.body`"),
+    (CHAT, b'{"custom_id": "a", "body": {"model": ""}}', "$.body.model"),
+    (CHAT, b'{"custom_id": "a", "body": {"model": 3}}', "$.body.model"),
+    (CHAT, b'{"custom_id": "a", "body": {"model": "m"}, "url": "/v1"}', "`custom_id` and `body`"),
+    (CHAT, b'{"custom_id": "a", "body": {"model": "m"}, "method": "POST"}', "has a `method`"),
+    (CHAT, b'{"custom_id": "a", "body": {"model": "m", "x": "\xff"}}', "is not UTF-8 (byte 49)"),
+    (CHAT, b'{"custom_id": "a\\u0000", "body": {"model": "m"}}', "NUL"),
+    (CHAT, b'{"custom_id": "a", "body": {"model": "m\\u0000"}}', "NUL"),
+    (CHAT, chat_line("a", pad="x" * LINE_BYTES), "is longer than 10,000,000 bytes"),
+    *[
+        (endpoint, line, words)
+        for endpoint in AUDIO
+        for line, words in [
+            (
+                b'{"custom_id": "a", "body": {"model": "m", "file": "https://x/a"}}',
+                'must have "method": "FILE"',
+            ),
+            (
+                b'{"custom_id": "a", "method": "POST",'
+                b' "body": {"model": "m", "file": "https://x/a"}}',
+                'must have "method": "FILE"',
+            ),
+            (b'{"custom_id": "a", "method": "FILE", "body": {"model": "m"}}', "`file`"),
+            (
+                b'{"custom_id": "a", "method": "FILE", "body": {"model": "m", "file": "/a"}}',
+                "body.file must be an http(s) URL",
+            ),
+        ]
+    ],
+]
+
+
+@pytest.mark.parametrize(("endpoint", "line", "words"), BAD_LINES, ids=range(len(BAD_LINES)))
+def test_a_bad_line_is_refused_in_words_for_its_writer(
+    endpoint: str, line: bytes, words: str
+) -> None:
+    with pytest.raises(LineError) as refusal:
+        read_request(line, endpoint)
+    assert words in str(refusal.value)
+    assert len(str(refusal.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        chat_line("a"),
+        chat_line("x" * 64),
+        chat_line("ü" * 64, note="\u2028"),
+        chat_line("a", anything={"goes": [1, 2.5, None]}),
+        b'  {"custom_id":"a","body":{"model":"m"}} \t',
+    ],
+)
+def test_a_good_chat_line_is_read(line: bytes) -> None:
+    assert read_request(line, CHAT).custom_id == msgspec.json.decode(line)["custom_id"]
+
+
+@pytest.mark.parametrize("endpoint", AUDIO)
+def test_a_good_audio_line_is_read(endpoint: str) -> None:
+    body = {"model": "openai/whisper-large-v3", "file": FILE, "language": "en"}
+    line = msgspec.json.encode({"custom_id": "a", "method": "FILE", "body": body})
+    assert read_request(line, endpoint).body.model == "openai/whisper-large-v3"
+
+
+def test_a_line_of_just_ten_megabytes_is_taken() -> None:
+    bare = len(chat_line("a", pad=""))
+    line = chat_line("a", pad="x" * (LINE_BYTES - bare))
+    assert len(line) == LINE_BYTES
+    assert read_request(line, CHAT).custom_id == "a"
+
+
+# --- cutting ------------------------------------------------------------------------------------
+
+
+def _naive(data: bytes) -> list[bytes]:
+    found = data.split(b"\n")
+    return found[:-1] if not found[-1] else found
+
+
+texts = st.lists(st.sampled_from([b"a", b"\n", b"\r\n", b"\r", b"\xe2\x80\xa8", b"{}", b" "]))
+
+
+@given(texts.map(b"".join), st.lists(st.integers(0, 60)))
+def test_lines_are_cut_at_line_feeds_wherever_the_blocks_end(data: bytes, cuts: list[int]) -> None:
+    places = [0, *sorted(cuts), max(60, len(data))]
+    blocks = [data[start:end] for start, end in pairwise(places)]
+    assert list(split_lines(blocks)) == _naive(data)
+
+
+def test_a_line_separator_inside_a_string_cuts_nothing() -> None:
+    line = chat_line("a", note="one\u2028two\u2029three\x85four")
+    assert list(split_lines([line + b"\n" + line])) == [line, line]
+
+
+def test_a_last_line_without_its_end_is_a_line() -> None:
+    assert list(split_lines([b"a\nb"])) == [b"a", b"b"]
+    assert list(split_lines([b"a\nb\n"])) == [b"a", b"b"]
+    assert list(split_lines([])) == []
+
+
+@pytest.mark.parametrize("limit", [10, 100])
+def test_an_endless_line_is_still_too_long_and_its_successor_whole(
+    monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    monkeypatch.setattr(requests, "LINE_BYTES", limit)
+    blocks = [b"x" * 7] * 100 + [b"\nnext\n"]
+    first, second = split_lines(blocks)
+    assert limit < len(first) <= limit + 7
+    assert second == b"next"
+
+
+def test_an_endless_line_does_not_fill_the_memory() -> None:
+    def endless() -> Iterator[bytes]:
+        for _ in range(200):
+            yield b"x" * (1 << 20)
+
+    tracemalloc.start()
+    try:
+        (line,) = split_lines(endless())
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(line) > LINE_BYTES
+    assert peak < 4 * LINE_BYTES
+
+
+# --- what comes back ----------------------------------------------------------------------------
