@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Lifespan
 
+from config import VERSION
 from config.settings import Settings, SettingsError
 from service.api import health, problems
 from service.api.access_log import AccessLog
@@ -37,7 +38,6 @@ from service.api.v1 import (
 from service.payloads.blobs import STORAGE_ERRORS, Blobs
 from service.rules.errors import BadInput
 from service.store import engine
-from service.store.heartbeats import VERSION
 
 CONNECTIONS = 10
 INTAKES = 8

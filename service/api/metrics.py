@@ -17,10 +17,10 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from config import VERSION
 from service.rules.states import OPEN_BATCH_STATES, JobState
 from service.store.engine import Database, is_unavailable, lacks_schema
 from service.store.gauges import Gauges, gauges
-from service.store.heartbeats import VERSION
 from service.store.ticks import UP_TO
 
 FRESH = 5.0

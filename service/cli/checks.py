@@ -15,12 +15,12 @@ from uuid import uuid4
 
 import msgspec
 
+from config import VERSION
 from config.settings import Settings
 from service.payloads.blobs import STORAGE_ERRORS, Blobs
 from service.rules.errors import AccountBlocked, RateLimited, Refused, Unreachable
 from service.store import engine, heartbeats
 from service.store.engine import Database
-from service.store.heartbeats import VERSION
 from service.store.inspect import DATABASE_ERRORS, server_version
 from service.store.schema import is_migrated
 from service.together.client import Together, open_pool

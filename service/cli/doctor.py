@@ -6,12 +6,12 @@ import msgspec
 import typer
 from pydantic import SecretStr
 
+from config import VERSION
 from config.settings import Settings, settings
 from service.cli import checks
 from service.cli.checks import Finding, Level
 from service.cli.place import variables_in
 from service.cli.screen import clean, output
-from service.store.heartbeats import VERSION
 
 
 def doctor(*, as_json: bool) -> None:

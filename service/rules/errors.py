@@ -93,6 +93,15 @@ class BadInput(HaulierError):
 
 MOST_PROBLEMS = 100
 
+ERROR_TEXT = 4000
+"""The most characters of an error message that a row or a result line keeps."""
+
+
+def error_text(message: str) -> str:
+    """A message as a text column takes it: no NUL, no half surrogate, at most ERROR_TEXT long."""
+    whole = message.replace("\x00", "\ufffd").encode(errors="replace").decode()
+    return whole[:ERROR_TEXT]
+
 
 class OverQuota(HaulierError):
     """A producer's limit is reached. `wait` is None where waiting does not help."""

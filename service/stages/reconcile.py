@@ -10,6 +10,7 @@ from typing import IO
 
 import msgspec
 
+from service.rules.errors import error_text
 from service.rules.retry import MOST_LOST, Verdict, classify
 from service.rules.work import DeadLetter, Entry, Oddities, Usage
 from service.stages.poison import Division
@@ -123,9 +124,9 @@ def _failure(frame: Frame) -> Failure:
 
 
 def _text(message: object) -> str:
-    text = message if isinstance(message, str) else msgspec.json.encode(message).decode()
-    # What a text column takes: no NUL, and no half of a surrogate pair.
-    return text.replace("\x00", "\ufffd").encode(errors="replace").decode()[:4000]
+    return error_text(
+        message if isinstance(message, str) else msgspec.json.encode(message).decode()
+    )
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from service.rules.errors import error_text
 from service.rules.retry import LONGEST_PAUSE, backoff
 from service.rules.states import OPEN_BATCH_STATES, BatchState
 from service.rules.work import Advance, BatchClaim, Outcome, Pause, Settle, Wait
@@ -33,7 +34,7 @@ def pause_account(
             select(Account).where(Account.name == name).with_for_update()
         ).one()
     now = session.scalars(select(func.now())).one()
-    account.reason = outcome.reason[:4000]
+    account.reason = error_text(outcome.reason)
     if outcome.blocked:
         if probing or account.blocked_since is None:
             account.refusals += 1

@@ -13,7 +13,7 @@ from sqlalchemy import ARRAY, BigInteger, any_, cast, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from service.rules.errors import StaleLease
+from service.rules.errors import StaleLease, error_text
 from service.rules.pace import spread
 from service.rules.retry import backoff
 from service.rules.states import BatchState, JobState, check_move
@@ -41,7 +41,6 @@ from service.store.engine import Database
 from service.store.lanes import learn_pace, learn_tokens
 from service.store.models import Batch, DeadLetter, Enqueued, Event, Job, Segment
 from service.store.notices import announce, announce_progress
-from service.store.postpone import MOST_ERROR_TEXT
 from service.store.quotas import count_late
 from service.store.successor import successor
 from service.store.usage import count_usage
@@ -71,12 +70,12 @@ def apply(
                 paused_until = pause_account(
                     session, claim.account, outcome, probe, probing=probing
                 )
-                row.last_error = outcome.reason[:MOST_ERROR_TEXT]
+                row.last_error = error_text(outcome.reason)
                 if isinstance(row, Job):
                     # Batches wait for their account by themselves, jobs would be due at once.
                     row.not_before = paused_until
             case Park(reason=reason):
-                row.last_error = reason[:MOST_ERROR_TEXT]
+                row.last_error = error_text(reason)
                 row.parked_at = func.now()
             case _:
                 row.failures = 0
@@ -109,7 +108,7 @@ def _postpone(row: Job | Batch, outcome: Wait | Retry, retry_base: timedelta) ->
         luck = random.random()  # noqa: S311
         named = outcome.delay
         delay = named if named is not None else backoff(row.failures, retry_base, luck)
-    row.last_error = None if outcome.reason is None else outcome.reason[:MOST_ERROR_TEXT]
+    row.last_error = None if outcome.reason is None else error_text(outcome.reason)
     row.not_before = func.now() + delay
 
 
@@ -199,7 +198,7 @@ def _settle(session: Session, job: Job, batch: Batch, outcome: Settle) -> None:
     batch.create_deadline = None
     batch.finished_at = func.now()
     if outcome.reason is not None:
-        batch.last_error = outcome.reason[:MOST_ERROR_TEXT]
+        batch.last_error = error_text(outcome.reason)
     _move(session, batch, outcome.to, succeeded=batch.succeeded, dead=batch.dead)
     for retry in settlement.retries:
         _add_retry(session, job, batch, retry)
@@ -284,7 +283,7 @@ def _apply_job(session: Session, job: Job, outcome: Outcome) -> None:
             if _drop_enqueued(session, job) and not outcome.read:
                 # Nobody has seen whether they are its producer's to name.
                 job.notify = []
-            job.error = outcome.reason[:MOST_ERROR_TEXT]
+            job.error = error_text(outcome.reason)
             job.problems = [to_builtins(problem) for problem in outcome.problems] or None
             job.finished_at = func.now()
             if outcome.rejected:

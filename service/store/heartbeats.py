@@ -5,10 +5,10 @@ from datetime import timedelta
 from sqlalchemy import delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 
+from config import VERSION
 from service.store.engine import Database
 from service.store.models import Heartbeat
 
-VERSION = "0.1.0"
 FORGOTTEN = timedelta(days=1)
 
 

@@ -22,12 +22,11 @@ from sqlalchemy import (
     update,
 )
 
+from service.rules.errors import error_text
 from service.rules.pace import spread
 from service.rules.work import BatchClaim, Changes, Wait
 from service.store.engine import Database
 from service.store.models import Batch, Job
-
-MOST_ERROR_TEXT = 4000
 
 _LEARNED = {field.name: getattr(Batch, field.name).type for field in fields(Changes)}
 
@@ -84,7 +83,7 @@ def _table(waits: Sequence[tuple[BatchClaim, Wait]]) -> Any:
             [spread(wait.delay, random.random()) for _, wait in waits],  # noqa: S311
         ),
         "looked": (Boolean(), [wait.looked for _, wait in waits]),
-        "reason": (Text(), [wait.reason and wait.reason[:MOST_ERROR_TEXT] for _, wait in waits]),
+        "reason": (Text(), [wait.reason and error_text(wait.reason) for _, wait in waits]),
     }
     for name, kind in _LEARNED.items():
         columns[name] = (kind, [getattr(wait.changes, name) for _, wait in waits])

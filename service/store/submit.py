@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from service.payloads.intake import Taken
 from service.rules.crashpoints import CrashPoint, reached
-from service.rules.errors import BadInput, Conflict, IdTaken, OverQuota
+from service.rules.errors import BadInput, Conflict, IdTaken, OverQuota, error_text
 from service.rules.spec import Spec, fingerprint
 from service.rules.states import JobState
 from service.store.engine import Database
@@ -153,7 +153,7 @@ def _row(submission: Submission, now: datetime | None) -> dict[str, Any]:
         "plan": None if taken is None else [to_builtins(shard) for shard in taken.shards],
         "total": 0 if taken is None else taken.total,
         "pending": 0 if taken is None else taken.total,
-        "error": None if bad is None else str(bad)[:4000].replace("\x00", "\ufffd"),
+        "error": None if bad is None else error_text(str(bad)),
         "problems": None if bad is None else [_problem(problem) for problem in bad.problems],
         "finished_at": None if bad is None else now,
     }

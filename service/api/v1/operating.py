@@ -5,6 +5,7 @@ from datetime import datetime
 
 from fastapi import APIRouter
 
+from config import VERSION
 from service.api.auth import ADMIN, READ, CalledBy
 from service.api.services import Uses
 from service.api.v1.schemas import AccountView, Page, ProcessView, StatusView
@@ -52,7 +53,7 @@ def show_status(services: Uses) -> StatusView:
     alive = heartbeats.heartbeats(services.db)
     now = clock(services.db)
     return StatusView(
-        version=heartbeats.VERSION,
+        version=VERSION,
         workers=_processes(alive, "worker", now),
         schedulers=_processes(alive, "scheduler", now),
         inboxes=_processes(alive, "inbox", now),

@@ -5,11 +5,12 @@ from datetime import timedelta
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from config import VERSION
 from service.rules.states import Stage
 from service.rules.work import Pause, Usage
 from service.store import engine
 from service.store.gauges import gauges
-from service.store.heartbeats import VERSION, beat
+from service.store.heartbeats import beat
 from service.store.ticks import Bucket, add_ticks
 from tests.api import Api
 from tests.eventually import eventually
