@@ -15,7 +15,8 @@ from config.settings import Settings
 from service.notices.content import body, content
 from service.notices.webhooks import DEADLINE, Gone, NotDelivered, Sender, tls_context
 from service.rules.crashpoints import CrashPoint, reached
-from service.rules.notices import pause_after
+from service.rules.notices import FIRST_PAUSE, LONGEST_PAUSE
+from service.rules.retry import backoff
 from service.store import engine, notices
 from service.store.notices import Sending
 from workers.broker import transport_options
@@ -161,7 +162,9 @@ class Notifier:
             self._db,
             sending,
             str(trouble),
-            pause=None if isinstance(trouble, Gone) else pause_after(sending.tries, luck),
+            pause=None
+            if isinstance(trouble, Gone)
+            else backoff(sending.tries, FIRST_PAUSE, luck, longest=LONGEST_PAUSE),
             retry_for=self._settings.notice_retry_seconds,
         )
         log.warning("notice_not_delivered", tries=sending.tries, reason=str(trouble), noted=kept)

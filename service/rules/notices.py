@@ -182,13 +182,5 @@ def is_public(address: IPv4Address | IPv6Address) -> bool:
 
 
 FIRST_PAUSE = timedelta(seconds=5)
+"""The pause after the first try of a notice that failed; it doubles with each further one."""
 LONGEST_PAUSE = timedelta(hours=1)
-
-
-def pause_after(tries: int, luck: float) -> timedelta:
-    """How long to wait after so many tries (from 1): doubling, at most an hour.
-
-    `luck` in [0, 1) spreads it over the upper half.
-    """
-    full: timedelta = min(FIRST_PAUSE * 2 ** min(max(tries, 1) - 1, 20), LONGEST_PAUSE)
-    return full * (0.5 + 0.5 * luck)

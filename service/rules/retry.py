@@ -111,12 +111,15 @@ def batch_fault(message: str) -> BatchFault:
     return BatchFault.UNKNOWN
 
 
-def backoff(failures: int, base: timedelta, luck: float) -> timedelta:
-    """The pause after the n-th failure in a row (n from 1): doubling, at most five minutes.
+def backoff(
+    failures: int, base: timedelta, luck: float, *, longest: timedelta = LONGEST_PAUSE
+) -> timedelta:
+    """Return the pause after the n-th failure in a row (n from 1): doubling, at most `longest`.
 
-    `luck` in [0, 1) spreads it over the upper half, so that what failed together comes back apart.
+    `luck` in [0, 1) spreads it over the upper half, so that rows that failed together come back
+    apart.
     """
-    full: timedelta = min(base * 2 ** min(max(failures, 1) - 1, 20), LONGEST_PAUSE)
+    full: timedelta = min(base * 2 ** min(max(failures, 1) - 1, 20), longest)
     return full * (0.5 + 0.5 * luck)
 
 

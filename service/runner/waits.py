@@ -10,7 +10,7 @@ from tenacity import Retrying, retry_if_exception, wait_random_exponential
 from service.rules.crashpoints import CrashPoint, reached
 from service.rules.work import BatchClaim, Wait
 from service.store.engine import Database, is_unavailable
-from service.store.postpone import postpone
+from service.store.wait import wait
 
 log = structlog.get_logger()
 
@@ -37,10 +37,10 @@ class Waits:
         self._rows: list[tuple[BatchClaim, Wait]] = []
         self._since = time.monotonic()
 
-    def add(self, claim: BatchClaim, wait: Wait) -> None:
+    def add(self, claim: BatchClaim, outcome: Wait) -> None:
         if not self._rows:
             self._since = time.monotonic()
-        self._rows.append((claim, wait))
+        self._rows.append((claim, outcome))
 
     def flush_if_due(self) -> None:
         held = time.monotonic() - self._since
@@ -55,7 +55,7 @@ class Waits:
         try:
             for attempt in while_lasts(self._remaining):
                 with attempt:
-                    lost = postpone(self._db, rows)
+                    lost = wait(self._db, rows)
         except Exception as error:
             if is_unavailable(error):
                 raise

@@ -7,7 +7,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from service.rules.errors import error_text
-from service.rules.retry import LONGEST_PAUSE, backoff
+from service.rules.retry import backoff
 from service.rules.states import OPEN_BATCH_STATES, BatchState
 from service.rules.work import Advance, BatchClaim, Outcome, Pause, Settle, Wait
 from service.store.engine import Database
@@ -40,7 +40,7 @@ def pause_account(
             account.refusals += 1
         account.blocked_since = account.blocked_since or now
         account.spending = outcome.spending
-        account.paused_until = now + min(backoff(account.refusals, probe, 1.0), LONGEST_PAUSE)
+        account.paused_until = now + backoff(account.refusals, probe, 1.0)
     else:
         until = now + (outcome.delay if outcome.delay is not None else probe)
         account.paused_until = max(account.paused_until or now, until)

@@ -44,6 +44,7 @@ from service.store.notices import announce, announce_progress
 from service.store.quotas import count_late
 from service.store.successor import successor
 from service.store.usage import count_usage
+from service.store.wait import hurry_cancelled, write_waits
 
 
 def apply(
@@ -54,6 +55,9 @@ def apply(
     `retry_base` and `probe` are the first pauses after a transient error and a refused key.
     """
     with db.begin() as session:
+        if isinstance(outcome, Wait) and isinstance(claim, BatchClaim):
+            _wait(session, claim, outcome)
+            return
         # Whatever changes a job and its batches together locks the job first.
         settles = isinstance(claim, JobClaim) or isinstance(outcome, Settle)
         job = _lock_job(session, claim) if settles else None
@@ -86,6 +90,13 @@ def apply(
             _apply_batch(session, job, row, claim, outcome)
         elif isinstance(row, Job):
             _apply_job(session, row, outcome)
+
+
+def _wait(session: Session, claim: BatchClaim, outcome: Wait) -> None:
+    if write_waits(session, [(claim, outcome)]):
+        raise StaleLease(str(claim.id))
+    if claim.account_blocked:
+        probed(session, claim, outcome)
 
 
 def _lock_job(session: Session, claim: Claim) -> Job | None:
@@ -126,8 +137,6 @@ def _apply_batch(
     match outcome:
         case Park():
             pass
-        case Wait(changes=changes):
-            _change(batch, changes)
         case Retry(not_sent=not_sent):
             _clear_intent(batch, claim, not_sent=not_sent)
         case Pause():
@@ -139,16 +148,8 @@ def _apply_batch(
             _settle(session, job, batch, outcome)
         case _:
             raise TypeError(f"{outcome} is not an outcome for a batch")
-    if isinstance(outcome, Wait | Retry | Advance) and not claim.cancel_requested:
-        _hurry_if_cancelled(session, batch)
-
-
-def _hurry_if_cancelled(session: Session, batch: Batch) -> None:
-    """A cancel passes over batches that are being worked on: it is for us to see that it came."""
-    requested_at = session.scalar(select(Job.cancel_requested_at).where(Job.id == batch.job_id))
-    if requested_at is not None and batch.create_deadline is None:
-        batch.not_before = func.now()
-        batch.admitted_at = batch.admitted_at or requested_at
+    if isinstance(outcome, Retry | Advance):
+        hurry_cancelled(session, [claim])
 
 
 def _clear_intent(batch: Batch, claim: BatchClaim, *, not_sent: bool) -> None:

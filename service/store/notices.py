@@ -1,7 +1,5 @@
 """The outbox of notices: written in the very transaction in which a job ends or passes a step."""
 
-import base64
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -12,6 +10,7 @@ from sqlalchemy import case, func, insert, select, text, update
 from sqlalchemy.orm import Session
 
 from service.rules.notices import ENDS, Notice, NoticeEvent, read_notices
+from service.rules.signatures import new_secret
 from service.store.engine import Database
 from service.store.models import Delivery, Job, Producer
 
@@ -175,11 +174,10 @@ def _signing_secrets(session: Session, names: set[str]) -> dict[str, list[str]]:
     """The producers' secrets; one that has none gets its first."""
     found = {}
     for name in sorted(names):
-        fresh = f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}"
         session.execute(
             update(Producer)
             .where(Producer.name == name, Producer.signing_secrets == text("'[]'"))
-            .values(signing_secrets=[fresh])
+            .values(signing_secrets=[new_secret()])
         )
         query = select(Producer.signing_secrets).where(Producer.name == name)
         found[name] = session.scalars(query).one()

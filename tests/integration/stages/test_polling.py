@@ -20,7 +20,7 @@ from service.stages.listing import MOST_GETS
 from service.store import engine
 from service.store.cancel import cancel
 from service.store.claim import claim_batches
-from service.store.postpone import postpone
+from service.store.wait import wait as write_waits
 from service.together.client import Together, open_pool
 from tests.eventually import eventually
 from tests.factories import CHAT, LEASE, MODEL, Harness, chat_line
@@ -214,7 +214,7 @@ def test_a_cancel_that_came_while_a_batch_was_polled_is_seen_at_once(harness: Ha
         claims.append(harness.claim(batch_id, Stage.POLL))
         cancel(harness.db, harness.batch(batch_id).job_id)
     harness.apply(claims[0], waits[0])
-    postpone(harness.db, [(claims[1], waits[1])])
+    write_waits(harness.db, [(claims[1], waits[1])])
     for batch_id in (singly, together):
         assert harness.claim(batch_id, Stage.POLL).cancel_requested
 
@@ -227,7 +227,7 @@ def test_a_wait_without_a_look_leaves_failures_in_a_row(harness: Harness) -> Non
         harness.due_now(batch_id)
         claim = harness.claim(batch_id, Stage.POLL)
         assert claim.failures == 1
-        postpone(harness.db, [(claim, Wait(SECOND, looked=look))])
+        write_waits(harness.db, [(claim, Wait(SECOND, looked=look))])
     assert harness.batch(batch_id).failures == 0
 
 
@@ -281,9 +281,9 @@ def test_a_page_of_waits_changes_nothing_where_the_lease_was_lost(harness: Harne
     harness.claim(lost, Stage.POLL)
     before = _row(harness, lost)
     wait = Wait(SECOND * 60, Changes(provider_status="IN_PROGRESS", progress=7.5), "so it is")
-    assert postpone(harness.db, [(first, wait), (late, wait)]) == {lost}
+    assert write_waits(harness.db, [(first, wait), (late, wait)]) == {lost}
     assert _row(harness, lost) == before
-    assert postpone(harness.db, [(first, wait)]) == {held}
+    assert write_waits(harness.db, [(first, wait)]) == {held}
 
 
 def test_a_page_of_waits_writes_what_single_waits_write(harness: Harness) -> None:
@@ -300,7 +300,7 @@ def test_a_page_of_waits_writes_what_single_waits_write(harness: Harness) -> Non
     for batch_id, wait in zip(singly, waits, strict=True):
         harness.apply(harness.claim(batch_id, Stage.POLL), wait)
     claims = [harness.claim(batch_id, Stage.POLL) for batch_id in together]
-    assert postpone(harness.db, list(zip(claims, waits, strict=True))) == set()
+    assert write_waits(harness.db, list(zip(claims, waits, strict=True))) == set()
     assert [_row(harness, i) for i in together] == [_row(harness, i) for i in singly]
     due_in = "SELECT extract(epoch FROM not_before - now())::float FROM haulier.batches"
     assert all(55 < seconds < 66 for seconds in harness.rows(due_in))

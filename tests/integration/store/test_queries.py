@@ -33,11 +33,11 @@ from service.store.due import dispatch, outstanding
 from service.store.engine import clock
 from service.store.gauges import gauges
 from service.store.models import Batch, Job
-from service.store.postpone import postpone
 from service.store.producers import add_producer
 from service.store.requests import manifests, traces
 from service.store.standing import standing
 from service.store.submit import Submission, Submitted, submit, submit_each
+from service.store.wait import wait as write_waits
 from service.store.waiting import why
 from tests.factories import LEASE, Harness, settlement, spec
 from tests.servers import Databases
@@ -265,7 +265,7 @@ def test_a_page_of_waits_stays_on_an_index(harness: Harness, plans: Plans) -> No
     for _ in range(TIMES):
         claims = claim_batches(harness.db, ids, Stage.POLL, LEASE)
         waits = [(claim, Wait(timedelta(0))) for claim in claims]
-        _assert_on_an_index(plans.of(partial(postpone, harness.db, waits)))
+        _assert_on_an_index(plans.of(partial(write_waits, harness.db, waits)))
 
 
 def test_cancelling_stays_on_an_index(harness: Harness, plans: Plans) -> None:

@@ -1,6 +1,5 @@
 """What `notify` may hold, which addresses are the internet's, and when to try again."""
 
-from datetime import timedelta
 from ipaddress import ip_address
 from typing import Any
 
@@ -9,12 +8,10 @@ import pytest
 
 from service.rules.errors import BadInput
 from service.rules.notices import (
-    LONGEST_PAUSE,
     Notice,
     NoticeEvent,
     is_public,
     notice_problems,
-    pause_after,
 )
 from service.rules.spec import Permissions, fingerprint, read_spec
 from tests.factories import CHAT, chat_request
@@ -155,9 +152,3 @@ def test_steps_of_progress_are_counted_exactly() -> None:
     assert [tenth.steps(done, 30) for done in (0, 2, 3, 5, 6, 30)] == [0, 0, 1, 1, 2, 10]
     assert Notice(webhook=HOOK).steps(30, 30) == 0
     assert tenth.steps(0, 0) == 0
-
-
-def test_pauses_double_up_to_an_hour_and_are_spread() -> None:
-    assert [pause_after(tries, 1.0).total_seconds() for tries in (1, 2, 3)] == [5, 10, 20]
-    assert pause_after(1, 0.0) == timedelta(seconds=2.5)
-    assert pause_after(1000, 1.0) == LONGEST_PAUSE

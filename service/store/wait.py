@@ -1,0 +1,115 @@
+"""The one writer of Wait: for a single batch and for a page of them, in one statement."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    ARRAY,
+    Boolean,
+    Interval,
+    Text,
+    Uuid,
+    any_,
+    case,
+    cast,
+    column,
+    func,
+    select,
+    update,
+)
+from sqlalchemy.orm import Session
+
+from service.rules.errors import error_text
+from service.rules.pace import spread
+from service.rules.work import BatchClaim, Changes, Wait
+from service.store.engine import Database
+from service.store.models import Batch, Job
+
+_LEARNED = {field.name: getattr(Batch, field.name).type for field in fields(Changes)}
+
+
+def wait(db: Database, waits: Sequence[tuple[BatchClaim, Wait]]) -> set[UUID]:
+    """Commit these outcomes and give the leases back. Return the ids whose lease was lost.
+
+    Not for a batch of a blocked account: its outcome says something about the account as well.
+    """
+    if not waits:
+        return set()
+    with db.begin() as session:
+        return write_waits(session, waits)
+
+
+def write_waits(session: Session, waits: Sequence[tuple[BatchClaim, Wait]]) -> set[UUID]:
+    """Write Wait outcomes within a transaction. Return the ids whose lease was lost."""
+    table = _table(waits)
+    # Everybody locks rows in this order, so that two pages never wait for each other.
+    held = (
+        select(Batch.id)
+        .join(table, (Batch.id == table.c.id) & (Batch.lease == table.c.lease))
+        .order_by(Batch.id)
+        .with_for_update(of=Batch)
+        .cte("held")
+    )
+    written = session.scalars(
+        update(Batch)
+        .where(Batch.id == table.c.id, Batch.id.in_(select(held.c.id)))
+        .values(
+            lease=None,
+            leased_until=None,
+            dispatched_at=None,
+            tries=0,
+            failures=case((table.c.looked, 0), else_=Batch.failures),
+            last_error=table.c.reason,
+            not_before=func.now() + table.c.pause,
+            **{name: func.coalesce(table.c[name], getattr(Batch, name)) for name in _LEARNED},
+        )
+        .returning(Batch.id)
+        .execution_options(synchronize_session=False)
+    ).all()
+    kept = set(written)
+    hurry_cancelled(session, [claim for claim, _ in waits if claim.id in kept])
+    return {claim.id for claim, _ in waits} - kept
+
+
+def hurry_cancelled(session: Session, claims: Sequence[BatchClaim]) -> None:
+    """Make batches due at once whose job was cancelled while a worker held them.
+
+    A cancel passes over leased batches, so the worker has to look for it. A claim that already
+    saw the cancel has acted on it, and an unanswered create has to be looked for in its own time.
+    """
+    unaware = [claim.id for claim in claims if not claim.cancel_requested]
+    if not unaware:
+        return
+    session.flush()
+    session.execute(
+        update(Batch)
+        .where(Batch.id == any_(cast(unaware, ARRAY(Uuid))), Batch.create_deadline.is_(None))
+        .where(Job.id == Batch.job_id, Job.cancel_requested_at.is_not(None))
+        .values(
+            not_before=func.now(),
+            admitted_at=func.coalesce(Batch.admitted_at, Job.cancel_requested_at),
+        )
+        .execution_options(synchronize_session=False)
+    )
+
+
+def _table(waits: Sequence[tuple[BatchClaim, Wait]]) -> Any:
+    """The waits as rows that a statement can join; a column for each thing that may be new."""
+    columns: dict[str, tuple[Any, list[Any]]] = {
+        "id": (Uuid(), [claim.id for claim, _ in waits]),
+        "lease": (Uuid(), [claim.lease for claim, _ in waits]),
+        "pause": (
+            Interval(),
+            [spread(wait.delay, random.random()) for _, wait in waits],  # noqa: S311
+        ),
+        "looked": (Boolean(), [wait.looked for _, wait in waits]),
+        "reason": (Text(), [wait.reason and error_text(wait.reason) for _, wait in waits]),
+    }
+    for name, kind in _LEARNED.items():
+        columns[name] = (kind, [getattr(wait.changes, name) for _, wait in waits])
+    arrays = [cast(values, ARRAY(kind)) for kind, values in columns.values()]
+    named = [column(name, kind) for name, (kind, _) in columns.items()]
+    return func.unnest(*arrays).table_valued(*named).render_derived("waits")
