@@ -23,10 +23,13 @@ def cancel(db: Database, job_id: UUID) -> None:
         ).one_or_none()
         if job is None:
             raise Conflict("the job was forgotten just now")
-        if job.state is JobState.CANCELLED or job.cancel_requested_at is not None:
+        if job.state is JobState.CANCELLED:
             return
+        # A job may have failed after it was asked to cancel: then it has ended otherwise.
         if job.state not in {JobState.ACCEPTED, JobState.RUNNING}:
             raise Conflict(f"the job is {job.state} already")
+        if job.cancel_requested_at is not None:
+            return
         job.cancel_requested_at = func.now()
         session.add(Event(job_id=job.id, source=job.state, target="cancel_requested"))
         # Whoever waits for its next look at Together is to look now.

@@ -32,6 +32,7 @@ from service.store import engine
 from service.store.cancel import cancel
 from service.store.claim import claim_batches, claim_job, extend
 from service.store.revive import unpark
+from service.store.wait import wait
 from tests.factories import LEASE, Harness, settlement, shard
 from tests.servers import Databases
 
@@ -750,6 +751,42 @@ def test_a_job_that_ended_cannot_be_cancelled(harness: Harness, *, rejected: boo
         cancel(harness.db, job_id)
 
 
+@pytest.mark.parametrize("rejected", [True, False])
+def test_a_job_that_failed_after_it_was_cancelled_cannot_be_cancelled_again(
+    harness: Harness, *, rejected: bool
+) -> None:
+    job_id = harness.submitted()
+    cancel(harness.db, job_id)
+    harness.apply(harness.claim_job(job_id, Stage.SPLIT), Fail("no", rejected=rejected))
+    with pytest.raises(Conflict, match="already"):
+        cancel(harness.db, job_id)
+
+
+@pytest.mark.parametrize("outcome", [Wait(MINUTE), Retry("busy", MINUTE)], ids=["wait", "retry"])
+@pytest.mark.parametrize("page", [True, False], ids=["page", "single"])
+def test_a_batch_whose_job_was_cancelled_meanwhile_is_due_at_once(
+    harness: Harness, outcome: Outcome, *, page: bool
+) -> None:
+    batch_id = harness.created()
+    harness.due_now(batch_id)
+    claim = harness.claim(batch_id, Stage.POLL)
+    cancel(harness.db, claim.job_id)
+    if page and isinstance(outcome, Wait):
+        assert wait(harness.db, [(claim, outcome)]) == set()
+    else:
+        harness.apply(claim, outcome)
+    assert _due_in(harness, batch_id) <= 0
+
+
+def test_a_batch_whose_claim_saw_the_cancel_waits_as_long_as_it_asked(harness: Harness) -> None:
+    batch_id = harness.created()
+    harness.due_now(batch_id)
+    cancel(harness.db, harness.batch(batch_id).job_id)
+    claim = harness.claim(batch_id, Stage.POLL)
+    harness.apply(claim, Wait(MINUTE, Changes(cancel_sent=True)))
+    assert _due_in(harness, batch_id) > 50
+
+
 def test_a_completed_job_cannot_be_cancelled(harness: Harness) -> None:
     batch_id = harness.ended()
     harness.settle(batch_id, settlement(3))
@@ -763,8 +800,8 @@ def test_a_cancelled_job_ends_as_cancelled(harness: Harness) -> None:
     batch_id = harness.queued()
     job_id = harness.batch(batch_id).job_id
     cancel(harness.db, job_id)
-    buried = Settle(BatchState.CANCELLED, settlement(0, dead=range(3)))
-    harness.apply(harness.claim(batch_id, Stage.UPLOAD), buried)
+    unserved = Settle(BatchState.CANCELLED, settlement(0, dead=range(3)))
+    harness.apply(harness.claim(batch_id, Stage.UPLOAD), unserved)
     harness.apply(harness.claim_job(job_id, Stage.ASSEMBLE), Assembled(()))
     job = harness.job(job_id)
     assert (job.state, job.failed) == (JobState.CANCELLED, 3)
