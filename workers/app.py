@@ -1,18 +1,28 @@
 """The Celery application: `celery -A workers.app worker`. Each setting is there for a reason."""
 
+import mmap
 import os
 import sys
 from datetime import timedelta
 from typing import Any
 
+import structlog
 from celery import Celery
-from celery.signals import celeryd_init, setup_logging, worker_ready, worker_shutdown
+from celery.signals import (
+    celeryd_init,
+    setup_logging,
+    worker_ready,
+    worker_shutdown,
+    worker_shutting_down,
+)
 from kombu import Queue
 
 from config.logging import configure
 from config.settings import SettingsError, settings
 from workers.broker import transport_options
-from workers.heartbeat import Heartbeat
+from workers.process import Heartbeat
+
+log = structlog.get_logger()
 
 TRANSFER = "haulier.transfer"  # split, assemble, upload, fetch: as long as their bytes take
 CONTROL = "haulier.control"  # create, poll: short calls that must not wait for transfers
@@ -52,6 +62,22 @@ def _say_goodbye(**_: object) -> None:
 
 
 _alive: list[Heartbeat] = []
+
+
+# Celery lets running tasks end and tells them nothing, so a long transfer would hold up every
+# deploy. One byte of anonymous shared memory tells them; children that are forked later see it too.
+_stop_flag = mmap.mmap(-1, 1)
+
+
+@worker_shutting_down.connect
+def _tell_children(**_: object) -> None:
+    _stop_flag[0] = 1
+    log.info("worker_stopping")
+
+
+def stopping() -> bool:
+    """Whether this worker was asked to stop. Children of the worker may ask as well."""
+    return _stop_flag[0] == 1
 
 
 def _make() -> Celery:

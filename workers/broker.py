@@ -1,9 +1,20 @@
-"""How every process here talks to Redis."""
+"""How every process here connects to Redis, and what `haulier doctor` asks Redis.
 
+`python -m workers.broker` writes one JSON document about the server to standard output.
+"""
+
+import json
+import sys
 from typing import Any
 
+from redis import Redis
+from redis.exceptions import RedisError
+
+from config.settings import Settings
+from workers.process import run
+
 SUBMIT = "haulier.submit"
-"""The queue of producers' submissions; read by the inbox, never by a worker."""
+"""The queue of producers' submissions. The inbox reads it; a worker never does."""
 
 
 def transport_options() -> dict[str, Any]:
@@ -15,3 +26,29 @@ def transport_options() -> dict[str, Any]:
         "health_check_interval": 10,
         "visibility_timeout": 3600,
     }
+
+
+def describe(url: str) -> dict[str, Any]:
+    """Return the server's version and policies, or its `error`, without the URL's password."""
+    try:
+        with Redis.from_url(url, socket_connect_timeout=3, socket_timeout=5) as redis:
+            server, memory = redis.info("server"), redis.info("memory")
+            replication = redis.info("replication")
+    except (RedisError, OSError, ValueError) as error:
+        return {"error": str(error) or repr(error)}
+    valkey = server.get("valkey_version")
+    return {
+        "name": "Valkey" if valkey else "Redis",
+        "version": valkey or server.get("redis_version"),
+        "maxmemory_policy": memory.get("maxmemory_policy"),
+        "role": replication.get("role"),
+    }
+
+
+def main(settings: Settings) -> None:
+    settings.required("redis_url")
+    sys.stdout.write(json.dumps(describe(settings.redis_url or "")) + "\n")
+
+
+if __name__ == "__main__":
+    run(main)

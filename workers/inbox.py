@@ -27,11 +27,10 @@ from service.store.models import Producer
 from service.store.permissions import newcomer, permissions_of
 from service.store.producers import producers_named
 from service.store.submit import NotStored, Submission, Submitted, submit_each
-from workers import unpacking
 from workers.broker import SUBMIT, transport_options
-from workers.heartbeat import Heartbeat
 from workers.messages import (
     body_of,
+    bound_unpacking,
     check_signature,
     check_size,
     job_id_of,
@@ -41,7 +40,7 @@ from workers.messages import (
     stray_id_of,
     task_id_of,
 )
-from workers.process import run
+from workers.process import Heartbeat, log_trouble, run
 
 log = structlog.get_logger("workers.inbox")  # the module itself is run as __main__
 
@@ -54,7 +53,7 @@ REDELIVERY = 60
 class Inbox:
     def __init__(self, settings: Settings) -> None:
         settings.required("database_url", "redis_url")
-        unpacking.bound()
+        bound_unpacking()
         self._settings = settings
         self._db = engine.database(engine.create(settings.database_url or ""))
         self._blobs = Blobs(settings.blobs)
@@ -103,11 +102,8 @@ class Inbox:
         except connection_errors() as error:
             log.warning("redis_unavailable", reason=str(error))
             self._stop.wait(PAUSE)
-        except Exception as error:
-            if not engine.is_unavailable(error):
-                log.exception("inbox_failed")
-            else:
-                log.warning("postgres_unavailable", reason=str(error).splitlines()[0])
+        except Exception as error:  # noqa: BLE001  the loop goes on
+            log_trouble("inbox_failed", error)
             self._stop.wait(PAUSE)
 
     def _read_page(self, connection: Any) -> None:

@@ -1,13 +1,19 @@
 """What a producer's message says: whose it is, which job it stands for, and what is to be done."""
 
+import bz2
+import lzma
+import zlib
+from collections.abc import Callable
 from hashlib import sha256
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
 
 import msgspec
+from kombu import compression
 
 from service.rules.errors import BadInput, Problem
 from service.rules.signatures import is_signed
+from service.rules.spec import SPEC_BYTES
 from service.store.models import Producer
 
 PRODUCER = "haulier-producer"
@@ -98,3 +104,39 @@ def body_of(message: Any) -> bytes:
     """Whatever came as a body, as bytes: who writes to Redis directly may send a number."""
     body = message.body
     return body if isinstance(body, bytes) else str(body).encode(errors="replace")
+
+
+# --- compressed messages -----------------------------------------------------------------------
+
+UNPACKED_BYTES = 2 * SPEC_BYTES
+"""The most bytes of a message after it is unpacked."""
+
+_UNPACKERS: dict[str, Callable[[], Any]] = {
+    "application/x-gzip": zlib.decompressobj,
+    "application/x-bz2": bz2.BZ2Decompressor,
+    "application/x-lzma": lzma.LZMADecompressor,
+}
+
+
+def bound_unpacking() -> None:
+    """Let kombu in this process unpack no more than UNPACKED_BYTES of a compressed message.
+
+    A few kilobytes may unpack to gigabytes. A message that is refused becomes a rejected job.
+    """
+    for content_type in compression.encoders():
+        encoder, _ = compression.get_encoder(content_type)
+        compression.register(encoder, _bounded(_UNPACKERS.get(content_type)), content_type)
+
+
+def _bounded(unpacker: Callable[[], Any] | None) -> Callable[[bytes], bytes]:
+    def unpack(body: bytes) -> bytes:
+        if unpacker is None:
+            raise ValueError("the message's compression is not one of gzip, bzip2 and lzma")
+        unpacked: bytes = unpacker().decompress(body, UNPACKED_BYTES + 1)
+        if len(unpacked) > UNPACKED_BYTES:
+            raise ValueError(
+                f"the message has more than {UNPACKED_BYTES:,} bytes when it is unpacked"
+            )
+        return unpacked
+
+    return unpack

@@ -20,8 +20,7 @@ from service.rules.retry import backoff
 from service.store import engine, notices
 from service.store.notices import Sending
 from workers.broker import transport_options
-from workers.heartbeat import Heartbeat
-from workers.process import run
+from workers.process import Heartbeat, log_trouble, run
 
 log = structlog.get_logger("workers.notifier")  # the module itself is run as __main__
 
@@ -95,11 +94,8 @@ class Notifier:
             found = await self._in_database(
                 notices.claim, self._db, room=room, share=SHARE, lease_for=LEASE
             )
-        except Exception as error:
-            if not engine.is_unavailable(error):
-                log.exception("claim_failed")
-            else:
-                log.warning("postgres_unavailable", reason=str(error).splitlines()[0])
+        except Exception as error:  # noqa: BLE001  the loop goes on
+            log_trouble("claim_failed", error)
             return tick
         for sending in found:
             task = asyncio.create_task(self._deliver(sending))
@@ -116,11 +112,8 @@ class Notifier:
                 trouble = await self._trouble(sending)
                 reached(CrashPoint.NOTICE_SENT)
                 await self._in_database(self._note, sending, trouble)
-            except Exception as error:
-                if not engine.is_unavailable(error):
-                    log.exception("delivery_failed")
-                else:
-                    log.warning("postgres_unavailable", reason=str(error).splitlines()[0])
+            except Exception as error:  # noqa: BLE001  the notice comes again with its lease
+                log_trouble("delivery_failed", error)
 
     async def _trouble(self, sending: Sending) -> NotDelivered | None:
         """Send it; what went wrong, if anything did."""

@@ -1,17 +1,107 @@
-"""How the loops start: settings, logging, and no traceback for a bad setting."""
+"""A process of Haulier's own: how it starts, how it shows that it lives, what its loop survives."""
 
+import os
+import socket
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from uuid import uuid4
+
+import structlog
 
 from config.logging import configure
 from config.settings import Settings, SettingsError, settings
+from service.store import engine, heartbeats
+
+log = structlog.get_logger()
+
+EVERY = timedelta(seconds=5)
+"""The time between two heartbeats."""
 
 
 def run(main: Callable[[Settings], None]) -> None:
-    """Run a process's main function. Exits with 2 and the variable's name on a bad setting."""
+    """Run a process's main function. A bad setting ends it with status 2 and a message."""
     try:
         configure(settings())
         main(settings())
     except SettingsError as error:
         sys.stderr.write(f"haulier: {error}\n")
         raise SystemExit(2) from None
+
+
+def log_trouble(event: str, error: Exception) -> None:
+    """Log an error that a loop survives: a line if Postgres is away, else with its traceback."""
+    if engine.is_unavailable(error):
+        log.warning("postgres_unavailable", reason=first_line(error))
+    else:
+        log.error(event, exc_info=error)
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message; those of Postgres have several."""
+    return (str(error).splitlines() or [repr(error)])[0]
+
+
+class Heartbeat:
+    """A thread that writes the process's row every few seconds and removes it at a clean end.
+
+    A loop calls `touch` in each round, which touches the file for health checks, so that a loop
+    that hangs is noticed. A Celery worker has no such loop: with `slots` above 0 the thread
+    touches the file.
+    """
+
+    def __init__(
+        self, settings: Settings, kind: str, *, queues: Sequence[str] = (), slots: int = 0
+    ) -> None:
+        self._url = settings.database_url or ""
+        self._file = settings.heartbeat_file
+        self._kind = kind
+        self._queues = list(queues)
+        self._slots = slots
+        host, pid = socket.gethostname(), os.getpid()
+        self.name = f"{kind}@{host}:{pid}:{uuid4().hex[:6]}"
+        self._host, self._pid = host, pid
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def touch(self) -> None:
+        """Tell a health check that the loop is running."""
+        if self._file is not None:
+            self._file.touch()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        db_engine = engine.create(self._url)
+        db = engine.database(db_engine)
+        try:
+            while not self._stopped.is_set():
+                if self._slots:
+                    self.touch()
+                self._guarded(
+                    lambda: heartbeats.beat(
+                        db,
+                        name=self.name,
+                        kind=self._kind,
+                        host=self._host,
+                        pid=self._pid,
+                        queues=self._queues,
+                        slots=self._slots,
+                    )
+                )
+                self._stopped.wait(EVERY.total_seconds())
+            self._guarded(lambda: heartbeats.gone(db, self.name))
+        finally:
+            db_engine.dispose()
+
+    def _guarded(self, beat: Callable[[], None]) -> None:
+        try:
+            beat()
+        except Exception as error:  # noqa: BLE001  a process that works must not look dead
+            log.warning("heartbeat_missed", reason=first_line(error))

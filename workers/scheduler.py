@@ -3,8 +3,11 @@
 import signal
 import threading
 import time
+from bisect import bisect_left
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
+from typing import Any
 
 import structlog
 from kombu.exceptions import OperationalError
@@ -13,16 +16,16 @@ from config.settings import Settings
 from service.rules.admission import Capacity
 from service.rules.crashpoints import CrashPoint, reached
 from service.rules.states import Stage
-from service.store import engine, heartbeats
+from service.store import engine, heartbeats, leftovers
 from service.store.admit import admit
+from service.store.chores import begin
 from service.store.due import Due, dispatch, outstanding
 from service.store.spent import spent_files
-from workers import chores
-from workers.app import CONTROL
-from workers.heartbeat import EVERY, Heartbeat
+from service.store.ticks import UP_TO, Bucket, add_ticks
+from service.upkeep.sweep import DAY
+from workers.app import CONTROL, TRANSFER
 from workers.pipeline import WINDOWS, Window, message, messages
-from workers.process import run
-from workers.ticks import TickTimes
+from workers.process import EVERY, Heartbeat, first_line, log_trouble, run
 
 log = structlog.get_logger("workers.scheduler")  # the module itself is run as __main__
 
@@ -62,11 +65,8 @@ class Scheduler:
                 sent = 0
                 try:
                     sent = self.tick()
-                except Exception as error:
-                    if not engine.is_unavailable(error):
-                        log.exception("tick_failed")
-                    else:
-                        log.warning("postgres_unavailable", reason=str(error).splitlines()[0])
+                except Exception as error:  # noqa: BLE001  the loop goes on
+                    log_trouble("tick_failed", error)
                 times.note(time.monotonic() - started)
                 # Where there was work there is more: small tasks do not last for a tick.
                 pause = soon if sent else tick
@@ -93,17 +93,28 @@ class Scheduler:
         return sent
 
     def _now_and_then(self) -> None:
-        """What is not looked for at every tick: batches under files that were given up, chores."""
+        """Send the chores, which need not be looked for at every tick."""
         if time.monotonic() < self._look_at:
             return
         every = self._settings.probe_seconds
         self._look_at = time.monotonic() + every.total_seconds()
-        for chore in chores.due(self._db, self._settings, every=every):
+        for chore in self._chores(every):
+            # A message that is lost is sent again the next time.
             with suppress(OperationalError):
                 chore.apply_async()
+
+    def _chores(self, every: timedelta) -> Iterator[Any]:
+        """Messages for the chores that are due, for whichever scheduler asks first."""
+        if self._settings.retention_days is not None and begin(self._db, "prune", every=every):
+            yield message("prune", queue=CONTROL, expires=every)
+        if begin(self._db, "discard", every=every):
+            for account in leftovers.owners(self._db, self._settings.account_names):
+                queue = TRANSFER if account is None else CONTROL
+                yield message("discard", account, queue=queue, expires=every)
+        if begin(self._db, "sweep_blobs", every=DAY):
+            yield message("sweep_blobs", queue=TRANSFER, expires=DAY)
         for account, file_ids in spent_files(self._db).items():
-            with suppress(OperationalError):
-                message("sweep", account, file_ids, queue=CONTROL, expires=every).apply_async()
+            yield message("sweep", account, file_ids, queue=CONTROL, expires=every)
 
     def _take(self, window: Window, size: int) -> list[Due]:
         """As many due rows as fit into the window beside those that are on their way."""
@@ -146,6 +157,35 @@ class Scheduler:
         if sent:
             log.debug("dispatched", rows=sent)
         return sent
+
+
+class TickTimes:
+    """How long ticks took. Adds them to Postgres every few seconds, for `/metrics`.
+
+    The last few seconds before the process dies are lost.
+    """
+
+    def __init__(self, db: engine.Database) -> None:
+        self._db = db
+        self._buckets: dict[float, Bucket] = {}
+        self._store_at = 0.0
+
+    def note(self, seconds: float) -> None:
+        bucket = self._buckets.setdefault(UP_TO[bisect_left(UP_TO, seconds)], Bucket())
+        bucket.count += 1
+        bucket.seconds += seconds
+        if time.monotonic() >= self._store_at:
+            self.store()
+
+    def store(self) -> None:
+        """Add them to Postgres; if it is away, keep them for the next time."""
+        self._store_at = time.monotonic() + EVERY.total_seconds()
+        try:
+            add_ticks(self._db, self._buckets)
+        except Exception as error:  # noqa: BLE001  numbers about the work must never stop it
+            log.warning("ticks_unsaved", reason=first_line(error))
+        else:
+            self._buckets = {}
 
 
 if __name__ == "__main__":

@@ -25,10 +25,10 @@ from service.store.engine import is_unavailable
 from service.together.client import trust
 from service.upkeep import retention
 from service.upkeep.sweep import sweep
-from workers.app import app
+from workers.app import app, stopping
 from workers.pipeline import PIPELINE, WORK, link
+from workers.process import first_line
 from workers.ratelimit import RateLimit
-from workers.stopping import stopping
 
 log = structlog.get_logger()
 
@@ -77,7 +77,7 @@ def _patient() -> Iterator[None]:
     except Exception as error:
         if not is_unavailable(error):
             raise
-        log.warning("postgres_unavailable", reason=str(error).splitlines()[0])
+        log.warning("postgres_unavailable", reason=first_line(error))
         raise Ignore from None
 
 

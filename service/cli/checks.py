@@ -141,7 +141,7 @@ def broker(settings: Settings) -> Iterator[Finding]:
         return
     try:
         done = subprocess.run(
-            [sys.executable, "-P", "-m", "workers.broker_check"],
+            [sys.executable, "-P", "-m", "workers.broker"],
             env={**os.environ, "REDIS_URL": settings.redis_url},
             capture_output=True,
             timeout=30,

@@ -19,7 +19,7 @@ from service.store.engine import Database
 from service.store.models import Job
 from service.store.producers import add_producer, producer
 from tests.pipeline import chat
-from workers import unpacking
+from workers import messages
 from workers.inbox import Inbox
 from workers.messages import body_of, job_id_of
 
@@ -156,7 +156,7 @@ def test_a_message_that_unpacks_to_gigabytes_is_rejected_unread(
     settings: Settings, redis_url: str, db: Database
 ) -> None:
     with Celery("producer", broker=redis_url) as producer:
-        bomb = {**chat("a"), "metadata": {"padding": " " * 2 * unpacking.MOST}}
+        bomb = {**chat("a"), "metadata": {"padding": " " * 2 * messages.UNPACKED_BYTES}}
         sent = [
             UUID(
                 producer.send_task(
