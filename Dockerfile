@@ -1,4 +1,5 @@
-# One image for every role: haulier migrate | api | worker | scheduler | inbox | simulator.
+# One image for every role: haulier migrate | api | worker | scheduler | inbox | notifier | simulator.
+# A single Celery worker runs with the entrypoint `celery -A workers.app worker`.
 
 FROM python:3.12-slim AS builder
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 
-from tests.docker.deployment import LASTING, Deployment, deployed
+from tests.docker.deployment import HAULIER, LASTING, WORKERS, Deployment, deployed
 from tests.eventually import eventually
 
 MODEL = "meta-llama/Llama-3.3-70B-Instruct-Turbo"
@@ -73,12 +73,12 @@ def check_completed(api: httpx.Client, job_id: str, name: str, requests: int) ->
 
 def check_containers(deployment: Deployment) -> None:
     """The containers run as they should: unprivileged, and restarted when they end."""
-    for service in ("api", "worker", "scheduler", "inbox", "simulator"):
+    for service in (*HAULIER, "simulator"):
         assert deployment.execute(service, "id", "-u").strip() != "0", f"{service} runs as root"
-    before = deployment.inspect("worker")["State"]["StartedAt"]
-    deployment.execute("worker", "sh", "-c", "kill -TERM 1")
-    eventually(lambda: deployment.inspect("worker")["State"]["StartedAt"] != before, 90)
-    deployment.healthy("worker")
+    before = deployment.inspect(WORKERS[0])["State"]["StartedAt"]
+    deployment.execute(WORKERS[0], "sh", "-c", "kill -TERM 1")
+    eventually(lambda: deployment.inspect(WORKERS[0])["State"]["StartedAt"] != before, 90)
+    deployment.healthy(WORKERS[0])
     say("a worker that ended was started again")
 
 
@@ -100,7 +100,7 @@ def is_json_object(line: str) -> bool:
 
 def check_logs(deployment: Deployment) -> None:
     """Haulier's own containers log JSON, and nobody logs a secret."""
-    for service in ("migrate", "api", "worker", "scheduler", "inbox"):
+    for service in ("migrate", *HAULIER):
         for line in deployment.logs(service).splitlines():
             assert is_json_object(line), f"a line of {service} is no JSON object: {line}"
     for service in ("migrate", *LASTING):
@@ -112,7 +112,7 @@ def check_logs(deployment: Deployment) -> None:
 
 def kill_them_all(deployment: Deployment, api: httpx.Client) -> None:
     """Kill whatever works on a job while it runs; it completes when they are back."""
-    killed = ("worker", "scheduler", "redis", "postgres")
+    killed = (*WORKERS, "scheduler", "redis", "postgres")
     job_id = submit(api, "killed", 600)
     running(api, job_id)
     for service in killed:
@@ -127,7 +127,7 @@ def kill_them_all(deployment: Deployment, api: httpx.Client) -> None:
 
 def kill_one_by_one(deployment: Deployment, api: httpx.Client) -> None:
     """Kill each while a job runs, and bring it back before the next."""
-    for service in ("worker", "scheduler", "redis", "postgres", "api"):
+    for service in (*WORKERS, "scheduler", "redis", "postgres", "api"):
         name = f"{service}-killed"
         job_id = submit(api, name, 200)
         running(api, job_id)

@@ -15,7 +15,9 @@ from tests.eventually import eventually
 
 ROOT = Path(__file__).parents[2]
 SIMULATOR = "http://simulator:8090"
-LASTING = ("postgres", "redis", "api", "worker", "scheduler", "inbox", "simulator")
+WORKERS = ("worker-transfer", "worker-control")
+HAULIER = ("api", *WORKERS, "scheduler", "inbox", "notifier")
+LASTING = ("postgres", "redis", *HAULIER, "simulator")
 
 # What a backend service does that knows Celery and nothing of Haulier.
 PRODUCER = """
