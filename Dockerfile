@@ -16,6 +16,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY config config
 COPY service service
 COPY workers workers
+COPY client client
 RUN /build/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /dist . \
  && /venv/bin/python -m pip install --quiet --no-deps --no-index /dist/*.whl \
  && /venv/bin/python -m pip check \

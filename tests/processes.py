@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from service.cli.up.process import Child, Process, send, spawn, tail
+from service.cli.run.process import Child, Process, send, spawn, tail
 
 HAULIER = [sys.executable, "-m", "service.cli.main"]
 

@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 import psycopg
 from psycopg import sql
 
+from service.cli.run.process import Child, Process, send, spawn, tail
 from service.cli.up.ports import free_port
 from service.cli.up.postgres import Postgres
-from service.cli.up.process import Child, Process, send, spawn, tail
 from service.cli.up.valkey import Valkey
 from tests.eventually import eventually
 

@@ -5,9 +5,16 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from typing import Any, Self, TypeVar
-from urllib.parse import urlsplit
 from uuid import UUID
 
 import httpx
@@ -62,20 +69,30 @@ T = TypeVar("T")
 JobId = Job | UUID | str
 
 
-def _options(url: str, token: str) -> dict[str, Any]:
-    """What both kinds of HTTP client are made with."""
+def _options(url: str, token: str | None) -> dict[str, Any]:
+    """The arguments of both kinds of HTTP client. Raises ValueError for a URL that is none."""
+    try:
+        host = httpx.URL(url).host
+    except httpx.InvalidURL as error:
+        raise ValueError(str(error)) from None
+    authorization = {} if token is None else {"Authorization": f"Bearer {token}"}
     return {
         "base_url": url,
-        "headers": {"Authorization": f"Bearer {token}", "User-Agent": "haulier-client"},
-        # A proxy would look for its own self at this address.
-        "trust_env": urlsplit(url).hostname not in {"127.0.0.1", "::1", "localhost"},
+        "headers": {**authorization, "User-Agent": "haulier-client"},
+        # Reading the certificates takes a while, and plain HTTP needs none.
+        "verify": url.startswith("https:"),
+        # A proxy would look for this address on its own machine.
+        "trust_env": host not in {"127.0.0.1", "::1", "localhost"},
     }
 
 
 class Client:
-    """Talks to one API with one token. Close it, or use it as a context manager."""
+    """Talks to one API with one token. Close it, or use it as a context manager.
 
-    def __init__(self, url: str, token: str) -> None:
+    Raises ValueError if `url` is not a URL.
+    """
+
+    def __init__(self, url: str, token: str | None) -> None:
         self._http = httpx.Client(**_options(url, token))
 
     def __enter__(self) -> Self:
@@ -158,6 +175,63 @@ class Client:
             except (httpx.TransportError, Unavailable) as error:
                 time.sleep(reading.pause(error))
 
+    def result_blocks(
+        self,
+        job: JobId,
+        *,
+        params: Mapping[str, Any] | None = None,
+        pauses: Sequence[float] = plans.PAUSES,
+        opened: Callable[[int | None], None] = lambda _: None,
+    ) -> Iterator[bytes]:
+        """Yield the bytes of `GET …/results`; go on where a connection broke off.
+
+        `params` are those of the endpoint (`partial`, `only`), `pauses` the seconds to wait after
+        breaks in a row. `opened` is told the bytes of the whole, or None if the API does not say.
+        """
+        reading = Reading(job, params, pauses)
+        begun = False
+        while not reading.done:
+            try:
+                with self._http.stream(**reading.arguments()) as response:
+                    if not response.is_success:
+                        response.read()
+                    reading.begin(response)
+                    if not begun:
+                        opened(reading.length)
+                        begun = True
+                    for block in response.iter_bytes():
+                        yield reading.count(block)
+                    reading.end()
+            except (httpx.TransportError, Unavailable) as error:
+                time.sleep(reading.pause(error))
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        content: bytes | Iterable[bytes] | None = None,
+        timeout: float | None = None,
+        repeatable: bool = False,
+    ) -> httpx.Response:
+        """Make any call of the HTTP API, for what has no method here. `timeout` in seconds.
+
+        `repeatable` says that the call may be sent again if the connection breaks.
+        """
+        return self._run(
+            plans.request(
+                method,
+                path,
+                params=params,
+                headers=headers,
+                content=content,
+                timeout=timeout,
+                repeatable=repeatable,
+            )
+        )
+
     def _list(self, path: str, params: dict[str, Any]) -> Iterator[dict[str, Any]]:
         following: dict[str, Any] | None = params
         while following is not None:
@@ -187,7 +261,7 @@ class Client:
 class AsyncClient:
     """`Client` for asyncio. Its `submit` takes asynchronous iterators, too."""
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str | None) -> None:
         self._http = httpx.AsyncClient(**_options(url, token))
 
     async def __aenter__(self) -> Self:

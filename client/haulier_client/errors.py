@@ -25,7 +25,17 @@ class HaulierError(Exception):
 
 
 class Unreachable(HaulierError):
-    """No answer came. Whether the call was carried out is not known."""
+    """No answer came. The API may have carried the call out all the same."""
+
+    @property
+    def connected(self) -> bool:
+        """False if no connection came about, so that nothing can have been sent."""
+        return not isinstance(self.__cause__, httpx.ConnectError | httpx.ConnectTimeout)
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether the API took too long to answer."""
+        return isinstance(self.__cause__, httpx.TimeoutException)
 
 
 class NotHaulier(HaulierError):

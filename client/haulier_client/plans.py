@@ -12,6 +12,7 @@ from collections.abc import (
     Generator,
     Iterable,
     Iterator,
+    Mapping,
     Sized,
 )
 from dataclasses import dataclass, field
@@ -32,7 +33,7 @@ PAUSES = (0.5, 1.0, 2.0, 4.0)
 
 TIMEOUT = httpx.Timeout(30)
 # The answer to a submission comes when all of it is checked and stored.
-_SUBMIT_TIMEOUT = httpx.Timeout(60, read=600)
+SUBMIT_TIMEOUT = httpx.Timeout(60, read=600)
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,17 @@ Plan = Generator[Call | float, httpx.Response | httpx.TransportError | None, T]
 
 
 def _answered(call: Call) -> Plan[dict[str, Any]]:
-    """Make a call, again where that is safe and may help, and give the document it is answered."""
+    """Make a call and return the JSON object that answers it."""
+    return _document((yield from answered(call)))
+
+
+def answered(call: Call) -> Plan[httpx.Response]:
+    """Make a call and return its answer. Repeat the call if that is safe and may help."""
     for pause in (*(PAUSES if call.repeatable else ()), None):
         answer = yield call
         if isinstance(answer, httpx.Response):
             if answer.is_success:
-                return _document(answer)
+                return answer
             error = problem_of(answer)
             if pause is None or not isinstance(error, Unavailable):
                 raise error
@@ -84,6 +90,33 @@ def _document(answer: httpx.Response) -> dict[str, Any]:
 
 def id_of(job: Job | UUID | str) -> UUID:
     return job.id if isinstance(job, Job) else UUID(str(job))
+
+
+def request(
+    method: str,
+    path: str,
+    *,
+    params: Mapping[str, Any] | None,
+    headers: Mapping[str, str] | None,
+    content: bytes | Iterable[bytes] | None,
+    timeout: float | None,
+    repeatable: bool,
+) -> Plan[httpx.Response]:
+    """Any call of the API. A `timeout` of None is that of a submission if there is content."""
+    if timeout is None:
+        limits = TIMEOUT if content is None else SUBMIT_TIMEOUT
+    else:
+        limits = httpx.Timeout(timeout)
+    call = Call(
+        method,
+        path,
+        params={name: value for name, value in (params or {}).items() if value is not None},
+        headers=dict(headers or {}),
+        content=None if content is None else lambda: content,
+        timeout=limits,
+        repeatable=repeatable,
+    )
+    return answered(call)
 
 
 def show(job: Job | UUID | str) -> Plan[Job]:
@@ -136,7 +169,7 @@ def submit_spec(spec: dict[str, Any]) -> Plan[Job]:
         "Idempotency-Key": spec.get("idempotency_key") or str(uuid4()),
     }
     call = Call(
-        "POST", "/v1/jobs", headers=headers, content=lambda: content, timeout=_SUBMIT_TIMEOUT
+        "POST", "/v1/jobs", headers=headers, content=lambda: content, timeout=SUBMIT_TIMEOUT
     )
     return read_job((yield from _answered(call)))
 
@@ -154,7 +187,7 @@ def submit(
     if key is not None:
         headers["Idempotency-Key"] = key
     call = Call(
-        "POST", "/v1/jobs", params, headers, content, timeout=_SUBMIT_TIMEOUT, repeatable=again
+        "POST", "/v1/jobs", params, headers, content, timeout=SUBMIT_TIMEOUT, repeatable=again
     )
     return read_job((yield from _answered(call)))
 

@@ -1,0 +1,1 @@
+"""`haulier`: a folder for each thing that a person does with it."""

@@ -1,7 +1,7 @@
 """Job ids for the shell's completion."""
 
 from config.settings import settings
-from service.cli.client import Client
+from service.cli.api import Api
 from service.cli.place import find
 from service.cli.screen import age
 
@@ -18,8 +18,8 @@ def job_ids(incomplete: str) -> list[tuple[str, str]]:
     Nothing, silently, where there is no API: a completion has nowhere to complain.
     """
     try:
-        with Client(find(settings()), timeout=TIMEOUT) as client:
-            jobs = [document.value for document in client.jobs(limit=NEWEST)]
+        with Api(find(settings()), timeout=TIMEOUT) as api:
+            jobs = [document.value for document in api.jobs(limit=NEWEST)]
     except Exception:  # noqa: BLE001 - whatever it is, it must not end up in somebody's prompt
         return []
     return [

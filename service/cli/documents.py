@@ -213,15 +213,6 @@ class UsageReport(msgspec.Struct, frozen=True):
     total: Spent
 
 
-class ProblemDocument(msgspec.Struct, frozen=True):
-    """RFC 9457."""
-
-    title: str = ""
-    detail: str | None = None
-    problems: list[Problem] | None = None
-    more: int | None = None
-
-
 class Page(msgspec.Struct, frozen=True):
     data: list[msgspec.Raw]
     next_cursor: str | None = None

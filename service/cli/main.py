@@ -1,13 +1,17 @@
-"""`haulier`: its commands, gathered from the rooms that they are in."""
+"""`haulier`: its commands, gathered from their folders."""
 
 import sys
 
 import typer
 
 from config.settings import SettingsError
-from service.cli import asking, running, submitting
 from service.cli.arguments import CLIENT
-from service.cli.producers import producer_app, token_app
+from service.cli.operate import accounts, deliveries, doctor
+from service.cli.operate import jobs as manage
+from service.cli.operate.producers import producer_app, token_app
+from service.cli.run import commands
+from service.cli.show import jobs, results, usage, watch
+from service.cli.submit import estimate, submit
 
 app = typer.Typer(
     name="haulier",
@@ -16,8 +20,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 # Their commands become commands of `haulier` itself, in this order.
-for room in (running, submitting, asking):
-    app.add_typer(room.app)
+COMMANDS = (
+    *(commands, doctor, submit, estimate),
+    *(jobs, watch, results, usage),
+    *(manage, deliveries, accounts),
+)
+for group in COMMANDS:
+    app.add_typer(group.app)
 app.add_typer(producer_app, name="producer", rich_help_panel=CLIENT)
 app.add_typer(token_app, name="token", rich_help_panel=CLIENT)
 

@@ -19,12 +19,13 @@ from types import FrameType
 from uuid import UUID
 
 import msgspec
+from haulier_client import HaulierError
 
-from service.cli.client import ApiError, Client, Envelope
+from service.cli.api import Api, Envelope
 from service.cli.documents import Failure, Job
 from service.cli.place import Place, variables_in
 from service.cli.screen import Screen, length, output
-from service.cli.watch import shown
+from service.cli.show.watch import shown
 from service.rules.requests import CHAT
 from service.simulator.books import Books, LineBook
 from tests.eventually import eventually
@@ -148,7 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
                 screen.line(f"The instance's data stay in {home}")
     except KeyboardInterrupt:
         return 130
-    except (AssertionError, ApiError, OSError) as error:
+    except (AssertionError, HaulierError, OSError) as error:
         sys.stderr.write(f"demo: {error}\n")
         return 1
     problems = check(outcome, custom_ids(asked.requests))
@@ -200,18 +201,18 @@ def _played(screen: Screen, home: Path, requests: int, target: Path) -> Outcome:
         simulator = Simulator(port=_simulator_port(up), data=home)
         _make_trouble(screen, simulator, requests)
         place = Place(left["HAULIER_URL"], left["HAULIER_TOKEN"], "haulier up")
-        with Client(place) as client:
-            job = _submitted(screen, client, requests)
-            seen = shown(client, job, screen, as_json=False)
-            _save(client, job, target)
+        with Api(place) as api:
+            job = _submitted(screen, api, requests)
+            seen = shown(api, job, screen, as_json=False)
+            _save(api, job, target)
             return Outcome(
                 job=seen,
                 results=_read(target),
-                failures=[document.value for document in client.failures(job)],
+                failures=[document.value for document in api.failures(job)],
                 books=simulator.books(),
                 took=time.monotonic() - started,
             )
-    except (AssertionError, ApiError):
+    except (AssertionError, HaulierError):
         sys.stderr.write(f"\n{processes.tails()}\n")
         raise
     finally:
@@ -239,18 +240,17 @@ def _make_trouble(screen: Screen, simulator: Simulator, requests: int) -> None:
     screen.line("  one upload refused, the answer to one create lost, one download cut short")
 
 
-def _submitted(screen: Screen, client: Client, requests: int) -> UUID:
+def _submitted(screen: Screen, api: Api, requests: int) -> UUID:
     body = input_lines(custom_ids(requests))
     envelope = Envelope(endpoint=CHAT, max_attempts=MAX_ATTEMPTS, metadata='{"made_by":"demo"}')
-    job = client.submit_lines([body], envelope, length=len(body)).job.value
+    job = api.submit_lines([body], envelope, length=len(body)).job.value
     screen.line(f"Submitted as job {job.id}")
     return job.uuid
 
 
-def _save(client: Client, job: UUID, target: Path) -> None:
-    with client.results(job) as body, target.open("wb") as file:
-        for block in body.blocks:
-            file.write(block)
+def _save(api: Api, job: UUID, target: Path) -> None:
+    with target.open("wb") as file:
+        file.writelines(api.results(job))
 
 
 def _read(target: Path) -> list[ResultLine]:

@@ -1,0 +1,1 @@
+"""`haulier up`: everything on this machine, with servers of its own."""

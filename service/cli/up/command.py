@@ -7,10 +7,10 @@ from pathlib import Path
 import typer
 
 from config.settings import Settings
+from service.cli.run.supervisor import Supervisor
 from service.cli.up.errors import StartError
 from service.cli.up.home import Home
 from service.cli.up.parts import Instance, assemble, shell_variables
-from service.cli.up.supervisor import Supervisor
 
 
 def up(settings: Settings, *, simulate: bool, port: int, batch_seconds: float | None = None) -> int:

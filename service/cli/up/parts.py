@@ -14,12 +14,12 @@ from functools import partial
 import msgspec
 
 from config.settings import Settings
+from service.cli.run.process import Process
+from service.cli.run.supervisor import Part, Siblings, Step
 from service.cli.up.errors import StartError
 from service.cli.up.home import Home, Kept
 from service.cli.up.ports import becomes_free, free_port, port_like
 from service.cli.up.postgres import Postgres
-from service.cli.up.process import Process
-from service.cli.up.supervisor import Part, Siblings, Step
 from service.cli.up.valkey import Valkey
 
 _SIMULATED_KEY = "simulated"

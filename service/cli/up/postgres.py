@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psycopg
 
+from service.cli.run.process import Process, spawn, tail
 from service.cli.up.errors import StartError
 from service.cli.up.pidfile import end_previous
 from service.cli.up.postgres_programs import (
@@ -25,7 +26,6 @@ from service.cli.up.postgres_programs import (
     reaches,
     within_reach,
 )
-from service.cli.up.process import Process, spawn, tail
 
 _NAME = "haulier"
 _UNPRIVILEGED = ("postgres", "nobody")

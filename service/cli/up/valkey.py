@@ -10,9 +10,9 @@ from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 
+from service.cli.run.process import Process
 from service.cli.up.errors import StartError
 from service.cli.up.pidfile import end_previous
-from service.cli.up.process import Process
 
 
 @dataclass(frozen=True, kw_only=True)

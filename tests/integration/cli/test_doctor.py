@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from service.cli.checks import Level, _broker, _postgres
+from service.cli.operate.checks import Level, _broker, _postgres
 from service.store import engine
 from service.store.heartbeats import beat
 from tests.factories import Harness

@@ -14,11 +14,11 @@ import psycopg
 import pytest
 import redis
 
+from service.cli.run.process import Process, spawn
 from service.cli.up.errors import StartError
 from service.cli.up.ports import free_port
 from service.cli.up.postgres import Postgres
 from service.cli.up.postgres_programs import find_programs, reaches, within_reach
-from service.cli.up.process import Process, spawn
 from service.cli.up.valkey import Valkey
 from tests.eventually import eventually
 from tests.processes import gone

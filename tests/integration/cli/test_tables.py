@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 from pyarrow import parquet
 
-from service.cli.sources import BLOCK
+from service.cli.submit.sources import BLOCK
 from service.cli.up.ports import free_port
 from tests.cli import Cli, requests
 from tests.eventually import eventually

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from service.cli.up.process import Process, send, spawn
-from service.cli.up.supervisor import LONGEST_BACKOFF, backoff
+from service.cli.run.process import Process, send, spawn
+from service.cli.run.supervisor import LONGEST_BACKOFF, backoff
 from tests.eventually import eventually
 from tests.processes import gone
 from tests.servers import open_directory
@@ -242,7 +242,7 @@ def test_a_child_that_runs_as_another_user_has_none_of_roots_groups(tmp_path: Pa
 def test_a_long_log_is_put_aside_at_the_next_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.cli.up.process.LOG_BYTES", 3)
+    monkeypatch.setattr("service.cli.run.process.LOG_BYTES", 3)
     log = tmp_path / "log"
     for word in ("first", "second"):
         child = spawn(Process(name="echo", argv=["echo", word], log=log))

@@ -6,9 +6,9 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+from service.cli.run.process import Process
+from service.cli.run.supervisor import Part, Siblings, Step, Supervisor
 from service.cli.up.errors import StartError
-from service.cli.up.process import Process
-from service.cli.up.supervisor import Part, Siblings, Step, Supervisor
 
 CHILD = Path(__file__).with_name("up_child.py")
 LONG = timedelta(hours=1)

@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from service.cli.answers import Answer, answer, answers, write_csv
+from service.cli.show.answers import Answer, answer, answers, write_csv
 
 CHAT = (
     b'{"custom_id":"a","response":{"status_code":200,"body":{"choices":[{"finish_reason":"stop",'

@@ -8,11 +8,11 @@ import pytest
 import typer
 from rich.console import Console
 
-from service.cli.asked import Asked, Table
-from service.cli.batches import ROWS, Batches
 from service.cli.documents import Batch
-from service.cli.formats import Format
-from service.cli.results import Wanted
+from service.cli.show.batches import ROWS, Batches
+from service.cli.show.results import Wanted
+from service.cli.submit.asked import Asked, Table
+from service.cli.submit.formats import Format
 
 
 def batch(shard: int, state: str, *, progress: float | None = None, attempt: int = 1) -> Batch:

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from config.settings import Settings
-from service.cli.estimate import FileEstimate, measured
+from service.cli.submit.measure import FileEstimate, measured
 from service.rules.errors import BadInput
 from service.rules.requests import AUDIO, CHAT
 from tests.factories import chat_line

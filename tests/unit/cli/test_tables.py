@@ -7,11 +7,11 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from service.cli.filling import filled
-from service.cli.parquet import parquet_rows
-from service.cli.rows import Recipe, lines_of, params_of
-from service.cli.tables import BadInput, csv_rows
-from service.cli.template import BadTemplate, column, read_template
+from service.cli.submit.filling import filled
+from service.cli.submit.parquet import parquet_rows
+from service.cli.submit.rows import Recipe, lines_of, params_of
+from service.cli.submit.tables import BadInput, csv_rows
+from service.cli.submit.template import BadTemplate, column, read_template
 from service.rules.requests import LINE_BYTES
 
 

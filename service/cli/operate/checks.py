@@ -1,4 +1,4 @@
-"""What `haulier doctor` looks at. Each check says what it found, and what to do about it."""
+"""The checks of `haulier doctor`. Each says what it found, and what to do about it."""
 
 import json
 import os
@@ -14,9 +14,11 @@ from pathlib import Path
 from uuid import uuid4
 
 import msgspec
+from pydantic import SecretStr
 
 from config import VERSION
 from config.settings import Settings
+from service.cli.place import variables_in
 from service.payloads.blobs import STORAGE_ERRORS, Blobs
 from service.rules.errors import AccountBlocked, RateLimited, Refused, Unreachable
 from service.store import engine, heartbeats
@@ -258,3 +260,33 @@ def _skipped(why: str, *checks: str) -> Iterator[Finding]:
 def _said(error: BaseException) -> str:
     """The first line of what went wrong; a driver's own words where it has some."""
     return (str(getattr(error, "orig", None) or error).splitlines() or [repr(error)])[0]
+
+
+def findings(config: Settings) -> Iterator[Finding]:
+    """Run every check. Beside `haulier up`, check the servers that it started."""
+    left = variables_in(config.home / "env")
+    # With or without the variables that a shell beside `haulier up` is given.
+    local = "DATABASE_URL" in left and config.database_url in {None, left["DATABASE_URL"]}
+    if local:
+        config = _with_what_up_left(config, left)
+    yield from database(config)
+    yield from broker(config)
+    yield from blobs(config)
+    yield from scratch(config)
+    if local and config.together_api_key is None and not config.accounts:
+        # It may run against its simulator; what it was started with is known to it alone.
+        yield Finding("accounts", Level.SKIPPED, "`haulier up` has its keys, and none is set here")
+    else:
+        yield from accounts(config)
+    yield from admin_token(config)
+
+
+def _with_what_up_left(config: Settings, left: dict[str, str]) -> Settings:
+    token = left.get("HAULIER_TOKEN")
+    return config.model_copy(
+        update={
+            "database_url": left["DATABASE_URL"],
+            "redis_url": config.redis_url or left.get("REDIS_URL"),
+            "admin_token": config.admin_token or (SecretStr(token) if token else None),
+        }
+    )

@@ -9,8 +9,8 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 from pyarrow import parquet
 
-from service.cli.answers import COLUMNS, Answer
-from service.cli.tables import BadInput, Row, check_columns
+from service.cli.show.answers import COLUMNS, Answer
+from service.cli.submit.tables import BadInput, Row, check_columns
 
 PAGE = 1_000
 """Rows that are read or written at a time."""

@@ -1,4 +1,4 @@
-"""The arguments of commands that run Haulier's parts."""
+"""Commands that run Haulier's parts, and `haulier up`, which runs all of them."""
 
 import os
 import sys
@@ -10,8 +10,7 @@ import typer
 
 from config.logging import configure
 from config.settings import settings
-from service.cli.arguments import AsJson
-from service.cli.worker import Queues, work
+from service.cli.run.worker import Queues, work
 
 app = typer.Typer()
 
@@ -119,11 +118,3 @@ def _become(module: str) -> None:
 def notifier() -> None:
     """Deliver notices. `haulier worker` runs one; several may run."""
     _become("workers.notifier")
-
-
-@app.command()
-def doctor(json: AsJson = False) -> None:
-    """Check everything that Haulier stands on, and say what to do about what is wrong."""
-    from service.cli.doctor import doctor
-
-    doctor(as_json=json)

@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from service.cli.tables import BadInput, Row
-from service.cli.template import Template
+from service.cli.submit.tables import BadInput, Row
+from service.cli.submit.template import Template
 from service.rules.requests import LINE_BYTES
 
 ID_LENGTH = 64

@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from datetime import timedelta
 from uuid import UUID
 
-from service.cli.client import Client, Unavailable
+from haulier_client import HaulierError
+
+from service.cli.api import Api, is_away
 from service.cli.documents import Document, Job
 
 PATIENCE = timedelta(minutes=5)
@@ -16,21 +18,21 @@ SHORTEST, LONGEST = 0.25, 2.0
 
 
 def follow(
-    client: Client, job_id: UUID, *, patience: timedelta = PATIENCE
-) -> Iterator[Document[Job] | Unavailable]:
-    """Yield the job at each look, last when it has ended; or why there was nothing to see.
+    api: Api, job_id: UUID, *, patience: timedelta = PATIENCE
+) -> Iterator[Document[Job] | HaulierError]:
+    """Yield the job at each look, the last time when it has ended; or why the API gave no answer.
 
-    Raises ApiError where the first look fails, where the API refuses, and Unavailable when it has
-    been away for longer than `patience`.
+    Raises HaulierError if the first look fails, if the API refuses a later one, or if it has been
+    away for longer than `patience`.
     """
     started = seen = time.monotonic()
-    yield (document := client.job(job_id))
+    yield (document := api.job(job_id))
     while not document.value.ended:
         time.sleep(min(LONGEST, max(SHORTEST, (time.monotonic() - started) / 20)))
         try:
-            document = client.job(job_id)
-        except Unavailable as error:
-            if time.monotonic() - seen > patience.total_seconds():
+            document = api.job(job_id)
+        except HaulierError as error:
+            if not is_away(error) or time.monotonic() - seen > patience.total_seconds():
                 raise
             yield error
             continue

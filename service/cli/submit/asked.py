@@ -5,10 +5,10 @@ from pathlib import Path
 
 import typer
 
-from service.cli.client import Envelope
-from service.cli.formats import NO_PARQUET, Format, format_of, parquet_is_there
-from service.cli.rows import Recipe, params_of
-from service.cli.template import BadTemplate, Template, column, read_template
+from service.cli.api import Envelope
+from service.cli.submit.formats import NO_PARQUET, Format, format_of, parquet_is_there
+from service.cli.submit.rows import Recipe, params_of
+from service.cli.submit.template import BadTemplate, Template, column, read_template
 from service.rules.requests import CHAT
 
 

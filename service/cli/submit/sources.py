@@ -12,10 +12,10 @@ from typing import BinaryIO
 
 import typer
 
-from service.cli.filling import filled
-from service.cli.formats import Format
-from service.cli.rows import Recipe, lines_of
-from service.cli.tables import BadInput, csv_rows
+from service.cli.submit.filling import filled
+from service.cli.submit.formats import Format
+from service.cli.submit.rows import Recipe, lines_of
+from service.cli.submit.tables import BadInput, csv_rows
 
 BLOCK = 1 << 18
 STANDARD_INPUT = Path("-")
@@ -72,7 +72,7 @@ def table_lines(
     if kind is Format.PARQUET:
         if source == STANDARD_INPUT:
             raise BadInput("Parquet is read from its end: give it as a file, not through a pipe")
-        from service.cli.parquet import parquet_rows
+        from service.cli.submit.parquet import parquet_rows
 
         rows = parquet_rows(source, recipe.columns, bar.opened, bar.advanced)
     else:

@@ -6,19 +6,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import BinaryIO
+from typing import Annotated, BinaryIO, Literal
 from uuid import UUID
 
 import msgspec
 import typer
+from haulier_client import ProblemError
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from service.cli.answers import answers, write_csv
-from service.cli.client import Client, Refused
-from service.cli.download import downloaded, written
-from service.cli.formats import NO_PARQUET, parquet_is_there
-from service.cli.screen import notes, output, printable
+from service.cli.api import Api
+from service.cli.arguments import CLIENT, AsJson, JobId
+from service.cli.screen import notes, printable
+from service.cli.screen import output as standard_output
 from service.cli.session import connected
+from service.cli.show.answers import answers, write_csv
+from service.cli.show.download import written
+from service.cli.submit.formats import NO_PARQUET, parquet_is_there
+
+app = typer.Typer()
+
+Only = Literal["succeeded", "failed"]
 
 
 class Form(StrEnum):
@@ -50,23 +57,34 @@ class Wanted:
         return cls(target, Form.TEXT if text else form)
 
 
+@app.command(rich_help_panel=CLIENT)
 def results(
-    job_id: UUID,
-    target: Path | None,
+    job: JobId,
     *,
-    text: bool,
-    partial: bool,
-    only: str | None,
-    as_json: bool,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", dir_okay=False, help="The file to write, instead of stdout."
+        ),
+    ] = None,
+    text: Annotated[bool, typer.Option("--text", help="Write only the answers' text.")] = False,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Fetch the results so far, before the job ends.")
+    ] = False,
+    only: Annotated[
+        Only | None,
+        typer.Option(help="Fetch only requests that succeeded, or failed.", show_default=False),
+    ] = None,
+    json: AsJson = False,
 ) -> None:
-    """The command."""
-    wanted = Wanted.of(target, text=text)
-    with connected() as client, _hinted(job_id):
-        fetch(client, job_id, wanted, partial=partial, only=only, as_json=as_json)
+    """Fetch a job's results: JSONL in input order; a table into .csv or .parquet."""
+    wanted = Wanted.of(output, text=text)
+    with connected() as api, _hinted(job):
+        fetch(api, job, wanted, partial=partial, only=only, as_json=json)
 
 
 def fetch(
-    client: Client,
+    api: Api,
     job_id: UUID,
     wanted: Wanted,
     *,
@@ -74,22 +92,22 @@ def fetch(
     only: str | None = None,
     as_json: bool = False,
 ) -> None:
-    """Fetch all results and say what was written. Raises ApiError."""
+    """Fetch all results and say what was written. Raises HaulierError."""
     if wanted.target is None:
-        blocks = downloaded(client, job_id, partial=partial, only=only, opened=lambda _: None)
+        blocks = api.results(job_id, partial=partial, only=only)
         _write(blocks, wanted.form, sys.stdout.buffer)
         sys.stdout.buffer.flush()
         return
     with (
         written(wanted.target) as file,
-        _shown(client, job_id, partial=partial, only=only) as blocks,
+        _shown(api, job_id, partial=partial, only=only) as blocks,
     ):
         count = _write(blocks, wanted.form, file)
         # Of devices and pipes nobody knows the size.
         size = file.tell() if file.seekable() else None
     if as_json:
         told = {"output": str(wanted.target), "lines": count, "bytes": size}
-        output().line(msgspec.json.encode(told).decode())
+        standard_output().line(msgspec.json.encode(told).decode())
     else:
         notes().line(f"{count:,} results in {wanted.target}")
 
@@ -99,16 +117,14 @@ def _hinted(job_id: UUID) -> Iterator[None]:
     """Say what to do about results that are not there yet."""
     try:
         yield
-    except Refused as error:
+    except ProblemError as error:
         if error.status == 409:
             notes().line(f"(haulier watch {job_id} waits; --partial gives those that are there)")
         raise
 
 
 @contextmanager
-def _shown(
-    client: Client, job_id: UUID, *, partial: bool, only: str | None
-) -> Iterator[Iterator[bytes]]:
+def _shown(api: Api, job_id: UUID, *, partial: bool, only: str | None) -> Iterator[Iterator[bytes]]:
     """The blocks of the results, with a bar on a terminal."""
     screen = notes()
     with Progress(
@@ -123,8 +139,7 @@ def _shown(
         task = progress.add_task("", total=None)
 
         def blocks() -> Iterator[bytes]:
-            for block in downloaded(
-                client,
+            for block in api.results(
                 job_id,
                 partial=partial,
                 only=only,
@@ -146,7 +161,7 @@ def _write(blocks: Iterable[bytes], form: Form, file: BinaryIO) -> int:
         case Form.CSV:
             return write_csv(answers(blocks), file)
         case Form.PARQUET:
-            from service.cli.parquet import write_parquet
+            from service.cli.submit.parquet import write_parquet
 
             return write_parquet(answers(blocks), file)
 

@@ -1,4 +1,4 @@
-"""Showing how a job goes: a live bar for people, lines for logs, documents for programs."""
+"""`haulier watch`: a live bar for people, lines for logs, documents for programs."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -6,82 +6,88 @@ from contextlib import contextmanager
 from uuid import UUID
 
 import typer
+from haulier_client import HaulierError
 from rich.console import RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from service.cli.batches import Batches, batches_of
-from service.cli.client import Client, Unavailable
+from service.cli.api import Api, is_away
+from service.cli.arguments import CLIENT, AsJson, JobId
 from service.cli.documents import Document, Job
 from service.cli.exits import Exit
-from service.cli.follow import follow
+from service.cli.place import Place
 from service.cli.screen import Screen, clean, length, notes, output
-from service.cli.session import connected
+from service.cli.session import connected, message_of
+from service.cli.show.batches import Batches, batches_of
+from service.cli.show.follow import follow
+
+app = typer.Typer()
 
 BATCHES_EVERY = 2.0
 """Seconds between two looks at the batches, of which there may be many."""
 
-Show = Callable[[Document[Job] | Unavailable], None]
+Show = Callable[[Document[Job] | HaulierError], None]
 
 
-def watch(job_id: UUID, *, as_json: bool) -> None:
-    """The command. Ends with the job, and with a status that says how it ended."""
-    with connected() as client:
-        job = watched(client, job_id, output(), as_json=as_json)
-    raise typer.Exit(Exit.FINE if job.served else Exit.UNSERVED)
+@app.command(rich_help_panel=CLIENT)
+def watch(job: JobId, json: AsJson = False) -> None:
+    """Show a job's progress until it ends. Ctrl-C leaves the job running."""
+    with connected() as api:
+        ended = watched(api, job, output(), as_json=json)
+    raise typer.Exit(Exit.FINE if ended.served else Exit.UNSERVED)
 
 
-def watched(
-    client: Client, job_id: UUID, screen: Screen, *, as_json: bool, fetched: bool = False
-) -> Job:
-    """Show the job until it has ended, and what there is to do then. Raises ApiError.
+def watched(api: Api, job_id: UUID, screen: Screen, *, as_json: bool, fetched: bool = False) -> Job:
+    """Show the job until it has ended, and what there is to do then. Raises HaulierError.
 
     `fetched`: whoever calls fetches the results, so that nobody has to be told how to.
     """
-    client.job(job_id)  # fails for a job that is none, before anything is said of its going on
+    api.job(job_id)  # fails for a job that is none, before anything is said of its going on
     try:
-        job = shown(client, job_id, screen, as_json=as_json)
-    except (KeyboardInterrupt, Unavailable):
-        notes().line(f"The job goes on without us. To come back:\n  haulier watch {job_id}")
+        job = shown(api, job_id, screen, as_json=as_json)
+    except (KeyboardInterrupt, HaulierError) as error:
+        if not isinstance(error, HaulierError) or is_away(error):
+            notes().line(f"The job goes on without us. To come back:\n  haulier watch {job_id}")
         raise
     if not as_json:
         _conclude(screen, job, fetched=fetched)
     return job
 
 
-def shown(client: Client, job_id: UUID, screen: Screen, *, as_json: bool) -> Job:
-    """Show the job until it has ended. Raises ApiError."""
-    with _display(client, job_id, screen, as_json=as_json) as show:
-        for seen in follow(client, job_id):
+def shown(api: Api, job_id: UUID, screen: Screen, *, as_json: bool) -> Job:
+    """Show the job until it has ended. Raises HaulierError."""
+    with _display(api, job_id, screen, as_json=as_json) as show:
+        for seen in follow(api, job_id):
             show(seen)
     assert isinstance(seen, Document)
     return seen.value
 
 
 @contextmanager
-def _display(client: Client, job_id: UUID, screen: Screen, *, as_json: bool) -> Iterator[Show]:
+def _display(api: Api, job_id: UUID, screen: Screen, *, as_json: bool) -> Iterator[Show]:
     if as_json:
-        yield _Changes(screen, lambda document: document.line)
+        yield _Changes(screen, api.place, lambda document: document.line)
     elif not screen.is_terminal:
-        yield _Changes(screen, lambda document: _counts(document.value, with_state=True))
+        yield _Changes(screen, api.place, lambda document: _counts(document.value, with_state=True))
     else:
-        with _Bar(screen, client, job_id) as bar:
+        with _Bar(screen, api, job_id) as bar:
             yield bar.show
 
 
 class _Changes:
     """Tells of a job whenever what there is to tell has changed."""
 
-    def __init__(self, screen: Screen, told: Callable[[Document[Job]], str]) -> None:
+    def __init__(self, screen: Screen, place: Place, told: Callable[[Document[Job]], str]) -> None:
         self._screen = screen
+        self._place = place
         self._told = told
         self._last = ""
         self._away = False
 
-    def __call__(self, seen: Document[Job] | Unavailable) -> None:
-        if isinstance(seen, Unavailable):
+    def __call__(self, seen: Document[Job] | HaulierError) -> None:
+        if isinstance(seen, HaulierError):
             if not self._away:
-                notes().line(f"haulier: {seen}; waiting for it")
+                notes().line(f"haulier: {message_of(seen, self._place)}; waiting for it")
             self._away = True
             return
         self._away = False
@@ -93,7 +99,7 @@ class _Changes:
 class _Bar(Progress):
     """A bar that changes in place; below it the requests, and what the batches are doing."""
 
-    def __init__(self, screen: Screen, client: Client, job_id: UUID) -> None:
+    def __init__(self, screen: Screen, api: Api, job_id: UUID) -> None:
         # Drawn from the start.
         self._below = ""
         self._batches = Batches()
@@ -105,7 +111,7 @@ class _Bar(Progress):
             TimeElapsedColumn(),
             console=screen.console,
         )
-        self._client = client
+        self._api = api
         self._job_id = job_id
         self._looked = 0.0
         self._task = self.add_task("", total=None)
@@ -116,13 +122,13 @@ class _Bar(Progress):
         yield Text(f"  {self._below}", style="dim")
         yield self._batches.drawn()
 
-    def show(self, seen: Document[Job] | Unavailable) -> None:
-        if isinstance(seen, Unavailable):
+    def show(self, seen: Document[Job] | HaulierError) -> None:
+        if isinstance(seen, HaulierError):
             self._below = "the API is away, waiting for it"
             return
         job = seen.value
         if job.ended or time.monotonic() - self._looked > BATCHES_EVERY:
-            self._batches = batches_of(self._client, self._job_id) or self._batches
+            self._batches = batches_of(self._api, self._job_id) or self._batches
             self._looked = time.monotonic()
         waits = clean(job.waiting.detail) if job.waiting else ""
         self._below = " · ".join(filter(None, [_counts(job), waits]))

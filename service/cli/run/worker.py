@@ -8,8 +8,8 @@ from uuid import uuid4
 
 from config.logging import configure
 from config.settings import Settings
-from service.cli.up.process import Process
-from service.cli.up.supervisor import Siblings, Supervisor
+from service.cli.run.process import Process
+from service.cli.run.supervisor import Siblings, Supervisor
 
 CONTROL_SLOTS = 2
 """Control calls are short; two at once keep polling going beside a slow answer."""

@@ -4,11 +4,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from haulier_client import HaulierError
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from service.cli.client import Client, Unavailable
+from service.cli.api import Api, is_away
 from service.cli.documents import Batch
 from service.cli.screen import STYLES
 
@@ -50,11 +51,13 @@ class Batches:
         return Group(table, Text(f"  and {left.total():,} more: {told}", style="dim"))
 
 
-def batches_of(client: Client, job_id: UUID) -> Batches | None:
-    """All batches; None where the API is away just now."""
+def batches_of(api: Api, job_id: UUID) -> Batches | None:
+    """Return all batches, or None if the API is away just now."""
     try:
-        return Batches([document.value for document in client.batches(job_id)])
-    except Unavailable:
+        return Batches([document.value for document in api.batches(job_id)])
+    except HaulierError as error:
+        if not is_away(error):
+            raise
         return None
 
 

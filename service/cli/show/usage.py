@@ -1,5 +1,10 @@
-"""`haulier usage`: what was used, and what it is thought to have cost."""
+"""`haulier usage`: tokens by day and model, and their estimated cost."""
 
+from typing import Annotated
+
+import typer
+
+from service.cli.arguments import CLIENT, AsJson
 from service.cli.documents import Spent, UsageRow
 from service.cli.screen import Column, output
 from service.cli.session import connected
@@ -7,12 +12,27 @@ from service.cli.session import connected
 COUNTS = ("batches", "succeeded", "dead", "prompt", "completion")
 
 
-def usage(*, since: str | None, until: str | None, by: str, as_json: bool) -> None:
-    """The command: a row for each of the keys in `by`, and the total."""
-    with connected() as client:
-        document = client.usage(since=since, until=until, by=by)
+app = typer.Typer()
+
+
+@app.command(rich_help_panel=CLIENT)
+def usage(
+    since: Annotated[
+        str | None, typer.Option("--from", metavar="DAY", help="Default: 29 days before --to.")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--to", metavar="DAY", help="The last day (UTC); default: today.")
+    ] = None,
+    by: Annotated[
+        str, typer.Option(help="The rows: some of day, model, producer, account.")
+    ] = "day,model",
+    json: AsJson = False,
+) -> None:
+    """Show the tokens that were used, and an estimate of what they cost."""
+    with connected() as api:
+        document = api.usage(since=since, until=until, by=by)
     screen = output()
-    if as_json:
+    if json:
         screen.line(document.line)
         return
     report, keys = document.value, by.split(",")

@@ -1,4 +1,4 @@
-"""`haulier estimate`: what a file would be, before anything is sent."""
+"""What `haulier estimate` says of a file: its requests, batches, tokens and cost."""
 
 import sys
 import tempfile
@@ -56,7 +56,7 @@ _line = msgspec.json.Decoder(_Line)
 
 
 @dataclass
-class Lane:
+class ModelMeasure:
     """Stands in for the blob of one model's lines: keeps their measure."""
 
     name: str
@@ -80,11 +80,11 @@ class Measure:
     """Stands in for blob storage: what is written is measured, manifests go to scratch space."""
 
     scratch: IO[bytes]
-    lanes: dict[str, Lane] = field(default_factory=dict)
+    models: dict[str, ModelMeasure] = field(default_factory=dict)
 
     @contextmanager
-    def writer(self, name: str) -> Iterator[Lane]:
-        yield self.lanes.setdefault(name, Lane(name))
+    def writer(self, name: str) -> Iterator[ModelMeasure]:
+        yield self.models.setdefault(name, ModelMeasure(name))
 
     def put_manifest(self, _name: str, entries: list[Entry]) -> str:
         data = packed(entries)
@@ -124,8 +124,8 @@ class FileEstimate(msgspec.Struct, kw_only=True):
     """Those without a price."""
 
 
-def estimate(file: Path, *, endpoint: str | None, as_json: bool) -> None:
-    """The command. Bad lines end it as they would end a submission."""
+def show_estimate(file: Path, *, endpoint: str | None, as_json: bool) -> None:
+    """Print the estimate of a file. Bad lines end the command as they would end a submission."""
     endpoint = endpoint or CHAT
     if endpoint not in ENDPOINTS:
         raise typer.BadParameter(f"--endpoint: use {', '.join(ENDPOINTS)}")
@@ -161,7 +161,7 @@ def _summed(taken: Taken, measure: Measure, endpoint: str, prices: PriceTable) -
     for shard in taken.shards:
         shards.setdefault(shard.model, []).append(shard)
     models = [
-        _model(model, cut, measure.lanes[cut[0].input_blob], endpoint, prices)
+        _model(model, cut, measure.models[cut[0].input_blob], endpoint, prices)
         for model, cut in shards.items()
     ]
     return FileEstimate(
@@ -176,15 +176,15 @@ def _summed(taken: Taken, measure: Measure, endpoint: str, prices: PriceTable) -
 
 
 def _model(
-    model: str, cut: list[Shard], lane: Lane, endpoint: str, prices: PriceTable
+    model: str, cut: list[Shard], lines: ModelMeasure, endpoint: str, prices: PriceTable
 ) -> ModelEstimate:
-    prompt = None if endpoint in AUDIO else ceil(lane.size * TOKENS_PER_BYTE)
-    most = None if lane.unbounded or endpoint in AUDIO else lane.output_tokens
+    prompt = None if endpoint in AUDIO else ceil(lines.size * TOKENS_PER_BYTE)
+    most = None if lines.unbounded or endpoint in AUDIO else lines.output_tokens
     return ModelEstimate(
         model=model,
         requests=sum(shard.requests for shard in cut),
         shards=len(cut),
-        bytes=lane.size,
+        bytes=lines.size,
         prompt_tokens=prompt,
         completion_tokens_at_most=most,
         prompt_cost=_cost(prices, model, prompt, 0),

@@ -1,21 +1,55 @@
-"""Looking at jobs, and cancelling them."""
+"""`haulier jobs`, `show`, `request` and `failures`."""
 
-from typing import Any
-from uuid import UUID
+from typing import Annotated
 
 import msgspec
+import typer
 
+from service.cli.arguments import CLIENT, AsJson, JobId
 from service.cli.documents import Batch, Job
 from service.cli.listing import listed
 from service.cli.screen import Column, Screen, age, length, output
 from service.cli.session import connected
+from service.rules.states import JobState
+
+app = typer.Typer()
 
 
-def jobs(*, limit: int, as_json: bool, **filters: Any) -> None:
-    """The command: newest first. `filters` are those of the API's list."""
-    with connected() as client:
+@app.command(rich_help_panel=CLIENT)
+def jobs(
+    *,
+    state: Annotated[JobState | None, typer.Option(help="Only jobs in this state.")] = None,
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only jobs with this metadata: KEY:VALUE, or a JSON object. May be repeated."
+        ),
+    ] = None,
+    producer: Annotated[
+        str | None, typer.Option(help="Only jobs of this producer (admin).")
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(help="Only jobs submitted at this instant (2026-11-22T12:00:00Z) or later."),
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(help="Only jobs submitted before this instant.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="The most jobs to list.")] = 20,
+    json: AsJson = False,
+) -> None:
+    """List jobs, newest first."""
+    with connected() as api:
+        found = api.jobs(
+            limit=limit,
+            state=state,
+            metadata=metadata,
+            producer=producer,
+            created_after=since,
+            created_before=until,
+        )
         listed(
-            client.jobs(limit=limit, **filters),
+            found,
             (
                 *(Column("job"), Column("state"), Column("succeeded", number=True)),
                 *(Column("failed", number=True), Column("age", number=True)),
@@ -24,44 +58,38 @@ def jobs(*, limit: int, as_json: bool, **filters: Any) -> None:
                 *(job.id, job.state, f"{job.succeeded:,} of {job.total:,}", job.failed),
                 age(job.created_at),
             ),
-            as_json=as_json,
+            as_json=json,
         )
 
 
-def show(job_id: UUID, *, as_json: bool) -> None:
-    """The command: a job's fields and its batches; as JSON the job alone."""
-    with connected() as client:
-        document = client.job(job_id)
+@app.command(rich_help_panel=CLIENT)
+def show(job: JobId, json: AsJson = False) -> None:
+    """Show a job and its batches; with --json, the job alone."""
+    with connected() as api:
+        document = api.job(job)
         screen = output()
-        if as_json:
+        if json:
             screen.line(document.line)
             return
-        batches = [batch.value for batch in client.batches(job_id)]
+        batches = [batch.value for batch in api.batches(job)]
         screen.fields(_fields(document.value, batches))
         if batches:
             _show_batches(screen, batches)
 
 
-def failures(job_id: UUID, *, as_json: bool) -> None:
-    """The command: requests that failed for good, in input order."""
-    with connected() as client:
-        listed(
-            client.failures(job_id),
-            (
-                *(Column("custom_id"), Column("code"), Column("attempts", number=True)),
-                Column("message", wrap=True),
-            ),
-            lambda failure: (failure.custom_id, failure.code, failure.attempts, failure.message),
-            as_json=as_json,
-        )
-
-
-def request(job_id: UUID, custom_id: str, *, as_json: bool) -> None:
-    """The command: one request, its attempts, and its result line."""
-    with connected() as client:
-        document = client.request(job_id, custom_id)
+@app.command(rich_help_panel=CLIENT)
+def request(
+    job: JobId,
+    custom_id: Annotated[
+        str, typer.Argument(help="The custom_id of the request.", show_default=False)
+    ],
+    json: AsJson = False,
+) -> None:
+    """Show one request of a job: its outcome, its attempts and its result."""
+    with connected() as api:
+        document = api.request(job, custom_id)
     screen, found = output(), document.value
-    if as_json:
+    if json:
         screen.line(document.line)
         return
     screen.fields(
@@ -87,27 +115,19 @@ def request(job_id: UUID, custom_id: str, *, as_json: bool) -> None:
         screen.line(bytes(found.result).decode())
 
 
-def cancel(job_id: UUID, *, as_json: bool) -> None:
-    """The command."""
-    with connected() as client:
-        document = client.cancel(job_id)
-        if as_json:
-            output().line(document.line)
-        elif document.value.ended:
-            output().line(f"Job {job_id} is {document.value.state}.")
-        else:
-            output().line(f"Job {job_id} is being cancelled: what is done by then is kept.")
-
-
-def retry(job_id: UUID, custom_ids: list[str] | None, *, as_json: bool) -> None:
-    """The command."""
-    with connected() as client:
-        document = client.retry(job_id, custom_ids)
-        if as_json:
-            output().line(document.line)
-        else:
-            pending = document.value.pending
-            output().line(f"Job {job_id} is running again: {pending:,} requests are pending.")
+@app.command(rich_help_panel=CLIENT)
+def failures(job: JobId, json: AsJson = False) -> None:
+    """List the requests of a job that failed for good, in input order."""
+    with connected() as api:
+        listed(
+            api.failures(job),
+            (
+                *(Column("custom_id"), Column("code"), Column("attempts", number=True)),
+                Column("message", wrap=True),
+            ),
+            lambda failure: (failure.custom_id, failure.code, failure.attempts, failure.message),
+            as_json=json,
+        )
 
 
 def _fields(job: Job, batches: list[Batch]) -> list[tuple[str, object]]:

@@ -13,8 +13,8 @@ from typing import Self
 
 import structlog
 
+from service.cli.run.process import Child, Process, send, spawn, tail
 from service.cli.up.errors import StartError
-from service.cli.up.process import Child, Process, send, spawn, tail
 
 FIRST_BACKOFF = timedelta(seconds=0.5)
 LONGEST_BACKOFF = timedelta(seconds=30)

@@ -1,19 +1,25 @@
-"""What an operator wants to see: the accounts, and which processes live."""
+"""`haulier accounts` and `status`: where work goes, and which processes are alive."""
 
 from collections.abc import Sequence
 from datetime import timedelta
 
+import typer
+
+from service.cli.arguments import CLIENT, AsJson
 from service.cli.documents import Process, Status
 from service.cli.listing import listed
 from service.cli.screen import Column, Screen, length, output
 from service.cli.session import connected
 
+app = typer.Typer()
 
-def accounts(*, as_json: bool) -> None:
-    """The command: where the work goes, and whether it may."""
-    with connected() as client:
+
+@app.command(rich_help_panel=CLIENT)
+def accounts(json: AsJson = False) -> None:
+    """List the Together accounts, and which of them are paused."""
+    with connected() as api:
         listed(
-            client.accounts(),
+            api.accounts(),
             (
                 *(Column("account"), Column("state"), Column("key")),
                 *(Column("paused until"), Column("reason", wrap=True)),
@@ -22,16 +28,17 @@ def accounts(*, as_json: bool) -> None:
                 *(account.name, account.state, "set" if account.configured else "missing"),
                 *(account.paused_until, account.reason),
             ),
-            as_json=as_json,
+            as_json=json,
         )
 
 
-def status(*, as_json: bool) -> None:
-    """The command: the processes, and the batches under way."""
-    with connected() as client:
-        document = client.status()
+@app.command(rich_help_panel=CLIENT)
+def status(json: AsJson = False) -> None:
+    """Show Haulier's processes and the batches under way."""
+    with connected() as api:
+        document = api.status()
     screen = output()
-    if as_json:
+    if json:
         screen.line(document.line)
         return
     _processes(screen, document.value)

@@ -1,0 +1,1 @@
+"""Commands for operators: accounts, producers, notices, and `haulier doctor`."""

@@ -1,0 +1,46 @@
+"""`haulier deliveries` and `redeliver`: the notices of a job."""
+
+from typing import Annotated
+from uuid import UUID
+
+import typer
+
+from service.cli.arguments import CLIENT, AsJson, JobId
+from service.cli.listing import listed
+from service.cli.screen import Column, output
+from service.cli.session import connected
+
+app = typer.Typer()
+
+
+@app.command(rich_help_panel=CLIENT)
+def deliveries(job: JobId, json: AsJson = False) -> None:
+    """List a job's notices, oldest first, and what became of each."""
+    with connected() as api:
+        listed(
+            api.deliveries(job),
+            (
+                *(Column("delivery"), Column("event"), Column("state")),
+                *(Column("tries", number=True), Column("to"), Column("last error", wrap=True)),
+            ),
+            lambda notice: (
+                *(notice.id, notice.event, notice.state, notice.tries),
+                *(notice.to, notice.last_error),
+            ),
+            as_json=json,
+        )
+
+
+@app.command(rich_help_panel=CLIENT)
+def redeliver(
+    job: JobId,
+    delivery: Annotated[UUID, typer.Argument(metavar="DELIVERY", help="The id of a notice.")],
+    json: AsJson = False,
+) -> None:
+    """Send a notice again, with the same id."""
+    with connected() as api:
+        document = api.redeliver(job, delivery)
+        if json:
+            output().line(document.line)
+        else:
+            output().line(f"Delivery {delivery} to {document.value.to} is sent again.")

@@ -1,0 +1,45 @@
+"""`haulier cancel` and `retry`."""
+
+from typing import Annotated
+
+import typer
+
+from service.cli.arguments import CLIENT, AsJson, JobId
+from service.cli.screen import output
+from service.cli.session import connected
+
+app = typer.Typer()
+
+
+@app.command(rich_help_panel=CLIENT)
+def cancel(job: JobId, json: AsJson = False) -> None:
+    """Cancel a job. Requests that are done by then keep their results."""
+    with connected() as api:
+        document = api.cancel(job)
+        if json:
+            output().line(document.line)
+        elif document.value.ended:
+            output().line(f"Job {job} is {document.value.state}.")
+        else:
+            output().line(f"Job {job} is being cancelled. Results that are there are kept.")
+
+
+@app.command(rich_help_panel=CLIENT)
+def retry(
+    job: JobId,
+    custom_ids: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[CUSTOM_ID]...", help="The failed requests to retry; all if left out."
+        ),
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Retry failed requests of a finished job, with a fresh set of attempts."""
+    with connected() as api:
+        document = api.retry(job, custom_ids or None)
+        if json:
+            output().line(document.line)
+        else:
+            pending = document.value.pending
+            output().line(f"Job {job} is running again: {pending:,} requests are pending.")

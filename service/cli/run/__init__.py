@@ -1,0 +1,1 @@
+"""Commands that run Haulier's parts, and the supervision of their processes."""

@@ -1,0 +1,1 @@
+"""Commands that show jobs, batches, requests, results and usage."""

@@ -1,0 +1,1 @@
+"""`haulier submit` and `estimate`: requests and tables go in."""

@@ -1,0 +1,226 @@
+"""`haulier submit`: requests go in, a job's id comes out."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+import typer
+from haulier_client import HaulierError, ProblemError
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TransferSpeedColumn,
+)
+
+from service.cli.api import Api, Envelope, Submitted, is_away
+from service.cli.arguments import CLIENT, AsJson
+from service.cli.documents import Job
+from service.cli.exits import Exit
+from service.cli.screen import clean, notes
+from service.cli.screen import output as standard_output
+from service.cli.session import connected
+from service.cli.show.results import Wanted, fetch
+from service.cli.show.watch import watched
+from service.cli.submit.asked import Asked, Table
+from service.cli.submit.formats import Format, format_of
+from service.cli.submit.rows import Recipe
+from service.cli.submit.sources import (
+    Bar,
+    filled_lines,
+    length_of,
+    opened,
+    plain_lines,
+    table_lines,
+)
+from service.cli.submit.tables import BadInput
+from service.rules.requests import CHAT
+
+app = typer.Typer()
+
+TABLES = "Of CSV and Parquet, whose rows become chat requests"
+
+
+@app.command(rich_help_panel=CLIENT)
+def submit(
+    *,
+    file: Annotated[
+        Path | None, typer.Argument(help="JSONL, CSV or Parquet; - is stdin.", show_default=False)
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="For requests that name none.")
+    ] = None,
+    prompt_column: Annotated[
+        str | None, typer.Option(help="Whose cells are the prompts.", rich_help_panel=TABLES)
+    ] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(
+            help="A prompt with columns in it: 'Translate: {text}'.", rich_help_panel=TABLES
+        ),
+    ] = None,
+    system: Annotated[
+        str | None, typer.Option(help="A system message for all.", rich_help_panel=TABLES)
+    ] = None,
+    id_column: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose cells are the custom_ids (else row-1, …).", rich_help_panel=TABLES
+        ),
+    ] = None,
+    param: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="For all, as temperature=0; may be repeated.",
+            rich_help_panel=TABLES,
+        ),
+    ] = None,
+    format: Annotated[  # noqa: A002 - the option's name
+        Format | None, typer.Option(help="Where the file's name does not say.")
+    ] = None,
+    endpoint: Annotated[str | None, typer.Option(help=f"Default: {CHAT}.")] = None,
+    account: Annotated[str | None, typer.Option(help="Whose key is used.")] = None,
+    max_attempts: Annotated[int | None, typer.Option(help="Of each request.")] = None,
+    priority: Annotated[int | None, typer.Option(help="Higher goes first.")] = None,
+    metadata: Annotated[str | None, typer.Option(help="A JSON object to find the job by.")] = None,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="Submit once, however often this is run.")
+    ] = None,
+    spec: Annotated[Path | None, typer.Option(help="A whole batch spec (JSON).")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Show how it goes until it ends.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", dir_okay=False, help="With --wait: write the results there."
+        ),
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Submit requests as a job, and print the job's id."""
+    asked = Asked(
+        file=file,
+        spec=spec,
+        model=model,
+        form=format,
+        table=Table(
+            prompt_column=prompt_column,
+            template=template,
+            system=system,
+            id_column=id_column,
+            params=tuple(param or ()),
+        ),
+        endpoint=endpoint,
+        account=account,
+        max_attempts=max_attempts,
+        priority=priority,
+        metadata=metadata,
+        idempotency_key=idempotency_key,
+    )
+    _submit(asked, wait=wait, target=output, as_json=json)
+
+
+def _submit(asked: Asked, *, wait: bool, target: Path | None, as_json: bool) -> None:
+    source, envelope, recipe = asked.source(), asked.envelope(), asked.recipe()
+    if target is not None and not wait:
+        raise typer.BadParameter("--output: there is nothing to write yet without --wait")
+    wanted = Wanted.of(target)
+    key = asked.idempotency_key
+    if key is not None and not (key.isascii() and key.isprintable()):
+        raise typer.BadParameter("--idempotency-key: use printable ASCII characters")
+    with connected() as api:
+        try:
+            with opened(source) as file:
+                submitted = _send(api, asked, file, envelope, recipe)
+        except BadInput as error:
+            notes().line(f"haulier: {source}: {clean(str(error))}")
+            raise typer.Exit(Exit.REFUSED) from None
+        standard_output().line(submitted.job.line if as_json else submitted.job.value.id)
+        _tell(submitted, wait=wait)
+        if not wait:
+            return
+        job = _waited(api, submitted.job.value, target, as_json=as_json)
+        if target is not None and job.state in {"completed", "cancelled"}:
+            fetch(api, job.uuid, wanted)
+    raise typer.Exit(Exit.FINE if job.served else Exit.UNSERVED)
+
+
+def _waited(api: Api, job: Job, target: Path | None, *, as_json: bool) -> Job:
+    screen = standard_output() if as_json else notes()
+    return watched(api, job.uuid, screen, as_json=as_json, fetched=target is not None)
+
+
+def _send(
+    api: Api, asked: Asked, file: BinaryIO, envelope: Envelope | None, recipe: Recipe | None
+) -> Submitted:
+    """Read and send everything; says what is to be done where the outcome is not known."""
+    key = asked.idempotency_key
+    try:
+        if envelope is None:
+            return api.submit_spec(file.read(), idempotency_key=key)
+        with _bar(in_rows=recipe is not None and _is_parquet(asked)) as bar:
+            blocks, length = _blocks(asked, file, recipe, bar)
+            return api.submit_lines(blocks, envelope, length=length, idempotency_key=key)
+    except KeyboardInterrupt:
+        notes().line("Stopped before the API had answered; `haulier jobs` shows what it has taken.")
+        raise
+    except HaulierError as error:
+        if is_away(error) and key is not None:
+            notes().line("Repeat the command: with its idempotency key nothing is submitted twice.")
+        if recipe is not None and isinstance(error, ProblemError) and error.problems:
+            notes().line("(lines are the table's rows: line 1 is the first below the header)")
+        raise
+
+
+def _is_parquet(asked: Asked) -> bool:
+    return format_of(asked.source(), asked.form) is Format.PARQUET
+
+
+def _blocks(
+    asked: Asked, file: BinaryIO, recipe: Recipe | None, bar: Bar
+) -> tuple[Iterator[bytes], int | None]:
+    """The request lines, and how many bytes they are where that is known beforehand."""
+    if recipe is not None:
+        kind = format_of(asked.source(), asked.form)
+        return table_lines(asked.source(), file, kind, recipe, bar), None
+    if asked.model is not None:
+        return filled_lines(file, asked.model, bar), None
+    length = length_of(file)
+    return plain_lines(file, length, bar), length
+
+
+@contextmanager
+def _bar(*, in_rows: bool) -> Iterator[Bar]:
+    """A bar that vanishes when the API has answered; on a terminal only."""
+    screen = notes()
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        *([MofNCompleteColumn()] if in_rows else [DownloadColumn(), TransferSpeedColumn()]),
+        console=screen.console,
+        disable=not screen.is_terminal,
+        transient=True,
+    ) as progress:
+        task = progress.add_task("Sending", total=None)
+
+        def advanced(amount: int) -> None:
+            progress.advance(task, amount)
+            if progress.finished:
+                progress.update(task, description="Sent, being checked")
+
+        yield Bar(lambda total: progress.update(task, total=total), advanced)
+
+
+def _tell(submitted: Submitted, *, wait: bool) -> None:
+    """What the id alone does not say."""
+    screen, job = notes(), submitted.job.value
+    if not submitted.new:
+        screen.line("This was submitted before: here is the job of that time.")
+    elif screen.is_terminal:
+        requests = f"{job.total:,} requests" if job.total else "Its requests"
+        screen.line(f"Accepted: {requests}")
+        if not wait:
+            screen.line(f"  haulier watch {job.id}")
