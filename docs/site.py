@@ -1,0 +1,48 @@
+"""What `make docs` does to the pages beyond Markdown.
+
+Links into the sources lead out of the site: each is checked, and shown as the path alone. Long
+names in tables may break behind an underscore, so that a table fits a narrow screen.
+"""
+
+import re
+from pathlib import Path
+
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).parents[1]
+LINK = re.compile(r"\[([^\]]+)\]\(((?:\.\./)+[^)\s#]+)(?:#[^)]*)?\)")
+PAGES = {ROOT / "client" / "README.md": "client.md", ROOT / "docs" / "index.md": "index.md"}
+"""Files outside of docs/ that are pages of the site."""
+CELL_CODE = re.compile(r"(<td[^>]*>.*?</td>)", re.DOTALL)
+CODE = re.compile(r"<code>([^<]*)</code>")
+
+
+def on_page_markdown(markdown: str, *, page: Page, **_: object) -> str:
+    """Replace links into the sources. Raises PluginError for one that leads nowhere."""
+    source = Path(page.file.abs_src_path or "").parent
+
+    def replaced(link: re.Match[str]) -> str:
+        target = (source / link[2]).resolve()
+        if target.is_relative_to(ROOT / "docs"):
+            return link[0]
+        if not target.exists():
+            raise PluginError(f"{page.file.src_uri}: {link[2]} does not exist")
+        if target in PAGES:
+            return f"[{link[1]}]({'../' * page.file.src_uri.count('/')}{PAGES[target]})"
+        return link[1]
+
+    return LINK.sub(replaced, markdown)
+
+
+def on_page_content(html: str, **_: object) -> str:
+    """Let long names in table cells break behind `_`, `.` and `/`."""
+
+    def cell(found: re.Match[str]) -> str:
+        return CODE.sub(lambda c: f"<code>{_breakable(c[1])}</code>", found[1])
+
+    return CELL_CODE.sub(cell, html)
+
+
+def _breakable(code: str) -> str:
+    return re.sub(r"(?<=[_./])(?=\w)", "<wbr>", code)
