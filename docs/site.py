@@ -36,7 +36,7 @@ def on_page_markdown(markdown: str, *, page: Page, **_: object) -> str:
 
 
 def on_page_content(html: str, **_: object) -> str:
-    """Let long names in table cells break behind `_`, `.` and `/`."""
+    """Let long names in table cells break behind `_`, `.`, `/` and `:`."""
 
     def cell(found: re.Match[str]) -> str:
         return CODE.sub(lambda c: f"<code>{_breakable(c[1])}</code>", found[1])
@@ -45,4 +45,4 @@ def on_page_content(html: str, **_: object) -> str:
 
 
 def _breakable(code: str) -> str:
-    return re.sub(r"(?<=[_./])(?=\w)", "<wbr>", code)
+    return re.sub(r"(?<=[_./:])(?=\w)", "<wbr>", code)
