@@ -62,7 +62,7 @@ wheels: install ## Build the wheels of Haulier and of its client into dist/
 
 .PHONY: docs
 docs: install ## The documentation as a site, in build/site
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 .PHONY: demo
 demo: install ## The whole pipeline on this machine, against the simulator, in a minute
