@@ -1,7 +1,8 @@
 """What `make docs` does to the pages beyond Markdown.
 
 Links into the sources lead out of the site: each is checked, and shown as the path alone. Long
-names in tables may break behind an underscore, so that a table fits a narrow screen.
+names in tables may break behind an underscore, so that a table fits a narrow screen. Pages with
+charts get the script that draws them.
 """
 
 import re
@@ -35,13 +36,20 @@ def on_page_markdown(markdown: str, *, page: Page, **_: object) -> str:
     return LINK.sub(replaced, markdown)
 
 
-def on_page_content(html: str, **_: object) -> str:
-    """Let long names in table cells break behind `_`, `.`, `/` and `:`."""
+def on_page_content(html: str, *, page: Page, **_: object) -> str:
+    """Let long names in table cells break behind `_`, `.`, `/` and `:`, and add Mermaid for charts.
+
+    Without the script, the theme would fetch Mermaid from the network.
+    """
 
     def cell(found: re.Match[str]) -> str:
         return CODE.sub(lambda c: f"<code>{_breakable(c[1])}</code>", found[1])
 
-    return CELL_CODE.sub(cell, html)
+    html = CELL_CODE.sub(cell, html)
+    if 'class="mermaid"' in html:
+        root = "../" * page.file.src_uri.count("/")
+        html += f'\n<script src="{root}assets/mermaid.min.js"></script>'
+    return html
 
 
 def _breakable(code: str) -> str:
