@@ -8,7 +8,8 @@ import pytest
 from tests.docs import reference
 
 PAGES = [
-    reference.ROOT / "README.md",
+    *(reference.ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")),
+    reference.ROOT / "client" / "README.md",
     *sorted((reference.ROOT / "docs").rglob("*.md")),
 ]
 
