@@ -67,7 +67,7 @@ def measure(size: Size) -> Section:
             for name, (before, after) in times.items()
         ],
         notes=f"Each finished job has 10 events; {OPEN} jobs run, {OPEN} wait to be cut, and"
-        f" {WAITING:,} batches wait to be let in."
+        f" {WAITING:,} batches wait for admission."
         " Both databases stand side by side and are asked in turn.",
     )
 
