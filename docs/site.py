@@ -17,6 +17,7 @@ PAGES = {ROOT / "client" / "README.md": "client.md", ROOT / "docs" / "index.md":
 """Files outside of docs/ that are pages of the site."""
 CELL_CODE = re.compile(r"(<td[^>]*>.*?</td>)", re.DOTALL)
 CODE = re.compile(r"<code>([^<]*)</code>")
+OPTION = re.compile(r"(?<=[ >])--[a-z-]+(?=[^<>]*</code>)")
 
 
 def on_page_markdown(markdown: str, *, page: Page, **_: object) -> str:
@@ -37,15 +38,16 @@ def on_page_markdown(markdown: str, *, page: Page, **_: object) -> str:
 
 
 def on_page_content(html: str, *, page: Page, **_: object) -> str:
-    """Let long names in table cells break behind `_`, `.`, `/` and `:`, and add Mermaid for charts.
+    """Let long names in table cells break behind `_`, `.`, `/` and `:`, and keep options whole.
 
-    Without the script, the theme would fetch Mermaid from the network.
+    A page with charts gets Mermaid; without it, the theme would fetch it from the network.
     """
 
     def cell(found: re.Match[str]) -> str:
         return CODE.sub(lambda c: f"<code>{_breakable(c[1])}</code>", found[1])
 
     html = CELL_CODE.sub(cell, html)
+    html = OPTION.sub(r'<span class="option">\g<0></span>', html)
     if 'class="mermaid"' in html:
         root = "../" * page.file.src_uri.count("/")
         html += f'\n<script src="{root}assets/mermaid.min.js"></script>'

@@ -34,9 +34,10 @@ def _settings() -> str:
         for name, field in Settings.model_fields.items()
     ]
     return (
-        "# Settings\n\nAll are environment variables, read once at the start of a process. An empty"
-        " one is unset. A bad value stops the process, and is named. Times are in seconds, and may"
-        " be fractions.\n\n" + _table(("variable", "default", ""), rows)
+        "# Settings\n\nSettings are environment variables. A process reads them once, at its start."
+        " An empty variable counts as unset. A bad value stops the process with a message that"
+        " names the variable. Times are in seconds, and may be fractions.\n\n"
+        + _table(("variable", "default", ""), rows)
     )
 
 
@@ -62,9 +63,9 @@ def _spec() -> str:
         for name, field in schema["properties"].items()
     ]
     return (
-        "# The batch spec\n\nWhat is submitted: as JSON, or with its requests as JSONL and the"
-        " other fields as query parameters. `endpoint` is required, and `requests` or `input`, not"
-        " both. Fields that are not listed are refused.\n\n"
+        "# The batch spec\n\nA batch spec is submitted as JSON, or with its requests as JSONL and"
+        " the other fields as query parameters. `endpoint` is required, and either `requests` or"
+        " `input`. Fields that are not listed are refused.\n\n"
         + _table(("field", "type", "default", ""), rows)
     )
 
@@ -88,7 +89,7 @@ def _problems() -> str:
     ]
     return (
         "# Problems\n\nEvery error of the API is a problem document (RFC 9457,"
-        " `application/problem+json`). Programs should go by `type`; `detail` is for people and may"
+        " `application/problem+json`). Programs should check `type`; `detail` is for people and may"
         " change. [What to do about each](../api.md#errors).\n\n"
         + _table(("type", "status", "title"), rows)
     )
