@@ -1,9 +1,10 @@
-"""How each stage's work reaches the workers: one table, and the messages that it makes.
+"""The pipeline as one table: each stage's queue, the stage it chains to, the stage it starts.
 
-A message is a nudge: it carries ids only, it may get lost, and it decides nothing.
+Queues, chains, the scheduler's windows and the runner's functions come from this table. A message
+is a nudge: it carries only ids, it may get lost, and it decides nothing.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import groupby
@@ -25,16 +26,16 @@ class Step:
     """How one stage runs as a Celery task."""
 
     job: JobWork | None = None
-    """The function that does the work of a job, where the stage is a job's."""
+    """The stage's function, if the stage works on a job."""
     batch: BatchWork | None = None
-    """The same for a batch."""
+    """The stage's function, if the stage works on a batch."""
     queue: str
     chains_to: Stage | None = None
-    """The next link of the same chain; it runs when the row advanced."""
+    """The next link of the same Celery chain. It runs if the row advanced."""
     starts: Stage | None = None
-    """The stage that the task itself starts for each of its rows that advanced."""
+    """The stage whose message the task sends for each row that advanced."""
     page: int = 1
-    """The most rows of one account in one message."""
+    """The most rows of one account that share a message."""
 
 
 PIPELINE = {
@@ -47,6 +48,19 @@ PIPELINE = {
     Stage.ASSEMBLE: Step(job=stages.assemble, queue=TRANSFER),
 }
 
+
+def check(pipeline: Mapping[Stage, Step]) -> None:
+    """Raise AssertionError unless the table lists each stage once, with the right kind of row."""
+    jobs = {stage for stage, step in pipeline.items() if step.job is not None}
+    batches = {stage for stage, step in pipeline.items() if step.batch is not None}
+    if jobs != set(JOB_STAGES.values()):
+        raise AssertionError("PIPELINE does not list the stages of a job")
+    if batches != set(BATCH_STAGES.values()):
+        raise AssertionError("PIPELINE does not list the stages of a batch")
+
+
+check(PIPELINE)  # no process starts with a stage that nobody would run
+
 WORK = Work(
     jobs={stage: step.job for stage, step in PIPELINE.items() if step.job is not None},
     batches={stage: step.batch for stage, step in PIPELINE.items() if step.batch is not None},
@@ -55,9 +69,9 @@ WORK = Work(
 
 @dataclass(frozen=True)
 class Window:
-    """Stages whose rows are sent together: rows of one table, on one queue, in pages of one size.
+    """Stages that share a limit on messages under way: same table, same queue, same page size.
 
-    The scheduler keeps a few times as many of them on their way as there are worker slots.
+    The scheduler sends rows until a few times as many are under way as there are worker slots.
     """
 
     row: type[Job | Batch]
@@ -67,7 +81,7 @@ class Window:
 
 
 def _windows() -> list[Window]:
-    """Every stage in one window, in the order of the table."""
+    """Return windows in the order of the table. Each stage is in exactly one."""
     found: dict[tuple[type[Job | Batch], str, int], set[Stage]] = {}
     for stage, step in PIPELINE.items():
         row = Job if step.job is not None else Batch
@@ -78,21 +92,10 @@ def _windows() -> list[Window]:
 WINDOWS = _windows()
 
 
-def _check() -> None:
-    """A stage that is missing here, or under the wrong kind of row, must not start."""
-    if WORK.jobs.keys() != set(JOB_STAGES.values()):
-        raise AssertionError("PIPELINE does not list the stages of a job")
-    if WORK.batches.keys() != set(BATCH_STAGES.values()):
-        raise AssertionError("PIPELINE does not list the stages of a batch")
-
-
-_check()
-
-
 def message(name: object, *arguments: Any, queue: str, expires: timedelta) -> Any:
-    """One of our own tasks as a Celery signature.
+    """Return the Celery signature of the task `haulier.<name>`.
 
-    Each has its own expiry, since that of a chain does not reach its later links.
+    Each signature has its own expiry: Celery does not pass a chain's expiry on to later links.
     """
     return signature(
         f"haulier.{name}",
@@ -104,14 +107,14 @@ def message(name: object, *arguments: Any, queue: str, expires: timedelta) -> An
 
 
 def link(stage: Stage, *arguments: Any, expires: timedelta) -> Any:
-    """One link of a chain."""
+    """Return the signature of a stage's task, for the stage's queue."""
     return message(stage, *arguments, queue=PIPELINE[stage].queue, expires=expires)
 
 
 def messages(due: Iterable[Due], expires: timedelta) -> Iterator[tuple[Any, list[UUID]]]:
-    """The messages for rows that are due, each with the ids that it carries.
+    """Yield a message for each row or page of rows that is due, with the ids it carries.
 
-    A batch goes as far as it can without waiting.
+    A message is a chain if the stage chains to another one.
     """
     rows = sorted(due, key=lambda row: (row.stage, row.account))
     for (stage, _), group in groupby(rows, key=lambda row: (row.stage, row.account)):
@@ -124,7 +127,7 @@ def messages(due: Iterable[Due], expires: timedelta) -> Iterator[tuple[Any, list
 
 def _chain(stage: Stage, page: list[UUID], expires: timedelta) -> Any:
     names = [str(row_id) for row_id in page]
-    # A stage that takes pages has them as one argument, a list.
+    # The task of a stage with pages takes one list of ids; other tasks take one id.
     argument: list[str] | str = names if PIPELINE[stage].page > 1 else names[0]
     links = []
     following: Stage | None = stage

@@ -1,6 +1,6 @@
-"""The stages as Celery tasks. Thin: the rules live below.
+"""The stages and chores as Celery tasks. They are thin: the rules live in `service`.
 
-A task that raises Ignore ends its chain. The row says when it is due again.
+A task raises Ignore to end its chain. The row says when the stage is due again.
 """
 
 import gc
@@ -35,7 +35,7 @@ log = structlog.get_logger()
 
 @cache
 def runner() -> Runner:
-    """This process's runner: connections must not be shared over a fork."""
+    """Return this process's runner. Each child makes its own: a fork must not share connections."""
     config = settings()
     per_second = config.control_requests_per_second
     gate = None
@@ -47,9 +47,9 @@ def runner() -> Runner:
 
 @worker_init.connect
 def _prepare(**_: Any) -> None:
-    """What its children need and can share."""
+    """Load what all children need, before the worker forks them."""
     trust()
-    # What was loaded by now stays: the collector of no child need look through it again.
+    # Objects that exist now stay. A frozen object costs no child's collector any time.
     gc.freeze()
 
 
@@ -71,7 +71,7 @@ def _unbind(**_: Any) -> None:
 
 @contextmanager
 def _patient() -> Iterator[None]:
-    """While Postgres is away a task ends quietly: the row is due again when it is back."""
+    """End the task quietly if Postgres is away. The row is due again when Postgres is back."""
     try:
         yield
     except Exception as error:
@@ -83,8 +83,8 @@ def _patient() -> Iterator[None]:
 
 # --- the stages, in the order of the work ------------------------------------------------------
 #
-# There is no `self.retry` and no ETA: a stage that is to run again is a row with `not_before`, and
-# the scheduler sends it when it is due. A message that waits in a worker would be lost with it.
+# No `self.retry` and no ETA: a message that waits in a worker is lost if the worker dies. To run a
+# stage again, its row gets a `not_before`, and the scheduler sends a message when that time comes.
 
 
 @app.task(name="haulier.split")
@@ -123,7 +123,7 @@ def _run_job(stage: Stage, job_id: str) -> None:
 
 
 def _run_batches(stage: Stage, batch_ids: list[str]) -> None:
-    """Run a stage of batches. The chain goes on only if one of them advanced."""
+    """Run a stage of batches. Raise Ignore, which ends a chain, unless a batch advanced."""
     advanced = False
     with _patient():
         for batch_id in runner().batches(stage, map(UUID, batch_ids)):
@@ -134,13 +134,13 @@ def _run_batches(stage: Stage, batch_ids: list[str]) -> None:
 
 
 def _start(stage: Stage | None, batch_id: UUID) -> None:
-    """Send the message that a row which advanced goes on with, if it is not in this chain."""
+    """Send a message for the stage that follows, if the table names one."""
     if stage is None:
         return
     try:
         link(stage, str(batch_id), expires=settings().lease_seconds).apply_async()
     except OperationalError:
-        # Redis is away. The row is stamped; the scheduler sends it again.
+        # Redis is away. The scheduler sends the row again when its stamp expires.
         log.warning("nudge_lost", batch=str(batch_id), stage=str(stage))
 
 
@@ -149,12 +149,12 @@ def _start(stage: Stage | None, batch_id: UUID) -> None:
 
 @app.task(name="haulier.sweep")
 def cancel_late_batches(account: str, spent_file_ids: list[str]) -> None:
-    """Cancel batches that Together made of a create which was given up."""
+    """Cancel batches that Together created late, after Haulier had given up that create."""
     with structlog.contextvars.bound_contextvars(account=account):
         try:
             stages.cancel_twins(runner().together(account), spent_file_ids)
         except HaulierError as error:
-            # It is tried again by the next such message.
+            # The next message of this kind tries again.
             log.warning("sweep_failed", reason=str(error))
 
 
@@ -169,7 +169,7 @@ def prune() -> None:
 
 @app.task(name="haulier.discard")
 def discard(account: str | None) -> None:
-    """Delete what pruned jobs left at Together; with None, what they left in blob storage."""
+    """Delete files that pruned jobs left at an account; with None, their blobs."""
     config = settings()
     times = {"claim_for": config.lease_seconds, "retry": config.retry_base_seconds}
     with structlog.contextvars.bound_contextvars(account=account), _patient():
