@@ -1,1 +1,1 @@
-"""Runs a stage on a row or on a page of rows: claim, work, apply."""
+"""Runs a stage on a row or a page of rows: claim, work, apply."""

@@ -1,4 +1,4 @@
-"""One way to move: claim, work, apply. A runner holds the clients that stages work with."""
+"""Runs a stage on a row or a page of rows: claim, work, apply."""
 
 import time
 from collections import defaultdict
@@ -31,11 +31,12 @@ from service.rules.work import (
     Retry,
     Wait,
 )
-from service.runner.waits import Waits, while_lasts
+from service.runner.lease import HeldLease, while_lasts
+from service.runner.waits import Waits
 from service.runner.worklog import bound, report
 from service.store import engine
 from service.store.apply import apply
-from service.store.claim import claim_batches, claim_job, extend
+from service.store.claim import claim_batches, claim_job
 from service.store.engine import is_unavailable
 from service.store.permissions import permissions_for
 from service.together.client import Pool, Together, open_pool
@@ -45,52 +46,23 @@ log = structlog.get_logger()
 BatchWork = Callable[[BatchClaim, stages.AccountClients], Outcome]
 JobWork = Callable[[JobClaim, stages.Clients], Outcome]
 Gate = Callable[[], None]
-"""Called before each call of Together's control API; it may wait, or raise Transient."""
+"""Called before each call of Together's control API. It may wait, or raise Transient."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """The functions that stages run, by stage."""
+    """The function of each stage."""
 
     batches: Mapping[Stage, BatchWork]
     jobs: Mapping[Stage, JobWork]
 
 
-@dataclass
-class HeldLease:
-    """The lease of one claim. Counts from before the claim was asked for, so that it never
-    believes itself longer than the database does."""
-
-    runner: "Runner"
-    claim: Claim
-    taken: float
-
-    def keep(self) -> None:
-        length = self.runner.settings.lease_seconds.total_seconds()
-        now = time.monotonic()
-        if now < self.taken + length / 4:
-            return
-        if self.runner.stopping():
-            raise HandedBack
-        try:
-            extend(self.runner.db, self.claim, self.runner.settings.lease_seconds)
-        except Exception as error:
-            # The work may go on without the database for as long as the lease lasts.
-            if not is_unavailable(error) or now > self.taken + length:
-                raise
-            return
-        self.taken = now
-
-    def remaining(self) -> timedelta:
-        gone = timedelta(seconds=time.monotonic() - self.taken)
-        return self.runner.settings.lease_seconds - gone
-
-
 class Runner:
-    """Runs stages in this process. Its connections are opened at first use, so after a fork.
+    """Runs stages in this process. It opens connections at first use, so after a fork.
 
-    `gate` makes the gate of one claim from its account and the longest time to wait in all.
-    `stopping` says whether the process is to stop, so that long work is handed back.
+    `gate` takes an account and the longest time that one claim may wait for its calls in all, and
+    returns the claim's gate. `stopping` returns whether the process is to stop; a stage then hands
+    long work back.
     """
 
     def __init__(
@@ -118,7 +90,8 @@ class Runner:
 
     @cached_property
     def _pool(self) -> Pool:
-        # A lease is extended between blocks, and lasts three quarters of its length from there.
+        # A stage extends its lease between two blocks. At least three quarters of the lease are
+        # left then, so half of it is the longest wait for one block.
         return open_pool(min(timedelta(seconds=120), self.settings.lease_seconds / 2))
 
     @property
@@ -131,21 +104,24 @@ class Runner:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
+    def _lease(self, claim: Claim, since: float) -> HeldLease:
+        return HeldLease(self.db, claim, self.settings.lease_seconds, since, self.stopping)
+
     def job(self, stage: Stage, job_id: UUID) -> None:
-        """Run a stage of a job, if it is due and nobody else is on it."""
+        """Run a stage of a job, if the job is due and no other worker holds it."""
         taken = time.monotonic()
         claim = claim_job(self.db, job_id, stage, self.settings.lease_seconds)
         if claim is None:
             log.debug("not_due", stage=stage, job=str(job_id))
             return
         with bound(claim, stage):
-            lease = HeldLease(self, claim, taken)
+            lease = self._lease(claim, taken)
             self._finish(claim, lease, self._work(claim, stage, lease))
 
     def batches(self, stage: Stage, ids: Iterable[UUID]) -> Iterator[UUID]:
-        """Run a stage of a page of batches, one after the other; yields those that advanced.
+        """Run a stage on batches, one after the other. Yields the ids of those that advanced.
 
-        What goes wrong with one is contained in its row.
+        An error of one batch changes that batch's row alone.
         """
         taken = time.monotonic()
         claims = claim_batches(self.db, list(ids), stage, self.settings.lease_seconds)
@@ -155,8 +131,8 @@ class Runner:
         pause: Pause | None = None
         for claim in claims:
             with bound(claim, stage):
-                lease = HeldLease(self, claim, taken)
-                # What stops one batch of an account would stop the rest of its page as well.
+                lease = self._lease(claim, taken)
+                # A fault that pauses the account would stop the rest of the page as well.
                 outcome = pause or self._work(claim, stage, lease)
                 if isinstance(outcome, Pause):
                     pause = outcome
@@ -164,8 +140,7 @@ class Runner:
                     yield claim.id
 
     def _poll_page(self, claims: Sequence[BatchClaim], taken: float) -> Iterator[UUID]:
-        """Like `batches`, with one look for all where that is cheaper, and one write for all that
-        go on waiting."""
+        """Poll like `batches`, but share calls of Together and write all waits at once."""
         if not claims:
             return
         shown = frozenset(claim.provider_batch_id for claim in claims if claim.provider_batch_id)
@@ -175,17 +150,17 @@ class Runner:
         rest: Wait | None = None
         for claim in claims:
             with bound(claim, Stage.POLL):
-                lease = HeldLease(self, claim, taken)
+                lease = self._lease(claim, taken)
                 outcome = rest or self._work(claim, Stage.POLL, lease, view)
                 if isinstance(outcome, Wait) and not claim.account_blocked:
                     waits.add(claim, outcome)
                 elif self._finish(claim, lease, outcome):
                     yield claim.id
             if isinstance(outcome, Pause):
-                # What stops one batch of an account would stop the rest of its page as well.
+                # A fault that pauses the account would stop the rest of the page as well.
                 rest = Wait(timedelta(0), reason=outcome.reason, looked=False)
             elif time.monotonic() > view.ready_at + self._quarter.total_seconds():
-                # Single calls take long: soon each row would need its lease extended.
+                # Single calls take long. If they went on, each row would need its lease extended.
                 rest = Wait(timedelta(0), looked=False)
             waits.flush_if_due()
         waits.flush()
@@ -193,10 +168,10 @@ class Runner:
     def _work(
         self, claim: Claim, stage: Stage, lease: HeldLease, view: stages.View | None = None
     ) -> Outcome | None:
-        """The outcome; None where the lease was lost and nothing may be said any more."""
+        """Return the stage's outcome, or None if the lease was lost and nothing may be written."""
         try:
             reached(CrashPoint.WORKER_CLAIMED)
-            lease.keep()  # a page of batches may be long, and this one's turn late
+            lease.keep()  # in a long page, a batch's turn may come late
             if claim.tries >= self.settings.stage_tries:
                 return self._give_up(claim, lease)
             if isinstance(claim, JobClaim):
@@ -210,12 +185,12 @@ class Runner:
         except HaulierError as error:
             return after(error)
         except Exception as error:
-            # One sick row never stops the others.
+            # An error of one row must not stop the others.
             log.exception("stage_broke")
             return Retry(f"{type(error).__name__}: {error}")
 
     def _give_up(self, claim: Claim, lease: HeldLease) -> Outcome:
-        """Every try ended with the worker's death. What Together may hold is never given up."""
+        """Return the outcome of a row whose workers all died; park what Together may hold."""
         reason = f"{claim.tries} workers died or were lost over this stage"
         if isinstance(claim, JobClaim):
             return Fail(reason) if claim.shards is None and not claim.final_lines else Park(reason)
@@ -251,12 +226,15 @@ class Runner:
         key = account.api_key.get_secret_value()
         if self._gate is None:
             return Together(self._pool, account.base_url, key)
-        # For one claim: what it waits for its calls must leave its lease long enough.
+        # A claim waits a quarter of its lease at most, so that enough of the lease is left.
         gate = self._gate(name, self._quarter)
         return Together(self._pool, account.base_url, key, gate=gate)
 
     def _finish(self, claim: Claim, lease: HeldLease, outcome: Outcome | None) -> bool:
-        """Apply the outcome, for as long as the lease lasts if Postgres is away."""
+        """Apply the outcome. Return whether a batch advanced; going back to queued does not count.
+
+        Retries for as long as the lease lasts if Postgres is away.
+        """
         if outcome is None:
             return False
         try:
@@ -275,7 +253,8 @@ class Runner:
         except Exception as error:
             if is_unavailable(error):
                 raise
-            # What cannot be stored must not stop the page: its lease runs out and spends a try.
+            # One row that cannot be stored must not stop the page. Its lease expires, which
+            # spends a try.
             log.exception("outcome_not_stored", outcome=type(outcome).__name__)
             return False
         report(outcome)

@@ -1,35 +1,24 @@
-"""Batches that go on waiting, to be written together."""
+"""Collects the batches of a page that go on waiting, and writes them together."""
 
 import time
-from collections.abc import Callable
 from datetime import timedelta
 
 import structlog
-from tenacity import Retrying, retry_if_exception, wait_random_exponential
 
 from service.rules.crashpoints import CrashPoint, reached
 from service.rules.work import BatchClaim, Wait
+from service.runner.lease import while_lasts
 from service.store.engine import Database, is_unavailable
 from service.store.wait import wait
 
 log = structlog.get_logger()
 
 MOST = 500
-"""How many are written at once."""
-
-
-def while_lasts(remaining: Callable[[], timedelta]) -> Retrying:
-    """Tries again while Postgres is away, for as long as there is something of a lease left."""
-    return Retrying(
-        retry=retry_if_exception(is_unavailable),
-        wait=wait_random_exponential(max=2),
-        stop=lambda _: remaining() <= timedelta(0),
-        reraise=True,
-    )
+"""The most waits that one statement writes."""
 
 
 class Waits:
-    """Waits in hand. They are flushed long before the leases of their batches run out."""
+    """Waits that are not written yet. A flush comes long before the leases of their batches end."""
 
     def __init__(self, db: Database, lease: timedelta) -> None:
         self._db = db
@@ -48,7 +37,7 @@ class Waits:
             self.flush()
 
     def flush(self) -> None:
-        """Write them all. What was lost meanwhile is for whoever has it now."""
+        """Write all waits. A batch whose lease was lost keeps what its new worker writes."""
         rows, self._rows = self._rows, []
         if not rows:
             return
@@ -59,7 +48,8 @@ class Waits:
         except Exception as error:
             if is_unavailable(error):
                 raise
-            # What cannot be stored must not stop the page: its lease runs out and spends a try.
+            # Rows that cannot be stored must not stop the page. Their leases expire, which spends
+            # a try of each.
             log.exception("outcomes_not_stored", rows=len(rows))
             return
         if lost:
@@ -68,5 +58,5 @@ class Waits:
         reached(CrashPoint.WORKER_APPLIED)
 
     def _remaining(self) -> timedelta:
-        """At most half of a lease was gone when the first of them came into our hands."""
+        """Return the time for retries: a lease has at least half its length when it is added."""
         return timedelta(seconds=self._since + self._lease / 2 - time.monotonic())

@@ -1,4 +1,4 @@
-"""What the log says of the work on a row."""
+"""Log lines about the work on a row."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ log = structlog.get_logger()
 
 @contextmanager
 def bound(claim: Claim, stage: Stage) -> Iterator[None]:
-    """Put what is being worked on onto every line of the log."""
+    """Add the stage and the row's ids to every log line of this context."""
     context = {"stage": str(stage), "account": claim.account}
     if isinstance(claim, BatchClaim):
         context |= {"job": str(claim.job_id), "batch": str(claim.id)}
@@ -38,7 +38,7 @@ def bound(claim: Claim, stage: Stage) -> Iterator[None]:
 
 
 def report(outcome: Outcome) -> None:
-    """One line for each outcome; constant names, identifiers in the context."""
+    """Log an outcome under a constant event name. The ids are in the context."""
     match outcome:
         case Advance(to=to):
             log.info("advanced", to=str(to))
