@@ -1,7 +1,7 @@
-"""Logging: one format for everything that this process says, and no secret in any of it.
+"""Logging: one format for all log lines of a process, without secrets.
 
-JSON where nobody is looking, readable on a terminal. What is bound to structlog's context
-(job, batch, stage, attempt, account, task) stands on every line.
+Lines are JSON, or easy to read on a terminal. Each line has the fields that are bound to
+structlog's context (job, batch, stage, attempt, account, task).
 """
 
 import json
@@ -60,7 +60,7 @@ def configure(settings: Settings) -> None:
         logger.propagate = True
     for name in ("httpx", "httpcore", "uvicorn.access", "celery.worker.strategy", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # One line for each task that ended by design (Ignore) tells nobody anything.
+    # Celery logs a line for each task that raises Ignore, which is a normal end.
     logging.getLogger("celery.app.trace").setLevel(logging.WARNING)
     logging.captureWarnings(capture=True)
 
@@ -81,11 +81,11 @@ def _renderers(settings: Settings) -> list[Any]:
 
 
 class _Redactor:
-    """Hides the values of secrets in a rendered line, wherever they came from."""
+    """Replaces the values of secrets in a finished log line."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
         plain = {s for s in secrets if len(s) >= 6}
-        # As JSON writes them, too. Longest first: one secret may hold another.
+        # JSON may write them with escapes. Longest first: one secret may contain another.
         written = plain | {json.dumps(secret)[1:-1] for secret in plain}
         self._secrets = sorted(written, key=len, reverse=True)
 

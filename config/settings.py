@@ -1,4 +1,4 @@
-"""Every setting of Haulier, read once from the environment and never changed after."""
+"""Every setting of Haulier. A process reads them from the environment once, at its start."""
 
 import json
 import re
@@ -14,11 +14,11 @@ from pydantic_settings.exceptions import SettingsError as SourceError
 
 
 class SettingsError(Exception):
-    """The environment is not usable. Each line names a variable and says what is wrong with it."""
+    """The environment has bad settings. Each line names a variable and what is wrong with it."""
 
 
 def _base_url(value: object) -> object:
-    """The host as Together's SDK takes it; a trailing `/v1` is tolerated."""
+    """Return the host as Together's SDK takes it, without a trailing `/v1`."""
     if not isinstance(value, str):
         return value
     url = value.rstrip("/").removesuffix("/v1").rstrip("/")
@@ -37,7 +37,7 @@ def _url_of(*schemes: str) -> BeforeValidator:
 
 
 def _seconds(value: object) -> object:
-    """Durations are plain seconds in the environment, timedeltas in the code."""
+    """Parse a duration: a number of seconds in the environment, a timedelta in the code."""
     if isinstance(value, str):
         try:
             return timedelta(seconds=float(value))
@@ -63,12 +63,12 @@ class Account(BaseModel):
 
 def _day(value: object) -> object:
     if isinstance(value, str) and not re.fullmatch(r"\d{4}-\d\d-\d\d", value, re.ASCII):
-        raise ValueError(f"must be a day like 2026-01-31, not {value!r}")
+        raise ValueError(f"must be a date like 2026-01-31, not {value!r}")
     return value
 
 
 def _money(value: object) -> object:
-    """As it is written: a float would be another number."""
+    """Refuse floats: they would not be exactly the number that was written."""
     if isinstance(value, int | str | Decimal) and not isinstance(value, bool):
         return value
     raise ValueError("must be a decimal number")
@@ -78,7 +78,7 @@ Usd = Annotated[Decimal, BeforeValidator(_money), Field(ge=0, le=1_000_000)]
 
 
 class Price(BaseModel):
-    """What a model costs from a day (UTC) on, in USD for a million tokens at full price."""
+    """A model's price from a date (UTC) on: USD per million tokens, before the batch discount."""
 
     model_config = {"frozen": True, "extra": "forbid"}
 
@@ -86,7 +86,7 @@ class Price(BaseModel):
     input: Usd
     output: Usd
     batch_discount: Annotated[Decimal, BeforeValidator(_money), Field(ge=0, le=1)] = Decimal("0.5")
-    """The share that a batch takes off."""
+    """The share of the price that batches save."""
 
 
 def _exact_json(value: object) -> object:
@@ -103,7 +103,7 @@ def _by_day(prices: tuple[Price, ...]) -> tuple[Price, ...]:
         raise ValueError("needs at least one price")
     ordered = tuple(sorted(prices, key=lambda price: price.since))
     if len({price.since for price in ordered}) < len(ordered):
-        raise ValueError("has two prices from the same day")
+        raise ValueError("has two prices from the same date")
     return ordered
 
 
@@ -111,103 +111,115 @@ PriceTable = dict[str, Annotated[tuple[Price, ...], AfterValidator(_by_day)]]
 
 
 class Settings(BaseSettings):
-    """The settings, by the names that the environment gives them (`HAULIER_` + upper case)."""
+    """All settings. A field's variable is `HAULIER_` and its name in upper case, or its alias."""
 
     model_config = SettingsConfigDict(
-        # Empty is unset: that is how compose files pass on what nobody has set.
+        # Compose files pass on an unset variable as an empty one.
         env_prefix="HAULIER_",
         frozen=True,
         extra="ignore",
         env_ignore_empty=True,
-        use_attribute_docstrings=True,  # docs/reference/settings.md is made of them
+        use_attribute_docstrings=True,  # docs/reference/settings.md is made from them
     )
 
     database_url: Annotated[str | None, _url_of("postgresql://", "postgres://")] = Field(
         default=None, validation_alias="DATABASE_URL"
     )
-    """Postgres, which holds the truth: `postgresql://…`."""
+    """The URL of Postgres: `postgresql://…`. It holds the state of every job."""
     redis_url: Annotated[str | None, _url_of("redis://", "rediss://")] = Field(
         default=None, validation_alias="REDIS_URL"
     )
-    """The broker: `redis://…` or `rediss://…`. The API does not need it."""
+    """The URL of the broker, Redis or Valkey: `redis://…` or `rediss://…`. The API does not need
+    it."""
     together_api_key: SecretStr | None = Field(default=None, validation_alias="TOGETHER_API_KEY")
-    """The key of the account `default`."""
+    """The API key of the account `default`."""
     together_base_url: BaseUrl = Field(default=TOGETHER, validation_alias="TOGETHER_BASE_URL")
-    """The host of the account `default`."""
+    """The host that the account `default` calls."""
 
     accounts: dict[str, Account] = {}
     """More accounts by name, as JSON: `{"research": {"api_key": "…"}}`."""
     admin_token: SecretStr | None = None
-    """A bearer token of the API that may do everything; the API does not start without."""
+    """A bearer token that may use the whole API. The API does not start without it."""
     url: BaseUrl | None = None
-    """Where the command line finds the API."""
+    """The URL of the API, for the command line."""
     token: SecretStr | None = None
-    """What the command line shows it."""
+    """The bearer token that the command line sends to the API."""
     home: Path = Path(".haulier")
-    """Where `haulier up` keeps its data, and where blobs go unless `blob_url` is set."""
+    """The directory for the data of `haulier up`, and for blobs unless `HAULIER_BLOB_URL` is
+    set."""
     blob_url: Annotated[str | None, _url_of("file:///", "s3://")] = None
-    """Where payloads lie: `file:///…`, shared by all processes, or `s3://bucket/prefix`."""
+    """The storage for requests and results: `s3://bucket/prefix`, or a directory that all processes
+    share, `file:///…`."""
     scratch: Path | None = None
-    """Local space for what is on its way (downloads, hashes of large inputs); the system's by
-    default."""
+    """A local directory for temporary files (downloads, hashes of large inputs). Default: the
+    system's temporary directory."""
     input_roots: tuple[str, ...] = ()
-    """What `input` of a batch spec may point to: URL prefixes, as a JSON list."""
+    """The URL prefixes that the `input` of a batch spec may start with, as a JSON list."""
 
     queue_signed: bool = False
-    """Whether submissions from the queue must be signed by the producer that they name."""
+    """Whether a submission from the queue must be signed by the producer that it names."""
 
     permanent_errors: tuple[str, ...] = ()
-    """Texts that mark a failed line as beyond hope, before the built-in table; a JSON list."""
+    """Error messages that mark a request as permanently failed, as a JSON list. They come before
+    the built-in table."""
     retryable_errors: tuple[str, ...] = ()
-    """Texts that mark a failed line as worth another attempt, likewise."""
+    """Error messages that mark a request as worth another attempt, as a JSON list. They come before
+    the built-in table."""
 
     poll_seconds: Seconds = timedelta(seconds=30)
-    """The shortest time between two looks at a batch."""
+    """The shortest time between two polls of a batch."""
     tick_seconds: Seconds = timedelta(seconds=1)
-    """How often the scheduler looks for what is due."""
+    """How often the scheduler looks for jobs and batches that are due."""
     lease_seconds: Seconds = timedelta(seconds=120)
-    """For how long work belongs to a worker that says nothing; then another takes it."""
+    """How long a worker holds a job or batch without a sign of life. Then another worker may take
+    it."""
     create_grace_seconds: Seconds = timedelta(seconds=60)
-    """How long a create without an answer is looked for before it is tried again."""
+    """How long Haulier searches for the batch of a create that got no answer, before it creates the
+    batch again."""
     retry_base_seconds: Seconds = timedelta(seconds=10)
-    """The first pause before something is tried again; it doubles, up to 5 minutes."""
+    """The first pause before a retry. Pauses double, up to 5 minutes."""
     probe_seconds: Seconds = timedelta(seconds=30)
-    """How often a paused account is tried."""
+    """How often Haulier tries a paused account again."""
     slowest_poll_seconds: Seconds | None = None
-    """The longest time between two looks at a batch; ten times `poll_seconds` by default."""
+    """The longest time between two polls of a batch. Default: ten times
+    `HAULIER_POLL_SECONDS`."""
     stage_tries: int = Field(default=25, ge=1)
-    """How many workers may die over one stage."""
+    """How many workers may die during one stage of a job or batch. Then Haulier fails or parks
+    it."""
     max_inflight_batches: int | None = Field(default=None, ge=1)
-    """How many batches an account may have at Together at once, for each model."""
+    """The most batches of one model that an account may have at Together at once. No limit by
+    default."""
     max_enqueued_tokens: int = Field(default=30_000_000_000, ge=1)
-    """The tokens of all batches of a model that an account may have at Together at once
-    (Together documents 30 billion for each model)."""
+    """The most tokens, over all batches of one model, that an account may have at Together at once.
+    Together documents 30 billion."""
     control_requests_per_second: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """Calls of an account's control API, over all workers; uploads' bytes and downloads not
-    counted."""
+    """The most calls per second that all workers together make to Together's API for one account.
+    The bytes of uploads and downloads do not count. No limit by default."""
     prices: Annotated[PriceTable, NoDecode, BeforeValidator(_exact_json)] = {}
-    """What models cost, by name and day, as JSON; unknown ones have no estimate."""
+    """The prices of models by name and date, as JSON. Other models have no cost estimate."""
     retention_days: float | None = Field(default=None, gt=0, le=36_500)
-    """How long finished jobs are kept, with their results; for ever by default."""
+    """How many days Haulier keeps finished jobs and their results. Default: for ever."""
     webhook_allow_private: bool = False
-    """Whether webhooks may go to private addresses, and without TLS."""
+    """Whether webhooks may go to private addresses, and over plain HTTP."""
     notice_retry_seconds: Seconds = timedelta(days=1)
-    """How long a notice that cannot be delivered is tried again before it is parked."""
+    """How long Haulier retries a notice that it cannot deliver. Then it parks the notice."""
     shard_requests: int = Field(default=50_000, ge=1, le=50_000)
-    """The most requests of a provider batch."""
+    """The most requests in a provider batch."""
     shard_bytes: int = Field(default=100_000_000, ge=1, le=100_000_000)
-    """The most bytes of a provider batch."""
+    """The most bytes in a provider batch."""
     concurrency: int = Field(default=2, ge=1)
-    """Processes of a worker for transfers; control calls get two of their own."""
+    """The number of processes for transfers. `haulier worker` adds two for control calls."""
     heartbeat_file: Path | None = None
-    """Touched by a worker, scheduler or inbox as long as it does its work; for health checks."""
+    """A file that a worker, scheduler, inbox or notifier touches every few seconds while it works.
+    Health checks look at its age."""
     log_format: Annotated[str, Field(pattern="^(auto|json|console)$")] = "auto"
-    """`json`, `console`, or `auto`: readable on a terminal, JSON elsewhere."""
+    """The format of log lines: `json`, `console`, or `auto` (`console` on a terminal, else
+    `json`)."""
     log_level: Annotated[str, Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")] = "INFO"
-    """`DEBUG`, `INFO`, `WARNING` or `ERROR`."""
+    """The least level of log lines: `DEBUG`, `INFO`, `WARNING` or `ERROR`."""
 
     def account(self, name: str) -> Account | None:
-        """The key and address behind a name, or None where it is not configured."""
+        """Return the key and base URL of an account, or None if it is not configured."""
         if name in self.accounts:
             return self.accounts[name]
         if name == "default" and self.together_api_key is not None:
@@ -220,7 +232,7 @@ class Settings(BaseSettings):
 
     @property
     def blobs(self) -> str:
-        """URL of the blob storage."""
+        """Return the URL of the blob storage."""
         return self.blob_url or f"file://{self.home.resolve()}/blobs"
 
     def required(self, *names: str) -> None:
@@ -248,7 +260,10 @@ def _line(error: Any) -> str:
 
 
 def read_settings() -> Settings:
-    """Read the environment. Raises SettingsError with one line for each bad variable."""
+    """Return the settings in the environment.
+
+    Raises SettingsError with one line for each bad variable.
+    """
     try:
         return Settings()
     except ValidationError as error:
@@ -262,5 +277,5 @@ def read_settings() -> Settings:
 
 @cache
 def settings() -> Settings:
-    """The settings of this process, read at the first call."""
+    """Return this process's settings. The first call reads them."""
     return read_settings()
