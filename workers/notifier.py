@@ -1,4 +1,4 @@
-"""The notifier: a plain loop that delivers notices from the outbox. Run one, or several."""
+"""The notifier: a loop that delivers notices from the outbox. One or several may run."""
 
 import asyncio
 import random
@@ -25,19 +25,19 @@ from workers.process import Heartbeat, log_trouble, run
 log = structlog.get_logger("workers.notifier")  # the module itself is run as __main__
 
 SLOTS = 64
-"""Notices that one notifier has on their way at once."""
+"""The most notices that one notifier sends at once."""
 SHARE = SLOTS // 4
-"""Notices of one producer that are on their way at once: its dead endpoints are not the others'."""
+"""The most notices of one producer among them, so that its dead endpoints delay nobody else."""
 PUBLISHERS = 4
-"""Threads that speak to Redis."""
+"""Threads that publish to Redis."""
 LEASE = DEADLINE * 4
-"""After so long a notice whose notifier died is another one's; no send takes that long."""
+"""The time after which another notifier may take a notice. No send takes that long."""
 SOON = 0.05
-"""The pause before the next look where there was something to send, in seconds."""
+"""The pause before the next claim if the last one found notices, in seconds."""
 
 
 class Notifier:
-    """Claims what is due, sends it, and writes down what became of it: each in a transaction."""
+    """Claims notices that are due, sends them, and notes the result of each."""
 
     def __init__(self, settings: Settings) -> None:
         settings.required("database_url", "redis_url")
@@ -49,7 +49,7 @@ class Notifier:
         self._database_threads = ThreadPoolExecutor(4, "database")
         self._publishers = ThreadPoolExecutor(PUBLISHERS, "publisher")
         self._sender = Sender(
-            private=settings.webhook_allow_private,
+            allow_private=settings.webhook_allow_private,
             resolvers=ThreadPoolExecutor(SLOTS, "resolver"),
             tls=tls_context(),
         )
@@ -70,7 +70,7 @@ class Notifier:
             log.info("notifier_stopped")
 
     async def deliver(self, stop: asyncio.Event) -> None:
-        """Deliver until `stop`, then let what is under way arrive."""
+        """Deliver until `stop`, then wait for the notices that are being sent."""
         while not stop.is_set():
             self._heartbeat.touch()
             pause = await self._tick()
@@ -85,14 +85,14 @@ class Notifier:
         self._connections.dispose()
 
     async def _tick(self) -> float:
-        """Begin to send what is due. Returns the seconds until the next look."""
+        """Start to send notices that are due. Returns the seconds until the next claim."""
         tick = self._settings.tick_seconds.total_seconds()
-        room = SLOTS - len(self._under_way)
-        if room <= 0:
+        free = SLOTS - len(self._under_way)
+        if free <= 0:
             return SOON
         try:
             found = await self._in_database(
-                notices.claim, self._db, room=room, share=SHARE, lease_for=LEASE
+                notices.claim, self._db, room=free, share=SHARE, lease_for=LEASE
             )
         except Exception as error:  # noqa: BLE001  the loop goes on
             log_trouble("claim_failed", error)
@@ -104,7 +104,7 @@ class Notifier:
         return min(SOON, tick) if found else tick
 
     async def _deliver(self, sending: Sending) -> None:
-        """Send one notice and note the outcome; without a note it comes again with its lease."""
+        """Send one notice and note the result. Without a note it is due again after its lease."""
         with structlog.contextvars.bound_contextvars(
             job=str(sending.job.id), delivery=str(sending.id)
         ):
@@ -116,7 +116,7 @@ class Notifier:
                 log_trouble("delivery_failed", error)
 
     async def _trouble(self, sending: Sending) -> NotDelivered | None:
-        """Send it; what went wrong, if anything did."""
+        """Send one notice. Returns why it was not delivered, or None."""
         try:
             if "webhook" in sending.target:
                 url = sending.target["webhook"]
@@ -127,13 +127,13 @@ class Notifier:
         except NotDelivered as error:
             return error
         except Exception as error:
-            # One notice that cannot be sent must not come again at once, for ever.
+            # Count it as a try, or this notice would come again at once, for ever.
             log.exception("notice_failed")
             return NotDelivered(f"{type(error).__name__}: {error}")
         return None
 
     def _publish(self, sending: Sending) -> None:
-        """Put a task on the producer's own queue. Raises NotDelivered."""
+        """Publish a Celery task to the producer's own queue. Raises NotDelivered."""
         try:
             self._celery.send_task(
                 sending.target["task"],
@@ -151,13 +151,12 @@ class Notifier:
             log.info("notice_delivered", event_sent=sending.event, noted=kept)
             return
         luck = random.random()  # noqa: S311  not for secrets
+        pause = backoff(sending.tries, FIRST_PAUSE, luck, longest=LONGEST_PAUSE)
         kept = notices.failed(
             self._db,
             sending,
             str(trouble),
-            pause=None
-            if isinstance(trouble, Gone)
-            else backoff(sending.tries, FIRST_PAUSE, luck, longest=LONGEST_PAUSE),
+            pause=None if isinstance(trouble, Gone) else pause,
             retry_for=self._settings.notice_retry_seconds,
         )
         log.warning("notice_not_delivered", tries=sending.tries, reason=str(trouble), noted=kept)
@@ -168,7 +167,7 @@ class Notifier:
 
 
 def _producer(settings: Settings) -> Celery:
-    """Celery as a producer's own: it may send to queues that we do not know."""
+    """Return a Celery application that may send to queues that Haulier does not know."""
     app = Celery("haulier-notices", broker=settings.redis_url, set_as_current=False)
     app.conf.update(
         task_create_missing_queues=True,

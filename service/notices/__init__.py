@@ -1,1 +1,1 @@
-"""What a notice says, and how a webhook is sent."""
+"""The content of notices, and the sending of webhooks."""

@@ -1,4 +1,4 @@
-"""What a notice says."""
+"""The content of a notice, for Celery tasks and webhooks alike."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from service.store.views import JobView
 
 
 def content(sending: Sending) -> dict[str, Any]:
-    """The event, the delivery's id and the job, as the API shows it."""
+    """Return the event, the id of the delivery, and the job as the API shows it."""
     return {
         "event": sending.event,
         "delivery": str(sending.id),
@@ -18,5 +18,5 @@ def content(sending: Sending) -> dict[str, Any]:
 
 
 def body(sending: Sending) -> str:
-    """The content as JSON."""
+    """Return the content as JSON, for the body of a webhook."""
     return msgspec.json.encode(content(sending)).decode()

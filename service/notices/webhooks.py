@@ -1,10 +1,10 @@
-"""Sending webhooks as Standard Webhooks prescribes, and never into a private network.
+"""Sends webhooks by the rules of Standard Webhooks, and never into a private network.
 
-The name is resolved once, every address of it is checked, and the connection goes to one of
-those very addresses: asked a second time, a resolver could answer something else.
+The sender resolves a host name once, checks every address, and connects to one of the addresses
+that it checked. A resolver that is asked twice could give another answer the second time.
 
 NotDelivered        try again later
-└── Gone            never again: the receiver has said so (410)
+└── Gone            do not try again: the receiver answered 410
 """
 
 import asyncio
@@ -17,14 +17,14 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import httpx
-from standardwebhooks import Webhook
 
 from service.rules.notices import is_public, webhook_trouble
+from service.rules.signatures import sign
 
 DEADLINE = timedelta(seconds=15)
-"""For all of one call, from the name's resolution to the answer."""
+"""The longest time for one webhook, from resolving the name to the answer."""
 MOST_ANSWER = 1_000
-"""Bytes of an answer that are read, to be shown beside its status."""
+"""The most bytes of an answer that are read. They are shown after its status."""
 
 _TIMEOUT = httpx.Timeout(DEADLINE.total_seconds(), connect=5)
 
@@ -32,28 +32,33 @@ Address = IPv4Address | IPv6Address
 
 
 class NotDelivered(Exception):
-    """Says in one line why."""
+    """The receiver did not take the webhook. The message says why, in one line."""
 
 
 class Gone(NotDelivered):
-    """Nobody wants to hear of it any more."""
+    """The receiver wants no more webhooks at this URL."""
 
 
 def tls_context() -> ssl.SSLContext:
-    """Checks certificates; takes a while to make. SSL_CERT_FILE adds authorities of one's own."""
+    """Return a context that checks certificates. Making one is slow, so share it.
+
+    The variable SSL_CERT_FILE names a file with more certificate authorities.
+    """
     return httpx.create_ssl_context()
 
 
 @dataclass(frozen=True)
 class Sender:
-    """`resolvers` are threads for names: a resolver that hangs must hold up nobody else."""
+    """Sends webhooks. It keeps nothing between two of them."""
 
-    private: bool
+    allow_private: bool
+    """Whether webhooks may go to private addresses, and over plain HTTP."""
     resolvers: Executor
+    """Threads for resolving names, so that a slow resolver delays only its own webhook."""
     tls: ssl.SSLContext
 
     async def send(self, url: str, message_id: str, body: str, secrets: Sequence[str]) -> None:
-        """POST one message. Raises NotDelivered."""
+        """POST one message, signed with each of the secrets. Raises NotDelivered."""
         try:
             async with asyncio.timeout(DEADLINE.total_seconds()):
                 await self._send(httpx.URL(url), _headers(message_id, body, secrets), body)
@@ -65,8 +70,8 @@ class Sender:
             raise NotDelivered(f"the URL cannot be used: {error}") from None
 
     async def _send(self, url: httpx.URL, headers: Mapping[str, str], body: str) -> None:
-        # What was allowed when the job was submitted may not be any more.
-        trouble = webhook_trouble(str(url), private=self.private)
+        # The settings may have changed since the job was submitted.
+        trouble = webhook_trouble(str(url), private=self.allow_private)
         if trouble is not None:
             raise NotDelivered(trouble)
         addresses = await self._addresses(url)
@@ -80,17 +85,17 @@ class Sender:
                 return
 
     async def _addresses(self, url: httpx.URL) -> list[Address]:
-        """Where the host is. Raises NotDelivered if any of it is private and may not be."""
+        """Return the host's addresses. Raises NotDelivered if one is private and must not be."""
         host = url.raw_host.decode("ascii")
         loop = asyncio.get_running_loop()
         try:
             found = await loop.run_in_executor(self.resolvers, resolve, host)
         except OSError as error:
-            raise NotDelivered(f"{host} is not known: {error}") from None
+            raise NotDelivered(f"{host} cannot be resolved: {error}") from None
         addresses = [ip_address(text.partition("%")[0]) for text in found]
         private = [address for address in addresses if not is_public(address)]
-        if private and not self.private:
-            raise NotDelivered(f"{host} is at a private address ({private[0]})")
+        if private and not self.allow_private:
+            raise NotDelivered(f"{host} has a private address ({private[0]})")
         if not addresses:
             raise NotDelivered(f"{host} has no address")
         return addresses
@@ -98,8 +103,8 @@ class Sender:
     async def _post(
         self, url: httpx.URL, address: Address, headers: Mapping[str, str], body: str
     ) -> None:
-        # A client for each call: kept connections are told apart by their address, behind which
-        # other hosts may live.
+        # A client for each webhook: a client would reuse a connection to the same address for
+        # another host that lives there.
         async with (
             httpx.AsyncClient(verify=self.tls, trust_env=False, timeout=_TIMEOUT) as client,
             client.stream(
@@ -129,15 +134,18 @@ async def _refusal(response: httpx.Response) -> NotDelivered:
 
 
 def resolve(host: str) -> list[str]:
-    """The addresses of a host, in the order to try them. Raises OSError."""
+    """Return the addresses of a host, in the order to try them. Raises OSError."""
     found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 def _headers(message_id: str, body: str, secrets: Sequence[str]) -> dict[str, str]:
-    """Signed with every secret, so that the receiver may take its time to change from one."""
+    """Return the headers of a webhook, with a signature by each of the producer's secrets.
+
+    So a receiver can change from the old secret to the new one at any time.
+    """
     now = datetime.now(UTC)
-    signatures = (Webhook(secret).sign(message_id, now, body) for secret in secrets)
+    signatures = sign(body, message_id=message_id, instant=now, by=secrets)
     return {
         "content-type": "application/json",
         "user-agent": "haulier",

@@ -29,5 +29,10 @@ def is_signed(
     except (ValueError, OverflowError, OSError):
         return False
     given = [signature.encode() for signature in signatures.split()]
-    made = [Webhook(secret).sign(message_id, instant, data).encode() for secret in by]
+    made = [one.encode() for one in sign(data, message_id=message_id, instant=instant, by=by)]
     return any(hmac.compare_digest(one, other) for one in given for other in made)
+
+
+def sign(data: str, *, message_id: str, instant: datetime, by: Sequence[str]) -> list[str]:
+    """Return the signature (`v1,…`) of a message with each of the secrets, in their order."""
+    return [Webhook(secret).sign(message_id, instant, data) for secret in by]

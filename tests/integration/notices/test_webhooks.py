@@ -47,7 +47,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
 
 def send(url: str, tls: ssl.SSLContext, *, private: bool) -> None:
     with ThreadPoolExecutor(1) as resolvers:
-        sender = Sender(private=private, resolvers=resolvers, tls=tls)
+        sender = Sender(allow_private=private, resolvers=resolvers, tls=tls)
         asyncio.run(sender.send(url, "id", "{}", [SECRET]))
 
 
