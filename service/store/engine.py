@@ -1,4 +1,4 @@
-"""Connections to Postgres."""
+"""Connections to Postgres, and what an error of the database means."""
 
 from datetime import datetime, timedelta
 
@@ -16,32 +16,32 @@ from sqlalchemy.orm import Session, sessionmaker
 
 Database = sessionmaker[Session]
 
-# Anything that means "Postgres is not there or was not able to", as opposed to a bug in a query.
+# Errors of Postgres itself or of the connection, not of a query.
 UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeout)
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """Whether the database is down, restarting or cut off, so that waiting helps."""
+    """Return whether the database is down, restarting or cut off, so that waiting helps."""
     return isinstance(error, UNAVAILABLE) or (
         isinstance(error, DBAPIError) and error.connection_invalidated
     )
 
 
 def is_contended(error: BaseException) -> bool:
-    """Whether a statement waited too long for what one other transaction holds."""
+    """Return whether a statement waited too long for a lock that another transaction holds."""
     held = LockNotAvailable | DeadlockDetected
     return isinstance(error, DBAPIError) and isinstance(error.orig, held)
 
 
 def lacks_schema(error: BaseException) -> bool:
-    """Whether a statement failed because the database was not migrated to this code's schema."""
+    """Return whether a statement failed because the database lacks this version's schema."""
     return isinstance(error, ProgrammingError) and isinstance(
         error.orig, (UndefinedTable, UndefinedColumn, InvalidSchemaName)
     )
 
 
 def create(url: str, *, pool_size: int = 1, statement_timeout: timedelta | None = None) -> Engine:
-    """An engine for `postgresql://…`. Not to be shared over a fork."""
+    """Return an engine for `postgresql://…`. Do not share it over a fork."""
     limit = statement_timeout if statement_timeout is not None else timedelta(seconds=60)
     return create_engine(
         make_url(url).set(drivername="postgresql+psycopg"),
@@ -51,7 +51,7 @@ def create(url: str, *, pool_size: int = 1, statement_timeout: timedelta | None 
         connect_args={
             "connect_timeout": 5,
             "application_name": "haulier",
-            # A peer that vanished must not hold a worker for hours.
+            # A peer that vanishes must not block a worker for hours.
             "keepalives_idle": 10,
             "keepalives_interval": 5,
             "keepalives_count": 3,
@@ -63,10 +63,11 @@ def create(url: str, *, pool_size: int = 1, statement_timeout: timedelta | None 
 
 
 def database(engine: Engine) -> Database:
+    """Return the factory of sessions that the functions of `store` take as `db`."""
     return sessionmaker(engine, expire_on_commit=False)
 
 
 def clock(db: Database) -> datetime:
-    """What time it is for the database."""
+    """Return the time of the database's clock."""
     with db.begin() as session:
         return session.scalars(select(func.now())).one()

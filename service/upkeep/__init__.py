@@ -1,1 +1,1 @@
-"""Prunes old finished jobs and sweeps blobs that no row names."""
+"""Prunes old finished jobs, and sweeps blobs that no row names."""

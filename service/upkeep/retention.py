@@ -1,6 +1,7 @@
-"""Old finished jobs are forgotten: first their rows, and then what they left elsewhere.
+"""Prunes old finished jobs: first their rows, then their blobs and their files at Together.
 
-What is left is noted in the transaction that deletes the rows, so a crash in between loses nothing.
+The transaction that deletes the rows also notes the blobs and files as leftovers, so a crash in
+between loses none of them.
 """
 
 import time
@@ -22,23 +23,23 @@ log = structlog.get_logger()
 
 PAGE = 200
 AT_ONCE = timedelta(seconds=10)
-"""For how long a worker is kept by this at once. What is not done by then is due again soon."""
+"""The longest time that one task works on this. The next message of its kind goes on."""
 
 
 def prune(db: Database, older_than: timedelta) -> int:
-    """Forget jobs that ended longer ago than that, for a while. Returns how many it were."""
+    """Delete the rows of jobs that ended longer ago than that. Returns the number of jobs."""
     end = time.monotonic() + AT_ONCE.total_seconds()
-    forgotten = 0
+    pruned = 0
     while time.monotonic() < end and (page := forget(db, older_than=older_than, limit=PAGE)):
         reached(CrashPoint.PRUNE_FORGOTTEN)
-        forgotten += page
-    if forgotten:
-        log.info("jobs_forgotten", jobs=forgotten)
-    return forgotten
+        pruned += page
+    if pruned:
+        log.info("jobs_forgotten", jobs=pruned)
+    return pruned
 
 
 def discard_blobs(db: Database, blobs: Blobs, *, claim_for: timedelta, retry: timedelta) -> None:
-    """Delete the blobs that forgotten jobs left, for a while."""
+    """Delete blobs that pruned jobs left, for as long as a task may work on this."""
 
     def delete(leftover: Discardable) -> None:
         blobs.delete_under(leftover.name, leftover.written_before)
@@ -49,13 +50,13 @@ def discard_blobs(db: Database, blobs: Blobs, *, claim_for: timedelta, retry: ti
 def discard_files(
     db: Database, account: str, together: Together, *, claim_for: timedelta, retry: timedelta
 ) -> None:
-    """Delete the files of an account at Together that forgotten jobs left, for a while."""
+    """Delete files that pruned jobs left at an account, for as long as a task may work on this."""
 
     def delete(leftover: Discardable) -> None:
         try:
             together.delete_file(leftover.name)
         except Refused as error:
-            # Asking again changes nothing, and it is only a file that nobody needs.
+            # Together would refuse again, and nobody needs the file. So it counts as deleted.
             log.warning("leftover_refused", name=leftover.name, reason=str(error))
 
     _discard(db, account, delete, claim_for, retry)
@@ -68,8 +69,10 @@ def _discard(
     claim_for: timedelta,
     retry: timedelta,
 ) -> None:
-    """Ends at the first trouble, which most likely is everyone's; what was claimed and not done is
-    due again after `claim_for`. Deleting twice does no harm.
+    """Delete leftovers until none is due, the time is over, or a deletion fails.
+
+    A failure most likely concerns all leftovers. Those that were claimed and not deleted are due
+    again after `claim_for`. To delete one twice does no harm.
     """
     end = time.monotonic() + AT_ONCE.total_seconds()
     while page := leftovers.claim(db, account, limit=PAGE, claim_for=claim_for):

@@ -1,8 +1,8 @@
-"""Blobs that no row names: what was written, and then its writer died or was refused.
+"""Sweeps blobs that no row names: their writer died, or was refused, before it committed the name.
 
-Nothing is deleted that is younger than a day. By then whoever wrote it has committed its name: a
-task ends after six hours (workers.app), and a body that is still arriving writes a shard at least
-that often, or is the first to come in at less than a kilobyte a second.
+A blob younger than a day stays, since its writer may still commit the name. A day is enough: a task
+ends after six hours (workers.app), and a request body that is still arriving writes a shard at
+least that often, unless it comes at less than a kilobyte a second.
 """
 
 from collections import defaultdict
@@ -24,10 +24,11 @@ UUID_LENGTH = 36
 
 
 def sweep(db: Database, blobs: Blobs, *, older_than: timedelta = DAY) -> int:
-    """Delete blobs that no row names. Returns how many it were.
+    """Delete blobs that no row names. Returns the number of blobs deleted.
 
-    One page of the listing is held at a time, and what of it is named is asked after it was read.
-    Whatever does not look like one of our names is left alone.
+    Memory holds one page of the storage's listing at a time. The database is asked for a page's
+    names after the page was read, so a name that is committed meanwhile counts. A blob whose name
+    does not look like one of Haulier's stays.
     """
     before = datetime.now(UTC) - older_than
     swept = 0
@@ -48,14 +49,14 @@ def _delete(blobs: Blobs, names: list[str]) -> int:
 
 
 def _unnamed_of_jobs(db: Database, blobs: Blobs, names: list[str], before: datetime) -> list[str]:
-    """Of `jobs/<job id>/…`: all where there is no such job, else what it does not name."""
+    """Return those of `jobs/<job id>/…` that their job does not name; all if it does not exist."""
     by_job: defaultdict[UUID, list[str]] = defaultdict(list)
     for name in names:
         job_id = _id_after(JOBS, name)
         if job_id is not None and name.startswith(f"{JOBS}{job_id}/"):
             by_job[job_id].append(name)
     known = named.existing(db, by_job)
-    # One that is still being taken in is not stored yet, and its first blobs may be old.
+    # A job that is still arriving has no row yet, and its first blobs may be old.
     unknown = [
         job_id
         for job_id in by_job.keys() - known
@@ -69,20 +70,20 @@ def _unnamed_of_jobs(db: Database, blobs: Blobs, names: list[str], before: datet
 
 
 def _unnamed_of_bundles(db: Database, names: list[str]) -> list[str]:
-    """Of `pages/<id>…`: blobs whose name does not begin with the page of any job."""
+    """Return those of `pages/<id>…` whose name does not begin with the bundle of any job."""
     ours = [name for name in names if _id_after(BUNDLES, name) is not None]
     shared = named.bundles(db, {beginning for name in ours for beginning in _beginnings(name)})
     return [name for name in ours if shared.isdisjoint(_beginnings(name))]
 
 
 def _unnamed_of_files(db: Database, names: list[str]) -> list[str]:
-    """Of `files/file-<id>/…`: what no uploaded file has, and no job is to read yet."""
+    """Return those of `files/file-<id>/…` that no uploaded file has and no job still reads."""
     ours = [name for name in names if _id_after(FILES, name) is not None]
     return sorted(set(ours) - files.named(db, ours))
 
 
 def _beginnings(name: str) -> Iterator[str]:
-    """What the name of its page may be: everything from `pages/<id>` on."""
+    """Yield each possible name of the blob's bundle: beginnings of `name`, from `pages/<id>` on."""
     return (name[:end] for end in range(len(BUNDLES) + UUID_LENGTH, len(name) + 1))
 
 
