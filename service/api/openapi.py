@@ -1,5 +1,7 @@
-"""The OpenAPI document: what FastAPI reads from the endpoints, and what follows from how they are
-made. An endpoint gets its tag, its scope, its problems and its examples from here."""
+"""The OpenAPI document.
+
+FastAPI derives most of it from the endpoints. This module adds tags, scopes, problems and examples.
+"""
 
 import inspect
 from collections.abc import Iterator, Sequence
@@ -17,22 +19,22 @@ from service.api import auth, problems
 from service.api.problems import MEDIA_TYPE, Kind
 from service.api.v1 import examples
 from service.api.v1.schemas import ProblemDocument
+from service.api.v1.spec_fields import DESCRIPTIONS, query_parameters
 from service.rules.credentials import Scope
 from service.rules.requests import AudioLine, ChatLine
 from service.rules.spec import Spec
 
 _REF = "#/components/schemas/"
 _TEXT = {"type": "string"}
-_NUMBER = {"type": "integer"}
-_JSONL = "The request lines. The spec's other fields are query parameters."
+_JSONL = "The request lines. The other fields of the spec are query parameters."
 
 KINDS = tuple(kind for kind in vars(problems).values() if isinstance(kind, Kind))
-"""Every problem that there is."""
+"""Every kind of problem that the API answers with."""
 
 DESCRIPTION = """\
-Bearer tokens have scopes: `submit` (new jobs, and running failed requests again), `read`,
-`cancel`, and `admin` (everything, with every producer's jobs). Each operation says which one it
-needs. Errors are problem documents (RFC 9457); programs should go by their `type`.
+Bearer tokens have scopes: `submit` (submit jobs and retry failed requests), `read`, `cancel`, and
+`admin` (everything, for the jobs of all producers). Each operation names the scope that it needs.
+Errors are problem documents (RFC 9457); programs should rely on their `type`.
 """
 
 _SCOPES = {
@@ -40,41 +42,16 @@ _SCOPES = {
     for needed, scope in zip((auth.SUBMIT, auth.READ, auth.CANCEL, auth.ADMIN), Scope, strict=True)
 }
 
-
-_FIELDS = {
-    "endpoint": "What is asked of Together, such as `/v1/chat/completions`.",
-    "requests": "The requests: each with a `custom_id` that is unique in the job, and its `body`.",
-    "input": "Where the requests lie as JSONL instead: below one of the allowed input roots.",
-    "idempotency_key": "The same key and content find the job that is there.",
-    "account": "The Together account to use.",
-    "max_attempts": "How often each request may be tried.",
-    "priority": "Higher goes first.",
-    "metadata": "Anything of yours; 16,384 bytes as JSON.",
-    "notify": "Who is to be told what becomes of it.",
-}
-"""Of a spec."""
-
-
-def _parameter(name: str, place: str, schema: dict[str, str], description: str) -> dict[str, Any]:
-    return {
-        "name": name,
-        "in": place,
-        "required": False,
-        "schema": schema,
-        "description": description,
-    }
-
-
 SUBMIT: dict[str, Any] = {
     "parameters": [
-        _parameter("Idempotency-Key", "header", _TEXT, "The same as `idempotency_key`."),
-        _parameter("endpoint", "query", _TEXT, "With JSONL only, and required there."),
-        _parameter("account", "query", _TEXT, "With JSONL only."),
-        _parameter("max_attempts", "query", _NUMBER, "With JSONL only."),
-        _parameter("priority", "query", _NUMBER, "With JSONL only."),
-        _parameter("idempotency_key", "query", _TEXT, "With JSONL only."),
-        _parameter("metadata", "query", _TEXT, "With JSONL only: a JSON object."),
-        _parameter("notify", "query", _TEXT, "With JSONL only: a JSON array."),
+        {
+            "name": "Idempotency-Key",
+            "in": "header",
+            "required": False,
+            "schema": _TEXT,
+            "description": "Another way to give `idempotency_key`.",
+        },
+        *query_parameters(),
     ],
     "requestBody": {
         "required": True,
@@ -90,13 +67,13 @@ SUBMIT: dict[str, Any] = {
 
 
 def problem(description: str) -> dict[str, Any]:
-    """A response that is a problem document."""
+    """Return the description of a response that is a problem document."""
     schema = {"$ref": f"{_REF}{ProblemDocument.__name__}"}
     return {"description": description, "content": {MEDIA_TYPE: {"schema": schema}}}
 
 
 def document(app: FastAPI) -> dict[str, Any]:
-    """The whole document."""
+    """Return the OpenAPI document of the application."""
     routes = [route for route in iter_route_contexts(app.routes) if _is_shown(route)]
     made = get_openapi(
         title=app.title,
@@ -124,26 +101,27 @@ def _is_shown(route: RouteContext) -> bool:
 
 
 def operation_id(route: APIRoute) -> str:
-    """Names a client's function: the room and what is done there."""
-    return f"{_room(route)}_{route.name}"
+    """Return the operation's id, such as `jobs_list_jobs`, for generated clients."""
+    return f"{_subject(route)}_{route.name}"
 
 
-def _room(route: Any) -> str:
+def _subject(route: Any) -> str:
+    """Return the name of the endpoint's module."""
     return str(route.endpoint.__module__).rpartition(".")[2]
 
 
 def _tags(routes: Sequence[RouteContext]) -> list[dict[str, str]]:
-    """The rooms that the endpoints live in, with what those say of themselves."""
-    rooms = {_room(route): inspect.getmodule(route.endpoint) for route in routes}
+    """Return a tag for each module with endpoints, described by the module's docstring."""
+    subjects = {_subject(route): inspect.getmodule(route.endpoint) for route in routes}
     return [
-        {"name": name, "description": (inspect.getdoc(room) or "").partition("\n\n")[0]}
-        for name, room in rooms.items()
+        {"name": name, "description": (inspect.getdoc(module) or "").partition("\n\n")[0]}
+        for name, module in subjects.items()
     ]
 
 
 def _complete(operation: dict[str, Any], route: RouteContext) -> None:
-    """Add to an operation what follows from its path, its body and its dependencies."""
-    operation["tags"] = [_room(route)]
+    """Add the tag, scope, errors and examples to an operation."""
+    operation["tags"] = [_subject(route)]
     scopes = set(_scopes(route.dependant))
     for scope in sorted(scopes):
         needs = f"Needs the scope `{scope}`."
@@ -163,13 +141,13 @@ def _complete(operation: dict[str, Any], route: RouteContext) -> None:
 
 
 def _is_fastapis(response: dict[str, Any]) -> bool:
-    """Whether it is the framework's own form of what is wrong, which nobody is sent."""
+    """Whether this is FastAPI's own validation error, which the API never sends."""
     schema = response.get("content", {}).get("application/json", {}).get("schema", {})
     return bool(schema == {"$ref": f"{_REF}HTTPValidationError"})
 
 
 def _statuses(operation: dict[str, Any], route: RouteContext, scopes: set[Scope]) -> Iterator[int]:
-    """The errors that any such endpoint can answer with; its own stand with it."""
+    """Yield the error statuses that follow from the kind of endpoint."""
     yield from (400, 500)
     if operation.get("security"):
         yield from (401, 503)
@@ -193,14 +171,14 @@ def _scopes(dependant: Dependant) -> Iterator[Scope]:
 
 
 def _problem_examples(status: int) -> dict[str, Any]:
-    """One for each kind of that status."""
+    """Return an example for each kind of problem with this status."""
     return {
         kind.slug: {
             "value": {
                 "type": kind.type,
                 "title": kind.title,
                 "status": kind.status,
-                "detail": "what is the matter here, for people",
+                "detail": "An explanation for people.",
             }
         }
         for kind in KINDS
@@ -209,7 +187,7 @@ def _problem_examples(status: int) -> dict[str, Any]:
 
 
 def _problem_schemas() -> dict[str, Any]:
-    """The problem document, with every `type` that there is."""
+    """Return the schema of problem documents, with every `type`."""
     _, made = models_json_schema(
         [(ProblemDocument, "serialization")], ref_template=f"{_REF}{{model}}"
     )
@@ -221,13 +199,13 @@ def _problem_schemas() -> dict[str, Any]:
 
 
 def _spec_schemas() -> dict[str, Any]:
-    """The batch spec and its lines."""
+    """Return the schemas of the batch spec and its request lines."""
     _, schemas = msgspec.json.schema_components(
         (Spec, ChatLine, AudioLine), ref_template=f"{_REF}{{name}}"
     )
     lines = [{"$ref": f"{_REF}{line.__name__}"} for line in (ChatLine, AudioLine)]
     schemas["Spec"]["properties"]["requests"] = {"type": "array", "items": {"anyOf": lines}}
-    for name, words in _FIELDS.items():
+    for name, words in DESCRIPTIONS.items():
         schemas["Spec"]["properties"][name]["description"] = words
     schemas["Spec"]["oneOf"] = [{"required": ["requests"]}, {"required": ["input"]}]
     return schemas

@@ -1,6 +1,12 @@
-"""What requests and answers look like, for the OpenAPI document. Real ones; a test sends them."""
+"""Examples for the OpenAPI document. A test sends them to the API."""
 
+import json
 from typing import Any
+
+import msgspec
+
+from service.rules.spec import Spec
+from service.store.views import JobView
 
 MODEL = "meta-llama/Llama-3.3-70B-Instruct-Turbo"
 
@@ -17,52 +23,37 @@ SPEC: dict[str, Any] = {
     "metadata": {"team": "search"},
 }
 
-LINES = (
-    '{"custom_id": "one", "body": {"model": "meta-llama/Llama-3.3-70B-Instruct-Turbo", '
-    '"messages": [{"role": "user", "content": "Say one"}]}}\n'
-    '{"custom_id": "two", "body": {"model": "meta-llama/Llama-3.3-70B-Instruct-Turbo", '
-    '"messages": [{"role": "user", "content": "Say two"}]}}\n'
+SPEC_FIELDS: dict[str, Any] = msgspec.structs.asdict(
+    msgspec.convert({name: SPEC[name] for name in SPEC if name != "requests"}, Spec)
 )
+"""Every field of the spec above, defaults included, without its requests."""
 
-RESULTS = (
-    '{"custom_id": "one", "response": {"status_code": 200, "body": {"choices": [{"index": 0, '
-    '"message": {"role": "assistant", "content": "One"}, "finish_reason": "stop"}]}}}\n'
-    '{"custom_id": "two", "error": {"code": "invalid_request", "message": "Invalid model"}, '
-    '"attempts": 1}\n'
-)
+LINES = "".join(f"{json.dumps(request)}\n" for request in SPEC["requests"])
 
-JOB: dict[str, Any] = {
-    "id": "9638ae03-6e0d-4714-8760-1238658ee075",
-    "state": "completed",
-    "endpoint": "/v1/chat/completions",
-    "account": "default",
-    "producer": "search",
-    "total": 2,
-    "succeeded": 1,
-    "failed": 1,
-    "pending": 0,
-    "attempts": 2,
-    "usage": {"prompt_tokens": 12, "completion_tokens": 5, "total_tokens": 17},
-    "created_at": "2026-11-22T02:00:00Z",
-    "started_at": "2026-11-22T02:00:01Z",
-    "finished_at": "2026-11-22T02:31:07Z",
-    "error": None,
-    "metadata": {"team": "search"},
-    "priority": 0,
-    "max_attempts": 3,
-    "input": None,
-    "idempotency_key": "nightly-2026-11-22",
-    "problems": None,
-    "cancel_requested_at": None,
-    "results_generation": 1,
-    "parked_at": None,
-    "last_error": None,
-}
-
-BODIES: dict[str, Any] = {
-    "application/json": SPEC,
-    "application/x-ndjson": LINES,
-}
+JOB: dict[str, Any] = JobView.model_validate(
+    {
+        # A job shows the fields of its spec, and these of its own.
+        **SPEC_FIELDS,
+        "id": "9638ae03-6e0d-4714-8760-1238658ee075",
+        "state": "completed",
+        "producer": "search",
+        "total": 2,
+        "succeeded": 1,
+        "failed": 1,
+        "pending": 0,
+        "attempts": 2,
+        "usage": {"prompt_tokens": 12, "completion_tokens": 5, "total_tokens": 17},
+        "created_at": "2026-11-22T02:00:00Z",
+        "started_at": "2026-11-22T02:00:01Z",
+        "finished_at": "2026-11-22T02:31:07Z",
+        "error": None,
+        "problems": None,
+        "cancel_requested_at": None,
+        "results_generation": 1,
+        "parked_at": None,
+        "last_error": None,
+    }
+).model_dump(mode="json")
 
 SCHEMAS: dict[str, Any] = {
     "JobView": JOB,
@@ -83,13 +74,7 @@ PARAMETERS: dict[str, Any] = {
     "cursor": "WyJldmVudCIsMTJd",
     "state": ["running"],
     "partial": True,
-    "endpoint": "/v1/chat/completions",
-    "account": "default",
-    "max_attempts": 3,
-    "priority": 0,
-    "idempotency_key": "nightly-2026-11-22",
-    "metadata": '{"team": "search"}',
-    "notify": "[]",
-    "Idempotency-Key": "nightly-2026-11-22",
+    "account": SPEC_FIELDS["account"],
+    "Idempotency-Key": SPEC_FIELDS["idempotency_key"],
 }
-"""By the name of the parameter."""
+"""By the name of the parameter. `spec_fields` adds those that follow from a spec's fields."""

@@ -1,15 +1,14 @@
-"""POST /v1/jobs: a batch spec as JSON, or its requests as JSONL."""
+"""POST /v1/jobs: submit a batch spec as JSON, or its requests as JSONL."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 from uuid import UUID, uuid4
 
 import anyio.to_thread
 import msgspec
 import structlog
 from fastapi import APIRouter
-from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -20,11 +19,12 @@ from service.api.gathering import Accepted
 from service.api.openapi import SUBMIT, problem
 from service.api.problems import KEY_REUSED, UNSUPPORTED, HttpProblem, invalid, over_quota
 from service.api.services import Services, Uses
+from service.api.v1.spec_fields import read_query
 from service.payloads.bundles import SMALL_BYTES
 from service.payloads.intake import Intake, take_in
 from service.rules.crashpoints import CrashPoint, reached
-from service.rules.errors import BadInput, Conflict, OverQuota, Problem
-from service.rules.spec import SPEC_BYTES, Permissions, Spec, envelope_problems, read_spec
+from service.rules.errors import Conflict, OverQuota
+from service.rules.spec import SPEC_BYTES, Spec, read_spec
 from service.store import jobs
 from service.store.engine import Database
 from service.store.submit import Submission, submit
@@ -33,9 +33,6 @@ from service.store.views import JobView
 log = structlog.get_logger()
 
 JSONL_TYPES = frozenset({"application/x-ndjson", "application/jsonl", "application/jsonlines"})
-NUMBERS = frozenset({"max_attempts", "priority"})
-DOCUMENTS = frozenset({"metadata", "notify"})
-PARAMETERS = frozenset({"endpoint", "account", "idempotency_key"}) | NUMBERS | DOCUMENTS
 
 T = TypeVar("T")
 
@@ -48,15 +45,21 @@ router = APIRouter()
     response_model=JobView,
     dependencies=[MAY_SUBMIT],
     responses={
-        200: {"description": "The same again: the job that is there", "model": JobView},
-        409: problem("The idempotency key stands for a job with other content"),
-        413: problem("The body, or the job, is larger than the producer's may be"),
-        429: problem("A limit of the producer is reached; `Retry-After` says when to come back"),
+        200: {
+            "description": "The job of the same submission, accepted before",
+            "model": JobView,
+        },
+        409: problem("The idempotency key belongs to a job with different content"),
+        413: problem("The body or the job is larger than the producer may submit"),
+        429: problem("The producer has reached a limit; `Retry-After` says when to try again"),
     },
     openapi_extra=SUBMIT,
 )
 async def submit_job(request: Request, services: Uses, caller: CalledBy) -> Response:
-    """Submit a job: a batch spec as JSON, or its requests as JSONL with the rest in the query."""
+    """Submit a job, as a JSON spec or as JSONL.
+
+    With JSONL, the body holds the requests and the query parameters hold the other fields.
+    """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     try:
         if media_type == "application/json":
@@ -93,9 +96,9 @@ async def _in_thread(services: Services, work: Callable[[], T]) -> T:
 
 
 async def _submit_spec(request: Request, services: Services, caller: Caller) -> Accepted:
-    """A spec in JSON, with its requests or its `input`."""
+    """Store a JSON spec that holds its requests or names its `input`."""
     if request.query_params:
-        raise invalid("a JSON spec takes no query parameters: everything stands in the body")
+        raise invalid("a JSON spec takes no query parameters; move them into the body")
     key = request.headers.get("idempotency-key")
     data = await body.at_most(request, SPEC_BYTES, allowed=caller.body_bytes)
     job_id = uuid4()
@@ -114,9 +117,9 @@ async def _submit_spec(request: Request, services: Services, caller: Caller) -> 
 
 
 async def _submit_lines(request: Request, services: Services, caller: Caller) -> Accepted:
-    """The request lines, in constant memory: each block is done with before the next is read."""
+    """Store request lines in constant memory: work on each block before reading the next."""
     key = request.headers.get("idempotency-key")
-    spec = _keyed(_spec_of(request.query_params, caller.permissions), key)
+    spec = _keyed(read_query(request.query_params, caller.permissions), key)
     job_id = uuid4()
     with Intake(
         services.blobs,
@@ -132,53 +135,12 @@ async def _submit_lines(request: Request, services: Services, caller: Caller) ->
     return await _in_thread(services, partial(_store, services.db, submission))
 
 
-def _spec_of(query: QueryParams, permissions: Permissions) -> Spec:
-    """The fields of a spec from query parameters. Raises BadInput."""
-    problems = [
-        Problem(f"query {name}: there is no such parameter; use {', '.join(sorted(PARAMETERS))}")
-        for name in sorted(set(query) - PARAMETERS)
-    ]
-    problems += [
-        Problem(f"query {name}: is given more than once")
-        for name in sorted(PARAMETERS)
-        if len(query.getlist(name)) > 1
-    ]
-    if "endpoint" not in query:
-        problems.append(Problem("query endpoint: is missing"))
-    if problems:
-        raise BadInput(problems)
-    spec = _converted({name: _value(name, text) for name, text in query.items()})
-    problems = envelope_problems(spec, permissions)
-    if problems:
-        raise BadInput(problems)
-    return spec
-
-
-def _value(name: str, text: str) -> Any:
-    try:
-        if name in NUMBERS:
-            return int(text)
-        if name in DOCUMENTS:
-            return msgspec.json.decode(text)
-    except (ValueError, RecursionError):
-        what = "a whole number" if name in NUMBERS else "JSON"
-        raise invalid(f"query {name}: is not {what}") from None
-    return text
-
-
-def _converted(fields: Mapping[str, Any]) -> Spec:
-    try:
-        return msgspec.convert(fields, Spec)
-    except msgspec.ValidationError as error:
-        raise BadInput([Problem(f"the query is not valid: {error}")]) from None
-
-
 def _keyed(spec: Spec, header: str | None) -> Spec:
-    """The spec with the key of the `Idempotency-Key` header. Raises BadInput."""
+    """Return the spec with the key of the `Idempotency-Key` header. Raises HttpProblem."""
     if header is None:
         return spec
     try:
-        # Held to the same rule as the field.
+        # The header follows the rule of the field.
         msgspec.convert({"endpoint": "", "idempotency_key": header}, Spec)
     except msgspec.ValidationError as error:
         raise invalid(f"header Idempotency-Key: {error}") from None
@@ -188,7 +150,7 @@ def _keyed(spec: Spec, header: str | None) -> Spec:
 
 
 def _store(db: Database, submission: Submission) -> Accepted:
-    """The job that stands for the submission. Raises Conflict and OverQuota."""
+    """Store the submission and return its job. Raises Conflict and OverQuota."""
     stored = submit(db, [submission])[0]
     reached(CrashPoint.ACCEPT_STORED)
     job = jobs.job(db, stored.id, submission.producer)
