@@ -1,1 +1,1 @@
-"""The HTTP API. It needs Postgres and blob storage, nothing else."""
+"""The HTTP API. It needs Postgres and blob storage only."""

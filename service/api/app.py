@@ -1,4 +1,4 @@
-"""The application: which path is which endpoint, and what holds for all of them."""
+"""The application: its routers, its services, and how it answers errors."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,7 +16,7 @@ from config.settings import Settings, SettingsError
 from service.api import health, problems
 from service.api.access_log import AccessLog
 from service.api.auth import Authenticator, authenticated
-from service.api.dropin.app import together_app
+from service.api.dropin.app import dropin_app
 from service.api.gathering import Gathering
 from service.api.metrics import Metrics
 from service.api.openapi import document, operation_id
@@ -41,15 +41,15 @@ from service.store import engine
 
 CONNECTIONS = 10
 INTAKES = 8
-"""Bodies that are worked on at the same time."""
+"""The most request bodies that are processed at the same time."""
 LOOKUPS = 4
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The API around a database and a blob storage. Raises SettingsError."""
+    """Return the API with its database and blob storage. Raises SettingsError."""
     settings.required("database_url", "admin_token")
     if settings.admin_token is None or not settings.admin_token.get_secret_value().strip():
-        raise SettingsError("HAULIER_ADMIN_TOKEN: is empty")
+        raise SettingsError("HAULIER_ADMIN_TOKEN: is empty; set it to a long random string")
     connections = engine.create(settings.database_url or "", pool_size=CONNECTIONS)
     blobs = _blobs(settings)
 
@@ -81,7 +81,10 @@ class _Application(FastAPI):
 
 
 def application(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
-    """All that is served, around nothing: enough for its document."""
+    """Return the application with all its routes.
+
+    Without a lifespan it has no services, which is enough for the OpenAPI document.
+    """
     app = _Application(
         title="Haulier",
         summary="A durable job queue for batch inference on Together AI.",
@@ -89,7 +92,8 @@ def application(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
         lifespan=lifespan,
         generate_unique_id_function=operation_id,
         redirect_slashes=False,
-        # Served below, behind the token; its pages would load scripts from elsewhere.
+        # `_closed` serves the document, to callers with a token. FastAPI's pages for it are off:
+        # they load scripts from other hosts.
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
@@ -102,16 +106,16 @@ def application(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
     )
     app.include_router(_closed())
     app.include_router(health.router)
-    together = together_app(app)
-    # The SDK adds /v1 to its base URL, whether or not that ends with it.
-    app.mount("/together/v1/v1", together)
-    app.mount("/together/v1", together)
+    dropin = dropin_app(app)
+    # The SDK adds /v1 to its base URL, even if the URL already ends with it.
+    app.mount("/together/v1/v1", dropin)
+    app.mount("/together/v1", dropin)
     app.add_middleware(AccessLog)
     return app
 
 
 def _closed() -> APIRouter:
-    """Everything below /v1: no endpoint in here can be had without a token."""
+    """Return the routes below /v1. All of them need a token."""
     v1 = APIRouter(prefix="/v1", dependencies=[Security(authenticated)])
     for part in (
         submitting,

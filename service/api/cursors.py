@@ -1,4 +1,4 @@
-"""Where a page of a list ended, as an opaque string."""
+"""The cursors of lists: opaque strings that say where a page ended."""
 
 import base64
 import binascii
@@ -11,7 +11,7 @@ import msgspec
 from service.api.problems import invalid
 
 _Instant = Annotated[datetime, msgspec.Meta(tz=True)]
-# Postgres takes no NUL.
+# Postgres text cannot hold a NUL.
 _Text = Annotated[str, msgspec.Meta(max_length=255, pattern=r"^[^\x00]*$")]
 _Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
@@ -67,11 +67,12 @@ C = TypeVar(
 
 
 def written(cursor: Any) -> str:
+    """Return the cursor as text."""
     return base64.urlsafe_b64encode(msgspec.json.encode(cursor)).decode().rstrip("=")
 
 
 def read(text: str, kind: type[C]) -> C:
-    """Raises HttpProblem (422) for a cursor that this list never gave."""
+    """Return the cursor in a text. Raises HttpProblem (422) if this list never issued it."""
     try:
         data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         return msgspec.json.decode(data, type=kind)

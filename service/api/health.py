@@ -1,4 +1,4 @@
-"""For load balancers, supervisors and monitoring; the only endpoints that need no token."""
+"""Health checks and metrics: the only endpoints that need no token."""
 
 from fastapi import APIRouter
 from prometheus_client.exposition import choose_encoder
@@ -18,13 +18,16 @@ OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 
 @router.get("/healthz")
 async def healthz() -> HealthView:
-    """Whether this process runs."""
+    """Answer 200 while this process runs."""
     return HealthView()
 
 
-@router.get("/readyz", responses={503: problem("What is missing, and what to do")})
+@router.get(
+    "/readyz",
+    responses={503: problem("The service cannot take work; `detail` says what is missing")},
+)
 def readyz(services: Uses) -> HealthView:
-    """Whether it can take work: Postgres is there and has our schema."""
+    """Answer 200 if the service can take work: Postgres answers and has the right schema."""
     if not is_migrated(services.db):
         raise HttpProblem(
             NOT_MIGRATED,
@@ -36,6 +39,6 @@ def readyz(services: Uses) -> HealthView:
 
 @router.get("/metrics", response_class=PlainTextResponse)
 def metrics(request: Request, services: Uses) -> Response:
-    """How it stands, in Prometheus' text format. Numbers only; it names nobody."""
+    """Return the metrics in Prometheus' text format. They name no producer."""
     encode, media_type = choose_encoder(request.headers.get("accept", ""))
     return Response(encode(services.metrics.registry), media_type=media_type)

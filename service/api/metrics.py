@@ -1,4 +1,4 @@
-"""`/metrics`: how Haulier stands, for Prometheus. Needs no token and names nobody."""
+"""The metrics of a deployment, for Prometheus. They name no producer."""
 
 import threading
 import time
@@ -24,12 +24,12 @@ from service.store.gauges import Gauges, gauges
 from service.store.ticks import UP_TO
 
 FRESH = 5.0
-"""For so many seconds the numbers are kept: however many ask, Postgres is asked once."""
+"""Seconds for which figures are reused, so that frequent scrapes do not load Postgres."""
 KINDS = ("worker", "scheduler", "inbox", "notifier")
 
 
 class Metrics(Collector):
-    """Reads Postgres when it is asked."""
+    """Reads the figures from Postgres at each scrape, at most once in `FRESH` seconds."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
@@ -40,7 +40,7 @@ class Metrics(Collector):
         self.registry.register(self)
 
     def describe(self) -> list[Metric]:
-        """Nothing: what there is depends on Postgres, and is not asked for at the start."""
+        """Return nothing, so that registration does not read Postgres."""
         return []
 
     def collect(self) -> Iterator[Metric]:
@@ -55,7 +55,7 @@ class Metrics(Collector):
             yield from _totals(now)
 
     def _now(self) -> Gauges | None:
-        """None where Postgres is away, or has not our schema."""
+        """Return the figures; None if Postgres is unavailable or lacks our schema."""
         with self._lock:
             if time.monotonic() - self._read_at >= FRESH:
                 try:
@@ -106,7 +106,7 @@ def _processes(now: Gauges) -> Iterator[Metric]:
         "kind",
         now.heartbeat_ages,
     )
-    # All buckets from the start: one that appears later would distort the rates.
+    # Emit every bucket from the start: one that appears later would distort rates.
     ticks = dict.fromkeys(UP_TO, (0, 0.0))
     ticks |= {up_to: (count, seconds) for up_to, count, seconds in now.ticks}
     counts = accumulate(float(ticks[up_to][0]) for up_to in sorted(ticks))
@@ -127,7 +127,7 @@ def _totals(now: Gauges) -> Iterator[Metric]:
     )
     yield _counter(
         "haulier_tokens",
-        "Authenticator that Together reported",
+        "Tokens that Together reported",
         "kind",
         {"prompt": now.used["prompt"], "completion": now.used["completion"]},
     )

@@ -1,4 +1,4 @@
-"""What the endpoints work with."""
+"""The services that endpoints use: database, blobs, threads, streams."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -23,9 +23,9 @@ class Services:
     blobs: Blobs
     authenticator: Authenticator
     intake: CapacityLimiter
-    """Threads that take requests in; they must not use up those of the small calls."""
+    """Threads that read request bodies, limited so that other calls keep theirs."""
     lookups: CapacityLimiter
-    """Threads that look requests up: the first look-up in a large job takes a while."""
+    """Threads that look up single requests, limited since a large job takes a while."""
     gathering: Gathering
     metrics: Metrics
     streams: Streams

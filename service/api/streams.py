@@ -1,4 +1,4 @@
-"""Answers that go on for as long as a client listens: how many, and until when."""
+"""Server-sent event streams: their number, and their end when the server stops."""
 
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -10,13 +10,13 @@ from starlette.types import Receive, Scope, Send
 
 MOST = 200
 SHARE = 20
-"""Of those, what one producer may have open."""
+"""The most streams that one producer may have open."""
 THREADS = 2
-"""However many streams there are, they must not use up the connections of all others."""
+"""The threads that read jobs for all streams, so that other calls keep their connections."""
 
 
 class Streams:
-    """Those that are open in this process."""
+    """The streams that are open in this process."""
 
     def __init__(self, most: int = MOST, share: int = SHARE) -> None:
         self.limiter = CapacityLimiter(THREADS)
@@ -26,7 +26,7 @@ class Streams:
         self._ending = Event()
 
     def is_full_for(self, producer: str | None) -> bool:
-        """Whether it can open no more. None is an operator, who needs no share."""
+        """Whether the producer can open no more. An operator (None) has no share."""
         over_share = producer is not None and self._open[producer] >= self._share
         return over_share or self._open.total() >= self._most
 
@@ -43,24 +43,24 @@ class Streams:
             self._open[producer] -= 1
 
     async def pause(self, seconds: float) -> None:
-        """Wait, or until the streams are to end."""
+        """Wait for some seconds, or until the streams have to end."""
         with move_on_after(seconds):
             await self._ending.wait()
 
     def end(self) -> None:
-        """Let every stream end: the server is about to stop."""
+        """Make every stream end, since the server is about to stop."""
         self._ending.set()
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events. Ends when the client goes away, too."""
+    """A response of server-sent events, which also ends when the client disconnects."""
 
     media_type = "text/event-stream"
 
     def __init__(
         self, events: AsyncIterator[bytes], streams: Streams, producer: str | None
     ) -> None:
-        # What stands in between must neither keep the events nor gather them.
+        # Proxies must neither cache nor buffer the events.
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         super().__init__(events, headers=headers)
         self._streams = streams

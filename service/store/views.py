@@ -1,4 +1,4 @@
-"""What is shown of a job, over HTTP and in notices alike."""
+"""The public view of a job, shared by the HTTP API and the notices."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -22,47 +22,57 @@ class UsageView(View):
 
 
 class ProblemView(View):
-    """One thing that is wrong; `line` counts from 1, null for the spec itself."""
+    """One problem of a submission.
+
+    `line` counts from 1; it is null if the problem is in the spec itself.
+    """
 
     line: int | None
     message: str
 
 
 class JobView(View):
+    """A job and its progress."""
+
     id: UUID
     state: JobState
     endpoint: str
     account: str
     producer: str
-    total: int = Field(description="always succeeded + failed + pending")
+    total: int = Field(description="The number of requests: always `succeeded + failed + pending`.")
     succeeded: int
-    failed: int = Field(description="requests that failed for good: dead letters")
+    failed: int = Field(description="Requests that failed permanently (dead letters).")
     pending: int
-    attempts: int = Field(description="provider batches' tries of all requests together")
+    attempts: int = Field(description="The attempts of all requests, added up.")
     usage: UsageView
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
-    error: str | None = Field(description="why the job is rejected or failed")
+    error: str | None = Field(description="Why the job is `rejected` or `failed`.")
     metadata: dict[str, Any]
     priority: int
     max_attempts: int
     input: str | None
     idempotency_key: str | None
-    problems: Sequence[ProblemView] | None = Field(description="of a rejected job, up to 100")
+    problems: Sequence[ProblemView] | None = Field(
+        description="The first 100 problems of a rejected job."
+    )
     cancel_requested_at: datetime | None
-    results_generation: int = Field(description="0 until there are results")
-    parked_at: datetime | None = Field(description="set where only an operator can help")
-    last_error: str | None = Field(description="the last trouble on our side of the work")
+    results_generation: int = Field(
+        description="The version of the results; 0 until the job has results."
+    )
+    parked_at: datetime | None = Field(description="When the job stopped to wait for an operator.")
+    last_error: str | None = Field(description="The last error on Haulier's side of the work.")
 
     @classmethod
     def of(cls, job: Job) -> Self:
+        """Return the view of a row; each field comes from the column of its name."""
         fields = {name: getattr(job, name) for name in cls.model_fields if hasattr(job, name)}
         return cls.model_validate(
             {
                 **fields,
                 "usage": UsageView.model_validate(job),
-                # On the row, `metadata` is SQLAlchemy's own.
+                # SQLAlchemy reserves the attribute `metadata` on the row.
                 "metadata": job.labels,
                 "results_generation": job.generation,
             }

@@ -1,1 +1,1 @@
-"""Together's Files and Batch API over Haulier's jobs, as its SDK speaks it."""
+"""The endpoints below /together/v1: Together's Files and Batch API, for use with its SDK."""

@@ -10,10 +10,11 @@ from service.api.problems import HttpProblem
 from service.rules.errors import BadInput
 
 
-def together_app(haulier: FastAPI) -> FastAPI:
-    """An application of its own, since its errors have a form of their own.
+def dropin_app(haulier: FastAPI) -> FastAPI:
+    """Return the application that answers as Together's API does.
 
-    It shares the services. Its document is Together's, so that it is in no OpenAPI document here.
+    It is separate because its errors have Together's form. It shares the services of `haulier`.
+    Together documents these endpoints, so our OpenAPI document leaves them out.
     """
     app = FastAPI(
         openapi_url=None,
@@ -29,7 +30,7 @@ def together_app(haulier: FastAPI) -> FastAPI:
         },
     )
     app.state = haulier.state
-    # The bytes of a file come without a token: the URL that the SDK was sent to holds a secret.
+    # An upload carries no token: its URL holds a secret instead.
     app.include_router(uploads.open_router)
     for part in (uploads, files, batches):
         app.include_router(part.router, dependencies=[Security(authenticated)])

@@ -1,1 +1,1 @@
-"""The endpoints under /v1."""
+"""The endpoints below /v1. Each module is a subject, and a tag in the OpenAPI document."""

@@ -1,4 +1,4 @@
-"""A producer's tokens: for operators. No token is shown but when it is made."""
+"""The bearer tokens of producers, for operators. A token is shown only when it is made."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -34,13 +34,13 @@ router = APIRouter(
 )
 
 LONGEST = 100 * 366 * 86_400
-"""Seconds; whoever wants more can leave the end out."""
+"""Seconds. A longer life needs no end at all."""
 
 _Seconds = Annotated[float, Field(gt=0, le=LONGEST, allow_inf_nan=False)]
 
 
 class Expiry(BaseModel):
-    """When a new token ends: never, unless one of the two is given."""
+    """When a new token expires. Without either field it never does."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -48,14 +48,14 @@ class Expiry(BaseModel):
     expires_at: AwareDatetime | None = None
 
     def instant(self, db: Database) -> datetime | None:
-        """On the database's clock. Raises HttpProblem."""
+        """Return the expiry by the database's clock, or None. Raises HttpProblem."""
         if self.expires_in_seconds is not None and self.expires_at is not None:
             raise invalid("give `expires_in_seconds` or `expires_at`, not both")
         if self.expires_in_seconds is not None:
             return clock(db) + timedelta(seconds=self.expires_in_seconds)
         now = clock(db)
         if self.expires_at is not None and self.expires_at <= now:
-            raise invalid("`expires_at` is past")
+            raise invalid("`expires_at` is in the past; give a later time")
         if self.expires_at is not None and self.expires_at > now + timedelta(seconds=LONGEST):
             raise invalid("`expires_at` is more than a hundred years away: leave it out")
         return self.expires_at
@@ -68,7 +68,7 @@ class TokenAsked(Expiry):
 
 class Rotation(Expiry):
     grace_seconds: Annotated[float, Field(ge=0, le=LONGEST, allow_inf_nan=False)] = Field(
-        default=0, description="how long the old token stays valid"
+        default=0, description="How long the old token stays valid, in seconds."
     )
 
 
@@ -82,7 +82,9 @@ class TokenView(View):
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
-    last_used_at: datetime | None = Field(description="to the minute")
+    last_used_at: datetime | None = Field(
+        description="When the token was last used, to the minute."
+    )
 
     @classmethod
     def of(cls, token: Credential) -> "TokenView":
@@ -90,12 +92,14 @@ class TokenView(View):
 
 
 class NewTokenView(TokenView):
-    token: str = Field(description="shown this once; only its hash is kept")
+    token: str = Field(
+        description="The bearer token. It is shown only once; Haulier keeps only its hash."
+    )
 
 
 @router.post("", status_code=201)
-def add_credential(services: Uses, name: Named, asked: TokenAsked) -> NewTokenView:
-    """Add a token; it is shown this once."""
+def add_token(services: Uses, name: Named, asked: TokenAsked) -> NewTokenView:
+    """Add a token. It is shown only in this answer."""
     expires_at = asked.instant(services.db)
     if producer(services.db, name) is None:
         raise unknown_producer()
@@ -108,7 +112,7 @@ def add_credential(services: Uses, name: Named, asked: TokenAsked) -> NewTokenVi
 def list_tokens(
     services: Uses, name: Named, asked: Annotated[PageQuery, Query()]
 ) -> Page[TokenView]:
-    """The producer's tokens, oldest first, those that have ended too."""
+    """List the producer's tokens, oldest first, including expired and revoked ones."""
     if producer(services.db, name) is None:
         raise unknown_producer()
     after = cursors.read(asked.cursor, cursors.AfterToken) if asked.cursor else None
@@ -127,7 +131,7 @@ def list_tokens(
 def rotate_token(
     services: Uses, name: Named, token_id: str, asked: Rotation | None = None
 ) -> NewTokenView:
-    """Replace a token by a new one with the same scopes and label."""
+    """Replace a token with a new one that has the same scopes and label."""
     asked = asked or Rotation()
     made = None
     if is_id(token_id):
@@ -146,7 +150,7 @@ def rotate_token(
 
 @router.delete("/{token_id}", status_code=204)
 def revoke_token(services: Uses, name: Named, token_id: str) -> Response:
-    """End a token at once; again changes nothing."""
+    """Revoke a token at once. Revoking it again changes nothing."""
     if not (is_id(token_id) and store.revoke_token(services.db, name, token_id)):
         raise _unknown()
     return Response(status_code=204)

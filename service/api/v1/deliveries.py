@@ -1,4 +1,4 @@
-"""A job's notices: what became of each, and sending one again."""
+"""The deliveries of a job's notices, and sending one again."""
 
 from datetime import datetime
 from typing import Any, Literal, Self
@@ -21,18 +21,20 @@ router = APIRouter()
 
 
 class DeliveryView(View):
-    """One notice to one target. Its id is the message's (`webhook-id`, or the task's id)."""
+    """One notice to one target. Its id is the `webhook-id` or the id of the Celery task."""
 
     id: UUID
     event: str = Field(description="`job.completed`, `job.progress` …")
-    target: dict[str, Any] = Field(description="`webhook`, or `task` and `queue`")
+    target: dict[str, Any] = Field(description="`webhook`, or `task` and `queue`.")
     state: Literal["pending", "delivered", "parked"]
     tries: int
-    last_error: str | None = Field(description="why the last try failed")
-    not_before: datetime = Field(description="of a pending one: when it is tried next")
+    last_error: str | None = Field(description="Why the last try failed.")
+    not_before: datetime = Field(description="When a pending notice is tried next.")
     created_at: datetime
     delivered_at: datetime | None
-    parked_at: datetime | None = Field(description="set where it is tried no more")
+    parked_at: datetime | None = Field(
+        description="When Haulier stopped trying to deliver the notice."
+    )
 
     @classmethod
     def of(cls, delivery: Delivery) -> Self:
@@ -43,7 +45,7 @@ class DeliveryView(View):
 
 @router.get("/jobs/{job_id}/deliveries", dependencies=[READ])
 def list_deliveries(job: VisibleJob, services: Uses, asked: Asked) -> Page[DeliveryView]:
-    """The notices of a job, oldest first."""
+    """List the deliveries of a job's notices, oldest first."""
     after = cursors.read(asked.cursor, cursors.AfterDelivery) if asked.cursor else None
     found = deliveries(
         services.db,
@@ -65,7 +67,7 @@ def list_deliveries(job: VisibleJob, services: Uses, asked: Asked) -> Page[Deliv
     "/jobs/{job_id}/deliveries/{delivery_id}/redeliver", status_code=202, dependencies=[SUBMIT]
 )
 def redeliver_notice(job: VisibleJob, delivery_id: str, services: Uses) -> DeliveryView:
-    """Send a notice again, with the same id, whether it was delivered, parked or waits."""
+    """Send a notice again with the same id, whether it is delivered, parked or pending."""
     try:
         found = redeliver(services.db, job.id, UUID(delivery_id))
     except ValueError:

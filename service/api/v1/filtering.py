@@ -1,4 +1,4 @@
-"""What a list of jobs can be narrowed to, read from query parameters."""
+"""The query parameters that filter and page lists."""
 
 import re
 from datetime import datetime
@@ -21,7 +21,7 @@ def _instant(value: Any) -> datetime:
     text = str(value)
     if not _INSTANT.fullmatch(text):
         raise ValueError(
-            "send an instant with its zone, as in 2026-11-22T12:00:00Z (a + in a URL is %2B)"
+            "send a time with its zone, as in 2026-11-22T12:00:00Z (a + in a URL is %2B)"
         )
     return datetime.fromisoformat(text.upper())
 
@@ -33,7 +33,7 @@ def without_nul(text: str) -> str:
 
 
 def _mark(value: Any) -> dict[str, Any]:
-    """`key:value`, or a JSON object, as what a job's metadata must contain."""
+    """Return what a job's metadata must contain, from `key:value` or a JSON object."""
     text = without_nul(str(value))
     if not text.startswith("{"):
         key, colon, word = text.partition(":")
@@ -56,7 +56,7 @@ def _mark(value: Any) -> dict[str, Any]:
 
 
 def _holds_a_value(mark: Any) -> bool:
-    """Whether the index has anything to go by: it knows values, and the way to each."""
+    """Whether the filter holds a value. The index covers values and the paths to them."""
     match mark:
         case dict():
             return any(map(_holds_a_value, mark.values()))
@@ -74,19 +74,25 @@ class PageQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     limit: int = Field(default=50, ge=1, le=1000)
-    cursor: str | None = Field(default=None, description="`next_cursor` of the page before")
+    cursor: str | None = Field(default=None, description="The `next_cursor` of the previous page.")
 
 
 class JobsQuery(PageQuery):
-    state: list[JobState] = Field(default=[], description="may be given more than once")
+    state: list[JobState] = Field(
+        default=[], description="The state of the job. It may be given more than once."
+    )
     producer: Annotated[str, AfterValidator(without_nul)] | None = Field(
-        default=None, description="whose; producers have jobs of their own only"
+        default=None, description="The name of the producer. A producer sees its own jobs only."
     )
     metadata: list[Mark] = Field(
         default=[],
         max_length=MOST_MARKS,
-        description="`key:value`, or a JSON object that the job's metadata must contain; all of"
-        " them, if given more than once",
+        description="`key:value`, or a JSON object, that the job's metadata must contain. If given"
+        " more than once, all must match.",
     )
-    created_after: Instant | None = Field(default=None, description="at this instant or later")
-    created_before: Instant | None = Field(default=None, description="before this instant")
+    created_after: Instant | None = Field(
+        default=None, description="Jobs created at this time or later."
+    )
+    created_before: Instant | None = Field(
+        default=None, description="Jobs created before this time."
+    )

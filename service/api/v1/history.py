@@ -1,4 +1,7 @@
-"""What one request went through: the batches that carried it, and its last word."""
+"""The history of one request: the batches that carried it, and its result.
+
+This module reads rows and blobs together, since batches are rows and their lines are in blobs.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +18,7 @@ from service.store.requests import final_lines_of, manifests, traces
 
 
 class Fate(StrEnum):
-    """What became of a request in one batch; of its last batch, what became of it."""
+    """What happened to a request in one batch. The last batch decides for the request."""
 
     PENDING = "pending"
     CARRIED = "carried"
@@ -25,7 +28,7 @@ class Fate(StrEnum):
 
 @dataclass(frozen=True)
 class Attempt:
-    """A batch that the request was in. `line` is its result line, where this batch gave one."""
+    """A batch that held the request. `line` is the request's result line, if it gave one."""
 
     batch: Batch
     fate: Fate
@@ -34,7 +37,7 @@ class Attempt:
 
 @dataclass(frozen=True, kw_only=True)
 class History:
-    """A request and its batches, oldest first. Those are none before the job is split."""
+    """A request and its batches, oldest first. It has no batches until the job is split."""
 
     custom_id: str
     ordinal: int
@@ -47,19 +50,23 @@ class History:
 
     @property
     def line(self) -> bytes | None:
-        """Its result line, where it has one."""
+        """The request's result line, or None."""
         return self.attempts[-1].line if self.attempts else None
 
 
 def history(db: Database, blobs: Blobs, job_id: UUID, custom_id: str) -> History | None:
-    """None where the job has no such request, or is not known to have it yet."""
+    """Return the history of a request.
+
+    None if the job has no such request, or its input has not been read yet.
+    """
     for manifest in manifests(db, job_id):
         entry = find(blobs, manifest.name, manifest.requests, custom_id)
         if entry is not None:
             found = traces(db, job_id, manifest.shard, entry.ordinal)
             carriers = list(_carriers(blobs, found.batches, custom_id))
             is_dead = found.dead is not None
-            # What went on although it had a line was dead, and has been run again.
+            # A batch that gave a line but was not the last one gave a failure: the request
+            # was retried afterwards.
             return History(
                 custom_id=custom_id,
                 ordinal=entry.ordinal,
@@ -75,7 +82,7 @@ def history(db: Database, blobs: Blobs, job_id: UUID, custom_id: str) -> History
 
 
 def _carriers(blobs: Blobs, batches: Sequence[Batch], custom_id: str) -> Iterator[Batch]:
-    """The batches of a shard that a request was in: each but the first is a child of the last."""
+    """Yield the batches of a shard that held a request, each the child of the one before."""
     parent: UUID | None = None
     for batch in batches:  # parents stand before their children
         if batch.parent_id == parent and (
@@ -86,7 +93,7 @@ def _carriers(blobs: Blobs, batches: Sequence[Batch], custom_id: str) -> Iterato
 
 
 def _attempt(blobs: Blobs, batch: Batch, ordinal: int, *, is_dead: bool) -> Attempt:
-    """`is_dead` is whether a line that the batch gave is one of a failure."""
+    """Return what happened in a batch. If `is_dead`, its result line is a failure."""
     if batch.state in OPEN_BATCH_STATES:
         return Attempt(batch, Fate.PENDING, None)
     lines = final_lines_of(batch)

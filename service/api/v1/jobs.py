@@ -1,4 +1,4 @@
-"""Looking at jobs, and cancelling them."""
+"""Listing, showing and cancelling jobs."""
 
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, TypeVar
@@ -28,7 +28,10 @@ V = TypeVar("V", bound=View)
 
 
 def visible_job(job_id: str, services: Uses, caller: CalledBy) -> Job:
-    """The job in the path. Another producer's does not exist, like one whose id is no UUID."""
+    """Return the job in the path.
+
+    Raises HttpProblem (404) for an unknown id and for another producer's job alike.
+    """
     try:
         job = store.job(services.db, UUID(job_id), caller.sees)
     except ValueError:
@@ -41,7 +44,7 @@ def visible_job(job_id: str, services: Uses, caller: CalledBy) -> Job:
 def page(
     found: Sequence[Row], limit: int, view: Callable[[Row], V], cursor: Callable[[Row], Any]
 ) -> Page[V]:
-    """A page of rows that were asked for with one more than `limit`, to know whether it is last."""
+    """Return a page of `limit` rows. One row more in `found` means that another page follows."""
     rows = found[:limit]
     more = len(found) > limit
     return Page(
@@ -58,7 +61,7 @@ Asked = Annotated[PageQuery, Query()]
 def list_jobs(
     services: Uses, caller: CalledBy, asked: Annotated[JobsQuery, Query()]
 ) -> Page[JobView]:
-    """Jobs, newest first."""
+    """List jobs, newest first."""
     after = cursors.read(asked.cursor, cursors.AfterJob) if asked.cursor else None
     if caller.sees is not None and asked.producer not in {None, caller.sees}:
         return Page(data=[])  # others' jobs do not exist
@@ -79,14 +82,14 @@ def list_jobs(
 
 @router.get("/jobs/{job_id}", dependencies=[READ])
 def show_job(job: VisibleJob, services: Uses) -> JobDetail:
-    """One job, and why it waits if it does."""
+    """Show a job and, if it waits, the reason."""
     capacity = Capacity.of(services.settings)
     return JobDetail.explained(job, why(services.db, job, capacity))
 
 
 @router.get("/jobs/{job_id}/batches", dependencies=[READ])
 def list_batches(job: VisibleJob, services: Uses, asked: Asked) -> Page[BatchView]:
-    """The provider batches of a job, by shard, oldest first."""
+    """List the provider batches of a job, by shard, oldest first."""
     after = cursors.read(asked.cursor, cursors.AfterBatch) if asked.cursor else None
     found = store.batches(
         services.db,
@@ -104,7 +107,7 @@ def list_batches(job: VisibleJob, services: Uses, asked: Asked) -> Page[BatchVie
 
 @router.get("/jobs/{job_id}/events", dependencies=[READ])
 def list_events(job: VisibleJob, services: Uses, asked: Asked) -> Page[EventView]:
-    """What happened to a job and its batches, in order."""
+    """List the events of a job and its batches, in order."""
     after = cursors.read(asked.cursor, cursors.AfterEvent).id if asked.cursor else 0
     found = store.events(services.db, job.id, after=after, limit=asked.limit + 1)
     return page(found, asked.limit, EventView.of, lambda row: cursors.AfterEvent(row.id))
@@ -112,7 +115,7 @@ def list_events(job: VisibleJob, services: Uses, asked: Asked) -> Page[EventView
 
 @router.get("/jobs/{job_id}/failures", dependencies=[READ])
 def list_failures(job: VisibleJob, services: Uses, asked: Asked) -> Page[FailureView]:
-    """The requests that failed for good, in input order."""
+    """List the requests that failed permanently, in input order."""
     after = cursors.read(asked.cursor, cursors.AfterFailure).ordinal if asked.cursor else -1
     found = store.failures(services.db, job.id, after=after, limit=asked.limit + 1)
     return page(found, asked.limit, FailureView.of, lambda row: cursors.AfterFailure(row.ordinal))
@@ -125,7 +128,7 @@ def list_failures(job: VisibleJob, services: Uses, asked: Asked) -> Page[Failure
     responses={409: problem("The job has ended")},
 )
 def cancel_job(job: VisibleJob, services: Uses, caller: CalledBy) -> JobView:
-    """Ask for a job to be cancelled; asking again changes nothing."""
+    """Cancel a job. Cancelling it again changes nothing."""
     try:
         cancel(services.db, job.id)
     except Conflict as error:

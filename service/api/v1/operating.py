@@ -1,4 +1,4 @@
-"""What an operator wants to see: the accounts, and who is alive."""
+"""The accounts, and the running processes of a deployment."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -19,7 +19,7 @@ router = APIRouter()
 
 @router.get("/accounts", dependencies=[READ])
 def list_accounts(services: Uses, caller: CalledBy) -> Page[AccountView]:
-    """The accounts that the caller may use, by name; never a key."""
+    """List the accounts that the caller may use, by name. API keys are never shown."""
     rows = {row.name: row for row in accounts.accounts(services.db)}
     known = services.settings.account_names | set(rows)
     names = sorted(known if caller.sees is None else known & caller.permissions.accounts)
@@ -49,7 +49,7 @@ def _account(name: str, row: Account | None, *, configured: bool, now: datetime)
 
 @router.get("/status", dependencies=[ADMIN])
 def show_status(services: Uses) -> StatusView:
-    """The processes that say they live, and the batches under way."""
+    """Show the running processes, by their heartbeats, and the number of open batches."""
     alive = heartbeats.heartbeats(services.db)
     now = clock(services.db)
     return StatusView(

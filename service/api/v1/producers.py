@@ -1,4 +1,4 @@
-"""Producers: for operators."""
+"""Producers and their permissions, for operators."""
 
 from collections.abc import Sequence
 from datetime import date, datetime
@@ -26,7 +26,7 @@ from service.store.views import View
 router = APIRouter(dependencies=[ADMIN], max_body_size=SMALL_BODY)
 
 NAME_BYTES = 255
-"""Names come from message headers, too, where they are not held to `Name`."""
+"""Names from message headers need not match `Name`."""
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 _Entry = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=r"^[^\x00]+$")]
@@ -35,22 +35,32 @@ _Limit = Annotated[int, Field(ge=1, le=2**63 - 1)]
 
 
 class ProducerFields(BaseModel):
-    """What may be set of a producer. What is left out stays as it is."""
+    """The settings of a producer. A field that is left out keeps its value."""
 
     model_config = ConfigDict(extra="forbid")
 
-    accounts: _Entries | None = Field(default=["default"], description="null: all there are")
-    input_roots: _Entries | None = Field(
-        default=[], description="within HAULIER_INPUT_ROOTS; null: all of them"
+    accounts: _Entries | None = Field(
+        default=["default"], description="The accounts it may use; null allows all."
     )
-    notice_tasks: _Entries | None = Field(default=[], description="null: any")
-    notice_queues: _Entries | None = Field(default=[], description="null: any")
-    body_bytes: _Limit | None = Field(default=None, description="of one submission")
-    open_requests: _Limit | None = Field(default=None, description="of all its unfinished jobs")
-    requests_per_day: _Limit | None = Field(default=None, description="accepted on one UTC day")
+    input_roots: _Entries | None = Field(
+        default=[], description="Input roots within HAULIER_INPUT_ROOTS; null allows all of them."
+    )
+    notice_tasks: _Entries | None = Field(
+        default=[], description="The Celery tasks it may name in notices; null allows any."
+    )
+    notice_queues: _Entries | None = Field(
+        default=[], description="The queues it may name in notices; null allows any."
+    )
+    body_bytes: _Limit | None = Field(default=None, description="The most bytes of one submission.")
+    open_requests: _Limit | None = Field(
+        default=None, description="The most requests in its unfinished jobs."
+    )
+    requests_per_day: _Limit | None = Field(
+        default=None, description="The most requests accepted on one UTC day."
+    )
 
     def given(self, settings: Settings) -> dict[str, Any]:
-        """The fields that were sent. Raises BadInput where this deployment has no such thing."""
+        """Return the fields that were sent. Raises BadInput for unknown accounts and roots."""
         problems = [
             Problem(f"accounts: {name!r} is not configured")
             for name in self.accounts or []
@@ -80,9 +90,9 @@ class ProducerView(View):
     body_bytes: int | None
     open_requests: int | None
     requests_per_day: int | None
-    counted_on: date | None = Field(description="the last day that was counted (UTC)")
-    counted_requests: int = Field(description="requests accepted on it")
-    signing_secrets: int = Field(description="how many are valid; they are shown only when made")
+    counted_on: date | None = Field(description="The day (UTC) that `counted_requests` counts.")
+    counted_requests: int = Field(description="Requests accepted on that day.")
+    signing_secrets: int = Field(description="The number of valid signing secrets.")
 
     @classmethod
     def of(cls, producer: Producer) -> "ProducerView":
@@ -91,11 +101,13 @@ class ProducerView(View):
 
 
 class SecretView(View):
-    secret: str = Field(description="shown this once; `whsec_…`, as Standard Webhooks has it")
+    secret: str = Field(
+        description="The secret (`whsec_…`, as in Standard Webhooks). It is shown only once."
+    )
 
 
 async def named(name: str) -> str:
-    """The name in the path, if there can be a producer of it."""
+    """Return the name in the path. Raises HttpProblem if no producer can have it."""
     if "\x00" in name or len(name) > NAME_BYTES:
         raise unknown_producer()
     return name
@@ -113,7 +125,7 @@ UNKNOWN: dict[int | str, dict[str, Any]] = {404: problem("No such producer or to
     "/producers", status_code=201, responses={409: problem("There is a producer of this name")}
 )
 def add_producer(services: Uses, asked: NewProducer) -> NewProducerView:
-    """Add a producer; its first token is shown this once."""
+    """Add a producer. Its first token is shown only in this answer."""
     try:
         token = store.add_producer(services.db, asked.name, **asked.given(services.settings))
     except Conflict as error:
@@ -123,7 +135,7 @@ def add_producer(services: Uses, asked: NewProducer) -> NewProducerView:
 
 @router.get("/producers")
 def list_producers(services: Uses, asked: Annotated[PageQuery, Query()]) -> Page[ProducerView]:
-    """The producers, by name."""
+    """List the producers, by name."""
     after = cursors.read(asked.cursor, cursors.AfterProducer).name if asked.cursor else ""
     found = store.producers(services.db, after=after, limit=asked.limit + 1)
     return page(found, asked.limit, ProducerView.of, lambda row: cursors.AfterProducer(row.name))
@@ -131,19 +143,19 @@ def list_producers(services: Uses, asked: Annotated[PageQuery, Query()]) -> Page
 
 @router.get("/producers/{name}", responses=UNKNOWN)
 def show_producer(services: Uses, name: Named) -> ProducerView:
-    """One producer: what it may use, and how much of it."""
+    """Show a producer, its permissions and its limits."""
     return _shown(store.producer(services.db, name))
 
 
 @router.patch("/producers/{name}", responses=UNKNOWN)
 def change_producer(services: Uses, name: Named, asked: ProducerFields) -> ProducerView:
-    """Change what a producer may use; what is left out stays as it is."""
+    """Change a producer's settings. A field that is left out keeps its value."""
     return _shown(store.set_producer(services.db, name, asked.given(services.settings)))
 
 
 @router.post("/producers/{name}/signing-secret", status_code=201, responses=UNKNOWN)
 def make_signing_secret(services: Uses, name: Named) -> SecretView:
-    """Make a new signing secret, shown this once; the one before it stays valid beside it."""
+    """Make a new signing secret, shown only in this answer. The previous one stays valid."""
     secret = store.add_secret(services.db, name)
     if secret is None:
         raise unknown_producer()

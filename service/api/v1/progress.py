@@ -1,4 +1,4 @@
-"""GET …/progress: how a job goes, as server-sent events."""
+"""GET …/progress: the progress of a job, as server-sent events."""
 
 from collections.abc import AsyncIterator
 from time import monotonic
@@ -25,7 +25,7 @@ router = APIRouter()
 LOOK_SECONDS = 1.0
 KEEP_ALIVE_SECONDS = 15.0
 LONGEST_SECONDS = 900.0
-"""Then a stream ends and its client asks anew: so long a token that was revoked can be of use."""
+"""The longest that a stream lasts, and so the longest that it outlives a revoked token."""
 KEEP_ALIVE = b": still here\n\n"
 
 
@@ -34,7 +34,7 @@ _EVENT = {
     "required": ["event", "data"],
     "properties": {
         "event": {"type": "string", "enum": ["progress", "end"]},
-        "data": {"type": "string", "description": "the job as JSON"},
+        "data": {"type": "string", "description": "The job as JSON."},
     },
 }
 
@@ -45,17 +45,22 @@ _EVENT = {
     response_class=StreamingResponse,
     responses={
         200: {
-            "description": "`progress` with the job whenever it has changed, `end` with the job"
-            " at its end",
+            "description": "A `progress` event at each change of the job, an `end` event when"
+            " it ends; both hold the job",
             "content": {EventStream.media_type: {"schema": _EVENT}},
         }
     },
 )
 async def stream_progress(job: VisibleJob, services: Uses, caller: CalledBy) -> Response:
-    """How a job goes, as server-sent events, until it ends. A stream lasts 15 minutes at most."""
+    """Stream the progress of a job as server-sent events, until the job ends.
+
+    A stream lasts 15 minutes at most; connect again to go on.
+    """
     if services.streams.is_full_for(caller.sees):
         raise HttpProblem(
-            TOO_MANY_STREAMS, "too many streams are open; try again", headers=RETRY_AFTER
+            TOO_MANY_STREAMS,
+            "too many progress streams are open; close one, or try again after Retry-After seconds",
+            headers=RETRY_AFTER,
         )
     return EventStream(_events(job, services, caller.sees), services.streams, caller.sees)
 
@@ -78,12 +83,12 @@ async def _events(job: Job, services: Services, sees: str | None) -> AsyncIterat
         limiter = services.streams.limiter
         found = await to_thread.run_sync(_look, services, job, sees, limiter=limiter)
         if found is None:
-            return  # forgotten
+            return  # pruned
         job = found
 
 
 def _look(services: Services, job: Job, sees: str | None) -> Job | None:
-    """The job as it is now, or as it was while Postgres is away."""
+    """Return the job as it is now; the job as given if Postgres is unavailable; None if pruned."""
     try:
         return store.job(services.db, job.id, sees)
     except Exception as error:

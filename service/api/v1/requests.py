@@ -1,4 +1,4 @@
-"""GET …/requests/{custom_id}: what became of one request."""
+"""GET …/requests/{custom_id}: one request of a job, with its attempts and result."""
 
 import json
 from datetime import datetime
@@ -30,15 +30,19 @@ class ErrorView(View):
 
 
 class AttemptView(View):
-    """A provider batch that the request was in."""
+    """A provider batch that held the request."""
 
     batch_id: UUID
     provider_batch_id: str | None
-    attempt: int = Field(description="of its batch: the first is 1")
+    attempt: int = Field(description="The attempt number of the batch, from 1.")
     state: BatchState
     provider_status: str | None
-    outcome: Fate = Field(description="of the request in this batch; carried: on into the next one")
-    error: ErrorView | None = Field(description="where the request failed for good in it")
+    outcome: Fate = Field(
+        description="The outcome in this batch; `carried` if it moved on to the next."
+    )
+    error: ErrorView | None = Field(
+        description="The error, if the request failed permanently in this batch."
+    )
     created_at: datetime
     submitted_at: datetime | None
     finished_at: datetime | None
@@ -60,22 +64,24 @@ class AttemptView(View):
 
 class RequestView(View):
     custom_id: str
-    ordinal: int = Field(description="its place in the job's input, from 0")
-    outcome: Fate = Field(description="pending, succeeded or failed")
-    error: ErrorView | None = Field(description="of one that failed for good")
-    usage: UsageView | None = Field(description="the tokens of its answer, where that says so")
-    attempts: list[AttemptView] = Field(description="oldest first")
-    result: Any = Field(default=None, description="its result line, where it has one")
+    ordinal: int = Field(description="The request's position in the input, from 0.")
+    outcome: Fate = Field(description="One of pending, succeeded or failed.")
+    error: ErrorView | None = Field(description="The error, if the request failed permanently.")
+    usage: UsageView | None = Field(description="The tokens used, if the answer reports them.")
+    attempts: list[AttemptView] = Field(
+        description="The batches that held the request, oldest first."
+    )
+    result: Any = Field(default=None, description="The result line, if there is one.")
 
 
 @router.get(
     "/jobs/{job_id}/requests/{custom_id:path}",
     dependencies=[READ],
     response_model=RequestView,
-    responses={404: problem("There is no such job, or no such request in it")},
+    responses={404: problem("The job or the request does not exist")},
 )
 async def show_request(job: VisibleJob, services: Uses, custom_id: str) -> Response:
-    """One request of a job by its custom_id (percent-encoded): its outcome and every attempt."""
+    """Show one request of a job, by its percent-encoded custom_id, with every attempt."""
     found = await to_thread.run_sync(
         history, services.db, services.blobs, job.id, custom_id, limiter=services.lookups
     )
@@ -91,7 +97,7 @@ async def show_request(job: VisibleJob, services: Uses, custom_id: str) -> Respo
 
 
 def _document(found: History) -> bytes:
-    """The result line stands in it as it is, byte by byte."""
+    """Return the view as JSON, with the result line in it byte for byte."""
     dead = found.dead if found.fate is Fate.FAILED else None
     view = RequestView(
         custom_id=found.custom_id,
@@ -106,18 +112,18 @@ def _document(found: History) -> bytes:
 
 
 def _as_json(line: bytes | None) -> bytes:
-    """The line itself where it is JSON, else as a string."""
+    """Return the line itself if it is JSON, else as a JSON string."""
     if line is None:
         return b"null"
     try:
-        json.loads(line.decode(), parse_constant=_refused)
+        json.loads(line.decode(), parse_constant=_reject)
     except (ValueError, RecursionError):
         return msgspec.json.encode(line.decode(errors="replace"))
     return line
 
 
-def _refused(constant: str) -> NoReturn:
-    """Python reads NaN and Infinity, which are no JSON."""
+def _reject(constant: str) -> NoReturn:
+    """Raise ValueError for NaN and Infinity, which Python reads but JSON does not have."""
     raise ValueError(constant)
 
 
@@ -131,7 +137,7 @@ class _DeadError(msgspec.Struct):
 
 
 def _error(line: bytes | None) -> ErrorView | None:
-    """What the line of a dead request says, which is one of ours."""
+    """Return the error in the result line of a dead request. Haulier wrote that line."""
     try:
         error = msgspec.json.decode(line or b"", type=_DeadLine).error
     except msgspec.DecodeError:

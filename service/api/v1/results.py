@@ -1,4 +1,4 @@
-"""GET …/results: JSONL in input order, whole, in part, or a range of it."""
+"""GET …/results: the results of a job as JSONL in input order, whole or in part."""
 
 from array import array
 from collections.abc import Iterator, Sequence
@@ -42,8 +42,13 @@ _LINES = {MEDIA_TYPE: {"schema": {"type": "string"}}}
 class ResultsQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    partial: bool = Field(default=False, description="what is final so far, before the end")
-    only: Only | None = Field(default=None, description="the lines of one outcome")
+    partial: bool = Field(
+        default=False,
+        description="Return the results that are final so far, even if the job has not ended.",
+    )
+    only: Only | None = Field(
+        default=None, description="Return only the succeeded or only the failed requests."
+    )
 
 
 @router.get(
@@ -51,11 +56,11 @@ class ResultsQuery(BaseModel):
     dependencies=[READ],
     response_class=StreamingResponse,
     responses={
-        200: {"description": "JSONL, one line for each request", "content": _LINES},
-        206: {"description": "A range of it", "content": _LINES},
-        304: {"description": "Not changed since"},
-        406: problem("None of the codings is acceptable to the client"),
-        409: problem("Not finished, or never to be"),
+        200: {"description": "JSONL with one line for each request", "content": _LINES},
+        206: {"description": "The requested range of the results", "content": _LINES},
+        304: {"description": "The results have not changed"},
+        406: problem("The client accepts none of the content codings"),
+        409: problem("The job has not finished, or has no results"),
         416: problem("The range lies outside the results"),
     },
 )
@@ -65,15 +70,14 @@ def show_results(
     request: Request,
     asked: Annotated[ResultsQuery, Query()],
 ) -> Response:
-    """The result lines in input order. Whole results have an ETag and can be had in ranges.
+    """Return the result lines in input order.
 
-    Compressed with zstd or gzip where the client asks for it (Accept-Encoding), but for ranges.
+    Complete results have an ETag and support range requests. The answer is compressed with zstd or
+    gzip if the client accepts it (`Accept-Encoding`); ranges are never compressed.
     """
     codings = acceptable(",".join(request.headers.getlist("accept-encoding")))
     if not codings:
-        raise HttpProblem(
-            NOT_ACCEPTABLE, f"accept-encoding: the results can be had in {', '.join(Coding)}"
-        )
+        raise HttpProblem(NOT_ACCEPTABLE, f"accept-encoding: accept one of {', '.join(Coding)}")
     if asked.only is not None:
         return _selected(job, services, request, codings[0], asked.only, partial=asked.partial)
     if asked.partial and job.state in {JobState.ACCEPTED, JobState.RUNNING}:
@@ -94,7 +98,7 @@ def _without_results(job: Job) -> HttpProblem:
     return HttpProblem(
         NOT_FINISHED,
         f"{job.pending:,} of {job.total:,} requests are pending; ask again later,"
-        " or for ?partial=true",
+        " or send ?partial=true",
         headers={"Retry-After": "30"},
         state=job.state,
     )
@@ -103,7 +107,7 @@ def _without_results(job: Job) -> HttpProblem:
 def _selected(
     job: Job, services: Services, request: Request, coding: Coding, only: Only, *, partial: bool
 ) -> Response:
-    """The lines of one outcome. Not in ranges: nobody knows their length before they are read."""
+    """Answer with the succeeded or the failed lines, without ranges: their length is unknown."""
     known = standing(services.db, job.id)
     if known is None:
         raise HttpProblem(NOT_FOUND, "there is no such job")
@@ -118,7 +122,7 @@ def _selected(
             headers={"Cache-Control": "no-store", **headers},
         )
     if under_way or not known.generation:
-        # Of a job that is run again, too: what failed by its present results is not known any more.
+        # A retried job no longer knows which lines of its present results are failures.
         raise _without_results(job)
     etag = f'"{job.id}-{known.generation}-{only}{_suffix(coding)}"'
     headers |= {"ETag": etag, "Cache-Control": "private, no-cache"}
@@ -132,7 +136,7 @@ def _selected(
 def _whole(job: Job, services: Services, request: Request, codings: Sequence[Coding]) -> Response:
     wanted = request.headers.get("range")
     if wanted is not None and Coding.IDENTITY in codings:
-        coding = Coding.IDENTITY  # a range is one of the lines, not of what they are packed into
+        coding = Coding.IDENTITY  # a range counts uncompressed bytes
     else:
         coding, wanted = codings[0], None
     etag = _etag(job, coding)
@@ -165,7 +169,7 @@ def _whole(job: Job, services: Services, request: Request, codings: Sequence[Cod
 
 
 def _etag(job: Job, coding: Coding) -> str:
-    """Of one generation in one coding: a strong ETag stands for the very bytes."""
+    """Return the strong ETag of one generation in one coding."""
     return f'"{job.id}-{job.generation}{_suffix(coding)}"'
 
 
@@ -183,7 +187,7 @@ def _streamed(
     if coding is not Coding.IDENTITY:
         headers = {**headers, "Content-Encoding": coding}
     packed = compressed(blocks, coding)
-    # Storage that does not work should be found while there still is a status to say so with.
+    # Read the first block before the status is sent, so that a storage error can still be a 503.
     first = next(packed, b"")
     return StreamingResponse(
         chain([first], packed), status_code=status, media_type=MEDIA_TYPE, headers=headers

@@ -1,4 +1,4 @@
-"""Running a job's dead letters again."""
+"""Retrying the failed requests of a job."""
 
 from typing import Annotated
 from uuid import uuid4
@@ -22,7 +22,7 @@ from service.store.views import JobView
 router = APIRouter(max_body_size=SMALL_BODY)
 
 
-# What no request can be called, the database could not even be asked for.
+# No request has a longer id, and Postgres takes no NUL in a query.
 CustomId = Annotated[str, StringConstraints(max_length=64, pattern=r"^[^\x00]+$")]
 
 
@@ -30,7 +30,7 @@ class Retry(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     custom_ids: list[CustomId] | None = Field(
-        default=None, description="which failed requests to run again; all if left out"
+        default=None, description="The failed requests to retry; all of them if left out."
     )
 
 
@@ -43,10 +43,10 @@ class Retry(BaseModel):
 def retry_job(
     job: VisibleJob, services: Uses, caller: CalledBy, asked: Retry | None = None
 ) -> JobView:
-    """Run failed requests of a finished job again, with a new budget of attempts.
+    """Retry failed requests of a finished job, permanent failures included.
 
-    Permanent failures too. The present results stay readable until new ones take their place.
-    In a running job, what is parked is tried again instead.
+    Each request gets a fresh set of attempts. The present results stay readable until new results
+    replace them. In a running job, this resumes parked work instead.
     """
     chosen = asked.custom_ids if asked is not None else None
     if chosen is None and unpark(services.db, job.id):
@@ -70,17 +70,17 @@ def retry_job(
     return JobView.of(visible_job(str(job.id), services, caller))
 
 
-def _revival(blobs: Blobs, prefix: str, letters: DeadLetters) -> Revival:
-    """A manifest for the dead letters of one batch, with all attempts before them again."""
+def _revival(blobs: Blobs, prefix: str, batch: DeadLetters) -> Revival:
+    """Write a manifest of one batch's dead letters, with a fresh set of attempts each."""
     entries = [
         msgspec.structs.replace(entry, attempts=0, lost=0)
-        for entry in blobs.get_manifest(letters.manifest_blob)
-        if entry.ordinal in letters.ordinals
+        for entry in blobs.get_manifest(batch.manifest_blob)
+        if entry.ordinal in batch.ordinals
     ]
-    name = f"{prefix}/{letters.batch_id}.manifest"
+    name = f"{prefix}/{batch.batch_id}.manifest"
     blobs.put_manifest(name, entries)
     return Revival(
-        batch_id=letters.batch_id,
+        batch_id=batch.batch_id,
         manifest_blob=name,
         ordinals=frozenset(entry.ordinal for entry in entries),
         bytes=sum(entry.length for entry in entries),

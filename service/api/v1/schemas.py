@@ -1,4 +1,4 @@
-"""What the API shows, field by field. The OpenAPI document is made from it."""
+"""The shapes of the API's answers, which the OpenAPI document shows."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -16,25 +16,26 @@ V = TypeVar("V", bound=View)
 
 
 class Page(View, Generic[V]):
-    """A page of a list; `next_cursor` is null on the last one."""
+    """A page of a list. `next_cursor` is null on the last page."""
 
     data: Sequence[V]
     next_cursor: str | None = None
 
 
 class ReasonView(View):
-    """Why nothing of a job is under way. `code` is stable, `detail` is for people."""
+    """Why a job waits. `code` is stable and for programs; `detail` is for people."""
 
     code: str = Field(
-        description="worker, turn, inflight_batches, enqueued_tokens, account_paused, retry, parked"
+        description="One of worker, turn, inflight_batches, enqueued_tokens, account_paused, retry,"
+        " parked."
     )
     detail: str
-    until: datetime | None = Field(description="when that ends by itself, where it is known")
+    until: datetime | None = Field(description="When the wait ends by itself, if that is known.")
 
 
 class JobDetail(JobView):
     waiting: ReasonView | None = Field(
-        default=None, description="why it waits; null while something of it is under way"
+        default=None, description="Why the job waits; null while any of its batches is in progress."
     )
 
     @classmethod
@@ -58,12 +59,12 @@ class BatchView(View):
     requests: int
     succeeded: int
     dead: int
-    carried: int = Field(description="requests that went on into a retry batch")
+    carried: int = Field(description="Requests that moved on to a retry batch.")
     input_file_id: str | None
     provider_batch_id: str | None
     provider_status: str | None
     provider_error: str | None
-    progress: float | None = Field(description="percent, as Together tells it")
+    progress: float | None = Field(description="Percent, as Together reports it.")
     output_file_id: str | None
     error_file_id: str | None
     oddities: dict[str, Any] | None
@@ -95,7 +96,7 @@ class EventView(View):
 
 
 class FailureView(View):
-    """A dead letter: a request that failed for good."""
+    """A dead letter: a request that failed permanently."""
 
     custom_id: str
     code: str
@@ -110,14 +111,16 @@ class FailureView(View):
 class AccountView(View):
     name: str
     state: Literal["open", "paused"]
-    configured: bool = Field(description="whether this process has a key for it")
+    configured: bool = Field(description="Whether this process has an API key for the account.")
     paused_until: datetime | None
     reason: str | None
 
 
 class NewProducerView(View):
     name: str
-    token: str = Field(description="shown this once; only its hash is kept")
+    token: str = Field(
+        description="The bearer token. It is shown only once; Haulier keeps only its hash."
+    )
 
 
 class ProcessView(View):
@@ -129,7 +132,9 @@ class ProcessView(View):
     slots: int
     started_at: datetime
     seen_at: datetime
-    age_seconds: float = Field(description="since its last heartbeat, on the database's clock")
+    age_seconds: float = Field(
+        description="Seconds since the last heartbeat, by the database's clock."
+    )
 
 
 class StatusView(View):
@@ -142,14 +147,16 @@ class StatusView(View):
 
 
 class ProblemDocument(View):
-    """RFC 9457."""
+    """A problem document (RFC 9457)."""
 
     type: str
     title: str
     status: int
     detail: str
     problems: Sequence[ProblemView] | None = None
-    more: int | None = Field(default=None, description="problems beyond the first 100")
+    more: int | None = Field(
+        default=None, description="The number of problems beyond the first 100."
+    )
 
 
 class HealthView(View):

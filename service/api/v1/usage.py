@@ -1,4 +1,4 @@
-"""What was used, and what it is thought to have cost."""
+"""The tokens used, and an estimate of their cost."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -25,7 +25,7 @@ router = APIRouter(dependencies=[READ])
 
 LONGEST = timedelta(days=366)
 USUAL = timedelta(days=29)
-"""From when to when, where only the end is given."""
+"""The default span, if only its last day is given."""
 MOST_ROWS = 10_000
 
 
@@ -48,13 +48,15 @@ Day = Annotated[date | None, BeforeValidator(_day)]
 class UsageQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    since: Day = Field(default=None, alias="from", description="the first day (UTC)")
-    until: Day = Field(default=None, alias="to", description="the last day; today by default")
+    since: Day = Field(default=None, alias="from", description="The first day (UTC).")
+    until: Day = Field(
+        default=None, alias="to", description="The last day (UTC); today by default."
+    )
     by: Annotated[str, BeforeValidator(_keys)] = Field(
-        default="day,model", description=f"some of {', '.join(KEYS)}"
+        default="day,model", description=f"The keys to group by: some of {', '.join(KEYS)}."
     )
     producer: Annotated[str, AfterValidator(without_nul)] | None = Field(
-        default=None, description="only this one's"
+        default=None, description="Show only this producer's usage."
     )
 
 
@@ -63,18 +65,18 @@ class SpentView(View):
 
     batches: int
     succeeded: int
-    dead: int = Field(description="requests that failed for good in these batches")
+    dead: int = Field(description="Requests that failed permanently in these batches.")
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     estimated_cost: str | None = Field(
-        description="USD, a decimal number; null where the price of a model is not known"
+        description="USD, a decimal number; null if the price of a model is unknown."
     )
-    unknown_models: Sequence[str] = Field(description="those without a price")
+    unknown_models: Sequence[str] = Field(description="The models without a known price.")
 
 
 class UsageView(SpentView):
-    """One row; what was not asked for in `by` is null."""
+    """One row. Keys that are not in `by` are null."""
 
     day: date | None
     model: str | None
@@ -103,7 +105,7 @@ class JobUsageView(View):
 def show_usage(
     services: Uses, caller: CalledBy, asked: Annotated[UsageQuery, Query()]
 ) -> UsageReport:
-    """What was used from one day to another, and what it is thought to have cost."""
+    """Show the usage of a span of days, with an estimate of its cost."""
     since, until = _span(asked, clock(services.db).date())
     by = asked.by.split(",")
     producers = [caller.sees, asked.producer]
@@ -127,7 +129,7 @@ def show_usage(
 
 @router.get("/jobs/{job_id}/usage")
 def show_job_usage(job: VisibleJob, services: Uses) -> JobUsageView:
-    """What a job's settled batches have used, by model."""
+    """Show the usage of a job's settled batches, by model."""
     found = store.usage_of_job(services.db, job.id)
     prices = services.settings.prices
     return JobUsageView(
@@ -141,7 +143,7 @@ def show_job_usage(job: VisibleJob, services: Uses) -> JobUsageView:
 
 
 def _span(asked: UsageQuery, today: date) -> tuple[date, date]:
-    """The first and the last day. Raises BadInput."""
+    """Return the first and the last day. Raises BadInput."""
     until = asked.until or max(today, asked.since or today)
     since = asked.since or max(until, date.min + USUAL) - USUAL
     if until < since:
@@ -159,7 +161,7 @@ def _grouped(found: Iterable[Used], by: Sequence[str]) -> dict[tuple[Any, ...], 
 
 
 def _spent(rows: Sequence[Used], prices: PriceTable) -> dict[str, Any]:
-    """The fields of a SpentView."""
+    """Return the fields of a SpentView."""
     cost = estimate(
         prices,
         (Tokens(row.model, row.day, row.prompt_tokens, row.completion_tokens) for row in rows),
