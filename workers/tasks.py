@@ -152,7 +152,7 @@ def cancel_late_batches(account: str, spent_file_ids: list[str]) -> None:
     """Cancel batches that Together created late, after Haulier had given up that create."""
     with structlog.contextvars.bound_contextvars(account=account):
         try:
-            stages.cancel_twins(runner().together(account), spent_file_ids)
+            stages.cancel_duplicates(runner().together(account), spent_file_ids)
         except HaulierError as error:
             # The next message of this kind tries again.
             log.warning("sweep_failed", reason=str(error))

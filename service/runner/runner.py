@@ -145,7 +145,7 @@ class Runner:
             return
         shown = frozenset(claim.provider_batch_id for claim in claims if claim.provider_batch_id)
         careful = any(claim.tries for claim in claims)
-        view = stages.View(shown, self._costs[claims[0].account], careful=careful)
+        view = stages.Lookup(shown, self._costs[claims[0].account], careful=careful)
         waits = Waits(self.db, self.settings.lease_seconds)
         rest: Wait | None = None
         for claim in claims:
@@ -166,7 +166,7 @@ class Runner:
         waits.flush()
 
     def _work(
-        self, claim: Claim, stage: Stage, lease: HeldLease, view: stages.View | None = None
+        self, claim: Claim, stage: Stage, lease: HeldLease, view: stages.Lookup | None = None
     ) -> Outcome | None:
         """Return the stage's outcome, or None if the lease was lost and nothing may be written."""
         try:
@@ -212,7 +212,7 @@ class Runner:
         return replace(clients, permissions=permissions_for(self.db, claim.producer, self.settings))
 
     def _account_clients(
-        self, claim: BatchClaim, lease: HeldLease, view: stages.View | None
+        self, claim: BatchClaim, lease: HeldLease, view: stages.Lookup | None
     ) -> stages.AccountClients:
         together = self.together(claim.account)
         show = together.batch if view is None else partial(view.show, together)

@@ -1,19 +1,18 @@
-"""split, assemble (a job); upload, create, poll, fetch (a batch): one function each.
+"""The stages, one function each: split and assemble a job; upload, create, poll and fetch a batch.
 
 A stage gets a claim and clients and returns an outcome. It opens no session, writes no state, and
-is safe to run twice. It may let any error of `service.rules.errors` pass;
-`service.rules.retry.after` turns it into an outcome.
+is safe to run twice. It may raise any error of `service.rules.errors`, which
+`service.rules.retry.after` turns into an outcome.
 """
 
 from service.stages.assemble import assemble
 from service.stages.clients import AccountClients, Clients, Lease
-from service.stages.create import create
+from service.stages.create import cancel_duplicates, create
+from service.stages.dead_letters import settle_unserved
 from service.stages.fetch import fetch
-from service.stages.listing import Costs, View
+from service.stages.lookup import Costs, Lookup
 from service.stages.poll import poll
 from service.stages.split import split
-from service.stages.twins import cancel_twins
-from service.stages.unserved import settle_unserved
 from service.stages.upload import upload
 
 __all__ = [
@@ -21,9 +20,9 @@ __all__ = [
     "Clients",
     "Costs",
     "Lease",
-    "View",
+    "Lookup",
     "assemble",
-    "cancel_twins",
+    "cancel_duplicates",
     "create",
     "fetch",
     "poll",

@@ -1,4 +1,4 @@
-"""Put a job's results together, once no batch of it is open."""
+"""Put the results of a job together once all its batches are done."""
 
 from service.payloads import results
 from service.rules.crashpoints import CrashPoint, reached
@@ -7,7 +7,7 @@ from service.stages.clients import Clients
 
 
 def assemble(job: JobClaim, clients: Clients) -> Outcome:
-    """A generation of results under a fresh name; readers of the last one are not disturbed."""
+    """Write the results under a fresh name, so that readers of the previous ones can finish."""
     prefix = f"jobs/{job.id}/{job.lease}"
     segments = results.assembled(clients.blobs, prefix, job.final_lines, clients.lease.keep)
     reached(CrashPoint.ASSEMBLE_WRITTEN)

@@ -1,4 +1,4 @@
-"""What a stage works with."""
+"""The clients that a stage works with."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,28 +16,28 @@ class Lease(Protocol):
     """The right to work on a row, for a while."""
 
     def keep(self) -> None:
-        """Say that the work goes on; cheap, to be called often. Raises StaleLease when lost."""
+        """Extend the lease if it is time to. Cheap: call it often. Raises StaleLease."""
 
     def remaining(self) -> timedelta:
-        """How long it certainly lasts from now."""
+        """Return how long the lease is certain to last from now."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Clients:
-    """For every stage."""
+    """The clients of every stage."""
 
     blobs: Blobs
     lease: Lease
     scratch: Path
     settings: Settings
     permissions: Permissions = field(default_factory=Permissions)
-    """What the producer may use, where its spec is still to be read."""
+    """What the producer may use. Set if split has yet to read the producer's spec."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AccountClients(Clients):
-    """For the stages that speak to Together, as the account of their batch."""
+    """The clients of the stages that call Together, as the account of their batch."""
 
     together: Together
     show: Callable[[str], ProviderBatch | None]
-    """How a batch stands, by Together's id of it; None where that is to be asked again later."""
+    """Looks up a batch by Together's id. Returns None if its status must be asked again later."""

@@ -1,9 +1,10 @@
 """Create the batch at Together, and never blindly twice.
 
-The claim has committed the intent before this runs. If nothing is known of an earlier intent's
-outcome, the batch is looked for by its input file, which no other batch has.
+The claim commits the intent to create before this stage runs. If the answer to an earlier create
+is unknown, the stage looks for its batch by the input file, which no other batch uses.
 """
 
+from collections.abc import Collection, Iterable
 from datetime import timedelta
 
 import structlog
@@ -13,17 +14,18 @@ from service.rules.errors import Missing, Refused, Transient
 from service.rules.states import BatchState
 from service.rules.work import Advance, BatchClaim, Changes, Outcome, Retry, Wait
 from service.stages.clients import AccountClients
+from service.stages.dead_letters import settle_unserved
 from service.stages.poll import until_next_poll
-from service.stages.unserved import settle_unserved
-from service.together.client import ProviderBatch
+from service.together.client import ProviderBatch, Together
 
 log = structlog.get_logger()
 
 MOST_UPLOADS = 3
-"""How often a file may be refused as missing before that is what is wrong with the batch."""
+"""How many input files Together may lose before the batch fails for it."""
 
 
 def create(batch: BatchClaim, clients: AccountClients) -> Outcome:
+    """Create the batch, or adopt the one that an earlier create made."""
     if batch.create_deadline is not None:
         return _find(batch, clients)
     if batch.cancel_requested:
@@ -32,11 +34,11 @@ def create(batch: BatchClaim, clients: AccountClients) -> Outcome:
         )
     if batch.input_file_id is None:
         raise AssertionError("an uploaded batch has an input file")
-    # This may take a while, so the lease is looked at after it.
+    # Waiting for a turn may take a while, so check the lease afterwards.
     clients.together.take_turn()
     deadline = clients.settings.lease_seconds / 2
     if clients.lease.remaining() < deadline:
-        # Too late to be sure that the call ends while the lease is ours.
+        # The call might outlast the lease.
         return Retry("the lease was too short to send the create", timedelta(0), not_sent=True)
     try:
         job = clients.together.create(batch.endpoint, batch.input_file_id, within=deadline)
@@ -44,28 +46,26 @@ def create(batch: BatchClaim, clients: AccountClients) -> Outcome:
     except Refused as error:
         about_file = isinstance(error, Missing) or "file" in str(error).lower()
         if about_file and len(batch.spent_file_ids) < MOST_UPLOADS:
-            # The file is gone over there, as after a long pause; its requests are as good as ever.
+            # Together lost the file, as it may after a long pause. Its requests are still good.
             log.warning("input_file_lost", reason=str(error))
             return Advance(BatchState.QUEUED)
         return settle_unserved(batch, clients, BatchState.FAILED, "create_refused", str(error))
     except Transient as error:
-        # Where it may have been sent, the next try begins with a search.
+        # If the create may have been sent, the next try begins with a search.
         return Retry(str(error), None if not error.sent else timedelta(0), not_sent=not error.sent)
     if job is None:
-        return Retry("Together took the create without showing the batch", timedelta(0))
+        return Retry("Together accepted the create but did not return the batch", timedelta(0))
     return _adopted(batch, job, clients)
 
 
 def _find(batch: BatchClaim, clients: AccountClients) -> Outcome:
     """Look for the batch that an earlier create may have made."""
     if batch.create_deadline is None or batch.input_file_id is None:
-        raise AssertionError("only an intent is searched for")
+        raise AssertionError("only a batch with an intent to create is searched for")
     found = [job for job in clients.together.batches() if job.input_file_id == batch.input_file_id]
     if found:
-        oldest, *others = sorted(found, key=lambda job: job.created_at or "")
-        for twin in others:
-            log.error("twin_batch_cancelled", provider_batch_id=twin.id)
-            clients.together.cancel(twin.id)
+        oldest, *duplicates = sorted(found, key=lambda job: job.created_at or "")
+        _cancel(clients.together, duplicates)
         reached(CrashPoint.CREATE_FOUND)
         log.warning("batch_adopted", provider_batch_id=oldest.id)
         return _adopted(batch, oldest, clients)
@@ -84,3 +84,24 @@ def _adopted(batch: BatchClaim, job: ProviderBatch, clients: AccountClients) -> 
         Changes(provider_batch_id=job.id),
         delay=until_next_poll(batch, job, clients),
     )
+
+
+def cancel_duplicates(together: Together, spent_file_ids: Collection[str]) -> int:
+    """Cancel batches that appeared after Haulier had given up their create.
+
+    `spent_file_ids` are the input files of those creates. Returns how many batches were cancelled.
+    Safe to run twice.
+    """
+    duplicates = [
+        job
+        for job in together.batches()
+        if job.input_file_id in spent_file_ids and not job.ended and job.status != "CANCELLING"
+    ]
+    _cancel(together, duplicates)
+    return len(duplicates)
+
+
+def _cancel(together: Together, duplicates: Iterable[ProviderBatch]) -> None:
+    for duplicate in duplicates:
+        log.error("twin_batch_cancelled", provider_batch_id=duplicate.id)
+        together.cancel(duplicate.id)

@@ -1,4 +1,4 @@
-"""Bring home what Together made of a batch, and account for every request."""
+"""Download what Together made of a batch, and account for every request."""
 
 import os
 import tempfile
@@ -14,18 +14,21 @@ from service.rules.retry import backoff, own_texts
 from service.rules.states import BatchState
 from service.rules.work import BatchClaim, FinalLines, Outcome, RetryBatch, Settle, Settlement
 from service.stages.clients import AccountClients
+from service.stages.dead_letters import result_line
 from service.stages.poison import divide
-from service.stages.poll import not_there
+from service.stages.poll import when_missing
 from service.stages.reconcile import BLOCK, Answers, FailurePolicy, Verdicts, judge, read_answers
-from service.stages.unserved import result_line
 
 
 def fetch(batch: BatchClaim, clients: AccountClients) -> Outcome:
-    """Both files are fetched whatever the status says: what was paid for is kept."""
+    """Download both files and settle the batch.
+
+    The status does not matter: a cancelled or expired batch may have output that is paid for.
+    """
     try:
         return _fetch(batch, clients)
     except Missing as error:
-        return not_there(batch, error)
+        return when_missing(batch, error)
 
 
 def _fetch(batch: BatchClaim, clients: AccountClients) -> Outcome:
@@ -57,7 +60,7 @@ def _policy(batch: BatchClaim, clients: AccountClients) -> FailurePolicy:
         cancelled=batch.cancel_requested,
         provider_status=batch.provider_status or "",
         provider_error=batch.provider_error,
-        more=own_texts(
+        own_texts=own_texts(
             permanent=clients.settings.permanent_errors,
             retryable=clients.settings.retryable_errors,
         ),
@@ -67,7 +70,7 @@ def _policy(batch: BatchClaim, clients: AccountClients) -> FailurePolicy:
 
 @contextmanager
 def _downloads(batch: BatchClaim, clients: AccountClients) -> Iterator[list[IO[bytes]]]:
-    """The output and error files on local scratch space, as far as there are any."""
+    """Download the output and error files, if there are any, to local scratch space."""
     with ExitStack() as stack:
         files: list[IO[bytes]] = []
         for file_id in (batch.output_file_id, batch.error_file_id):
@@ -87,12 +90,13 @@ def _write(
     answers: Answers,
     verdicts: Verdicts,
 ) -> FinalLines | None:
-    """Write the final lines in input order: the provider's bytes, or the line of a dead letter."""
+    """Write the final lines in input order: the provider's lines and those of dead letters."""
     if not verdicts.final:
         return None
     writer = LinesWriter(clients.blobs, f"jobs/{batch.job_id}/{batch.id}/{batch.lease}")
     numbers = [file.fileno() for file in files]
-    # As many at once as fit a block, however long they are; of dead letters, a few kilobytes each.
+    # A step fits in a block even if all its lines are as long as the longest one. A dead letter's
+    # line takes a few kilobytes at most.
     step = min(256, max(1, BLOCK // (answers.longest + 1)))
     with writer.open():
         for start in range(0, len(verdicts.final), step):
@@ -112,7 +116,7 @@ def _write(
 def _retries(
     batch: BatchClaim, clients: AccountClients, verdicts: Verdicts
 ) -> Iterator[RetryBatch]:
-    """A manifest for each batch that the requests left over go into."""
+    """Write a manifest for each retry batch that the carried requests go into."""
     for number, group in enumerate(verdicts.groups):
         name = f"jobs/{batch.job_id}/{batch.id}/{batch.lease}-retry-{number}.manifest"
         clients.blobs.put_manifest(name, list(group.entries))

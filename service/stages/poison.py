@@ -1,8 +1,8 @@
-"""A batch that Together refused to run as a whole, and what becomes of its requests.
+"""Finding the bad lines of a batch that FAILED as a whole.
 
-One line that is not fit fails its whole batch (TOGETHER_API). Such a batch is tried whole once
-more, then cut in halves until the bad lines stand alone. Line numbers in the provider's message
-count within chunks of unknown size, so they are no help.
+One bad line fails its whole batch (TOGETHER_API). Such a batch is tried once more as a whole, then
+cut in halves until the bad lines stand alone. The line numbers in the provider's message do not
+help: they count within chunks of unknown size.
 """
 
 import re
@@ -14,24 +14,27 @@ from service.rules.retry import MOST_LOST, BatchFault, batch_fault
 from service.rules.work import BatchClaim, Entry
 
 MOST_BATCHES = 64
-"""How many batches a shard may cost for the search of its bad lines."""
+"""How many batches the search for the bad lines of one shard may cost."""
 
 
 @dataclass(frozen=True)
 class Division:
-    """How requests go on: in `groups`, a batch each, `poison` times suspected; or not at all."""
+    """How requests go on: each group in a batch of its own. No groups: the requests fail for good.
+
+    `poison` is how many times in a row their batches have FAILED as a whole.
+    """
 
     groups: tuple[tuple[Entry, ...], ...] = ()
     poison: int = 0
 
 
 def divide(batch: BatchClaim, entries: list[Entry]) -> Division:
-    """Decide over the requests of a FAILED batch that nothing came back of."""
+    """Decide what happens to the requests of a FAILED batch that have no line in its files."""
     fault = batch_fault(batch.provider_error or "")
     if fault is BatchFault.HOPELESS:
         return Division()
     if fault is BatchFault.FILE:
-        # The file got lost on their side: upload it anew. Nothing is wrong with its lines.
+        # Together lost the file, and nothing is wrong with its lines: upload it again.
         again = tuple(msgspec.structs.replace(entry, lost=entry.lost + 1) for entry in entries)
         lost_too_often = any(entry.lost > MOST_LOST for entry in again)
         return Division() if lost_too_often else Division((again,), batch.poison)
@@ -40,14 +43,14 @@ def divide(batch: BatchClaim, entries: list[Entry]) -> Division:
     if len(entries) == 1 or batch.suspects >= MOST_BATCHES:
         return Division()
     if fault is BatchFault.UNKNOWN and _alike(batch.sibling_error, batch.provider_error):
-        # Both halves fail, and not for a line: cutting further would only cost batches.
+        # Both halves fail for the same reason, so it is not a line: do not cut further.
         return Division()
     middle = len(entries) // 2
     return Division((tuple(entries[:middle]), tuple(entries[middle:])), batch.poison + 1)
 
 
 def _alike(one: str | None, other: str | None) -> bool:
-    """Whether two messages say the same, numbers aside."""
+    """Whether two messages are equal, apart from numbers."""
     if one is None or other is None:
         return False
     return re.sub(r"\d+", "#", one) == re.sub(r"\d+", "#", other)

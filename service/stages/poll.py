@@ -11,27 +11,20 @@ from service.stages.clients import AccountClients
 from service.together.client import ProviderBatch
 
 MOST_MISSING = 20
-"""How often in a row; with pauses of up to five minutes, more than an hour."""
+"""How many 404s in a row park a batch. Pauses grow to five minutes: this takes over an hour."""
 
 
 def poll(batch: BatchClaim, clients: AccountClients) -> Outcome:
+    """Ask Together for the batch, and advance it if it has ended. Send a cancel that is due."""
     try:
         return _poll(batch, clients)
     except Missing as error:
-        return not_there(batch, error)
-
-
-def not_there(batch: BatchClaim, error: Missing) -> Outcome:
-    """Together does not know what it held. Perhaps the key is another project's by now: wait long,
-    then for an operator, and never buy it again."""
-    if batch.failures >= MOST_MISSING:
-        return Park(f"Together does not know it any more: {error}")
-    return Retry(str(error))
+        return when_missing(batch, error)
 
 
 def _poll(batch: BatchClaim, clients: AccountClients) -> Outcome:
     if batch.provider_batch_id is None:
-        raise AssertionError("a created batch has a provider batch")
+        raise AssertionError("a created batch has a provider batch id")
     cancel_sent = batch.cancel_sent
     if batch.cancel_requested and not cancel_sent:
         clients.together.cancel(batch.provider_batch_id)
@@ -55,14 +48,25 @@ def _poll(batch: BatchClaim, clients: AccountClients) -> Outcome:
         pause = fastest if cancel_sent else until_next_poll(batch, job, clients)
         return Wait(pause, changes)
     if job.without_files and batch.provider_status != job.status:
-        # The files may only appear a moment after the status.
+        # The files may appear a moment after the status.
         return Wait(clients.settings.poll_seconds, changes)
     reached(CrashPoint.POLL_ENDED)
     return Advance(BatchState.ENDED, changes)
 
 
+def when_missing(batch: BatchClaim, error: Missing) -> Outcome:
+    """Decide what happens if Together answers 404 for a batch or file that it held.
+
+    The key may belong to another project by now. So retry for a long time, then park the batch
+    for an operator. Never buy it again.
+    """
+    if batch.failures >= MOST_MISSING:
+        return Park(f"Together no longer has the batch or its files: {error}")
+    return Retry(str(error))
+
+
 def until_next_poll(batch: BatchClaim, job: ProviderBatch, clients: AccountClients) -> timedelta:
-    """How long a batch that Together shows as `job` may be left alone."""
+    """Return how long to wait before the next poll of a batch that Together shows as `job`."""
     fastest = clients.settings.poll_seconds
     return next_poll(
         status=job.status,

@@ -1,7 +1,7 @@
-"""What became of each request: the input held against everything that came back.
+"""Deciding what became of each request: compare the input with everything that came back.
 
-By set difference, never by counts or statuses. A success wins over an error, the first of two
-successes wins, and what is in neither file is missing.
+The comparison is a set difference and never trusts counts or statuses. A success wins over an
+error, the first of two successes wins, and a request that is in neither file is missing.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,17 +13,17 @@ import msgspec
 from service.rules.errors import error_text
 from service.rules.retry import MOST_LOST, Verdict, classify
 from service.rules.work import DeadLetter, Entry, Oddities, Usage
+from service.stages.dead_letters import dead_letter
 from service.stages.poison import Division
-from service.stages.unserved import dead_letter
 from service.together.answers import Frame, read_frames, says_nothing
 
 BLOCK = 1 << 20
-"""Bytes of lines that are looked at together; what one line has beyond that is read as well."""
+"""About how many bytes of lines to read at once. The last line is read to its end."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """What Together said of a request that it could not serve."""
+    """Together's reason for not serving a request."""
 
     code: str | None
     status: int | None
@@ -32,7 +32,7 @@ class Failure:
 
 @dataclass
 class Answers:
-    """Where the answers of a batch stand in its downloaded files."""
+    """An index of the answers in the downloaded files of a batch."""
 
     found: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     """(file, offset, length) of the first success of each custom_id."""
@@ -62,7 +62,7 @@ class Answers:
 
 
 def read_answers(files: Sequence[IO[bytes]], wanted: set[str], keep: Callable[[], None]) -> Answers:
-    """Index the answers of `wanted` in the files, each read once from its start."""
+    """Index the answers to the custom_ids in `wanted`. Reads each file once from its start."""
     answers = Answers()
     for number, file in enumerate(files):
         file.seek(0)
@@ -71,7 +71,7 @@ def read_answers(files: Sequence[IO[bytes]], wanted: set[str], keep: Callable[[]
             for line, frame in zip(lines, read_frames(lines), strict=True):
                 length = len(line)
                 if frame is not None:
-                    _take(answers, frame, line, (number, offset, length), wanted)
+                    _index(answers, frame, line, (number, offset, length), wanted)
                 elif line.strip():
                     answers.unreadable += 1
                 offset += length
@@ -80,10 +80,10 @@ def read_answers(files: Sequence[IO[bytes]], wanted: set[str], keep: Callable[[]
     return answers
 
 
-def _take(
+def _index(
     answers: Answers, frame: Frame, line: bytes, place: tuple[int, int, int], wanted: set[str]
 ) -> None:
-    """Note one answer."""
+    """Add one answer to the index."""
     custom_id = frame.custom_id
     if custom_id not in wanted:
         answers.unknown += 1
@@ -108,7 +108,7 @@ def _take(
 
 
 def _failure(frame: Frame) -> Failure:
-    """What went wrong with a request."""
+    """Return what went wrong with a request."""
     response = frame.response
     status = response.status_code if response is not None else None
     body_error = response.body.error if response is not None and response.body else None
@@ -131,20 +131,24 @@ def _text(message: object) -> str:
 
 @dataclass(frozen=True)
 class FailurePolicy:
-    """What decides over requests that were not served. `provider_status` in upper case."""
+    """The facts that decide what happens to requests without a success.
+
+    `provider_status` is in upper case.
+    """
 
     max_attempts: int
     cancelled: bool
     provider_status: str
     provider_error: str | None
-    more: Sequence[tuple[str, Verdict]] = ()
+    own_texts: Sequence[tuple[str, Verdict]] = ()
+    """Error texts that this deployment classifies itself."""
     divide: Callable[[list[Entry]], Division] | None = None
-    """What to do with what nothing came back of, where the batch FAILED as a whole."""
+    """Decides how the requests without a line go on if the batch FAILED as a whole."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Requests that go on in one retry batch."""
+    """Requests that go into one retry batch."""
 
     entries: tuple[Entry, ...]
     poison: int = 0
@@ -152,7 +156,10 @@ class Group:
 
 @dataclass
 class Verdicts:
-    """Every entry of the manifest is in `final` or in one of `groups`, each in input order."""
+    """What was decided. Each entry of the manifest is either in `final` or in one of the `groups`.
+
+    Both are in input order. `successes` and `dead` go by ordinal.
+    """
 
     final: list[Entry] = field(default_factory=list)
     successes: set[int] = field(default_factory=set)
@@ -162,28 +169,28 @@ class Verdicts:
 
     @property
     def carried(self) -> list[Entry]:
-        """All that goes on, in whatever batch."""
+        """The requests that go into retry batches."""
         return [entry for group in self.groups for entry in group.entries]
 
 
 def judge(entries: list[Entry], answers: Answers, policy: FailurePolicy) -> Verdicts:
-    """Decide over each request: served, dead, or carried into a retry batch."""
+    """Decide for each request: it succeeded, it is dead, or a retry batch carries it."""
     verdicts = Verdicts()
     carried: list[Entry] = []
-    refused: list[Entry] = []
+    unanswered: list[Entry] = []
     for entry in entries:
         failure = answers.failures.get(entry.custom_id)
         if entry.custom_id in answers.found:
             verdicts.successes.add(entry.ordinal)
         elif failure is not None:
-            _take_failure(verdicts, carried, _fate(entry, failure, policy))
+            _assign(verdicts, carried, _fate(entry, failure, policy))
         else:
             verdicts.missing += 1
             if policy.provider_status == "FAILED" and not policy.cancelled:
-                refused.append(entry)
+                unanswered.append(entry)
             else:
-                _take_failure(verdicts, carried, _missing_fate(entry, policy))
-    _take_refused(verdicts, refused, policy)
+                _assign(verdicts, carried, _missing_fate(entry, policy))
+    _divide(verdicts, unanswered, policy)
     if carried:
         verdicts.groups.append(Group(tuple(carried)))
     left = {entry.ordinal for entry in verdicts.carried}
@@ -191,29 +198,29 @@ def judge(entries: list[Entry], answers: Answers, policy: FailurePolicy) -> Verd
     return verdicts
 
 
-def _take_failure(verdicts: Verdicts, carried: list[Entry], fate: DeadLetter | Entry) -> None:
+def _assign(verdicts: Verdicts, carried: list[Entry], fate: DeadLetter | Entry) -> None:
     if isinstance(fate, DeadLetter):
         verdicts.dead[fate.ordinal] = fate
     else:
         carried.append(fate)
 
 
-def _take_refused(verdicts: Verdicts, refused: list[Entry], policy: FailurePolicy) -> None:
-    """What a batch that FAILED as a whole leaves over."""
-    if not refused:
+def _divide(verdicts: Verdicts, unanswered: list[Entry], policy: FailurePolicy) -> None:
+    """Decide for the requests without a line of a batch that FAILED as a whole."""
+    if not unanswered:
         return
-    division = policy.divide(refused) if policy.divide is not None else Division()
+    division = policy.divide(unanswered) if policy.divide is not None else Division()
     verdicts.groups.extend(Group(group, division.poison) for group in division.groups)
     if not division.groups:
         words = policy.provider_error or "the batch failed"
-        for entry in refused:
+        for entry in unanswered:
             letter = dead_letter(entry, "batch_failed", words, entry.attempts + 1)
             verdicts.dead[entry.ordinal] = letter
 
 
 def _fate(entry: Entry, failure: Failure, policy: FailurePolicy) -> DeadLetter | Entry:
-    """A dead letter, or the entry as the retry batch carries it."""
-    verdict = classify(failure.code, failure.status, failure.message, policy.more)
+    """Return a dead letter, or the entry that goes into a retry batch."""
+    verdict = classify(failure.code, failure.status, failure.message, policy.own_texts)
     attempts = entry.attempts + 1
     if verdict is Verdict.RETRYABLE and policy.cancelled:
         return dead_letter(entry, "cancelled", "the job was cancelled", attempts)
@@ -224,11 +231,11 @@ def _fate(entry: Entry, failure: Failure, policy: FailurePolicy) -> DeadLetter |
 
 
 def _missing_fate(entry: Entry, policy: FailurePolicy) -> DeadLetter | Entry:
-    """The same for a request that came back in neither file."""
+    """Return the same for a request that is in neither file."""
     if policy.cancelled:
         return dead_letter(entry, "cancelled", "the job was cancelled", entry.attempts)
     given_back = policy.provider_status in {"EXPIRED", "CANCELLED"}
     if given_back and entry.lost < MOST_LOST:
         return msgspec.structs.replace(entry, lost=entry.lost + 1)
-    words = f"not in the files of a batch that is {policy.provider_status}"
+    words = f"Together returned no line for it; its batch is {policy.provider_status}"
     return _fate(entry, Failure("missing", None, words), policy)

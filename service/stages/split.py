@@ -1,4 +1,4 @@
-"""Cut a job into shards."""
+"""Cut the requests of a job into shards."""
 
 from collections.abc import Iterator
 
@@ -12,16 +12,17 @@ from service.stages.clients import Clients
 
 
 def split(job: JobClaim, clients: Clients) -> Outcome:
-    """What came over HTTP or the queue was cut as it came in.
+    """Return the job's shards, or fail the job if its requests cannot be used.
 
-    What was enqueued in a producer's transaction, and `input`, is read here.
+    Requests that arrived over HTTP or the queue were cut on arrival. A spec that a producer
+    enqueued by SQL, and the file behind `input`, are read here.
     """
     if job.shards is not None:
         return Split(job.shards)
     spec = None
     try:
         if job.enqueued is not None:
-            # Nobody but Postgres has seen it yet: it is checked as the API checks it.
+            # Only Postgres has seen this spec, so it gets the same checks as in the API.
             spec = read_spec(job.enqueued, clients.permissions)
         taken = _taken(job, spec, clients)
     except InputUnreadable as error:

@@ -1,4 +1,4 @@
-"""Bring a batch's requests to Together."""
+"""Upload the requests of a batch to Together."""
 
 from collections.abc import Iterator
 
@@ -8,17 +8,17 @@ from service.rules.errors import Missing, Refused
 from service.rules.states import BatchState
 from service.rules.work import Advance, BatchClaim, Changes, Entry, Outcome, Retry
 from service.stages.clients import AccountClients
-from service.stages.unserved import settle_unserved
+from service.stages.dead_letters import settle_unserved
 
 
 def upload(batch: BatchClaim, clients: AccountClients) -> Outcome:
-    """Upload the input file as `<batch id>.jsonl`. Every upload makes a file of its own."""
+    """Upload the input file as `<batch id>.jsonl`. Every upload makes a new file."""
     if batch.cancel_requested:
         return settle_unserved(
             batch, clients, BatchState.CANCELLED, "cancelled", "the job was cancelled"
         )
     for file_id in batch.spent_file_ids:
-        # What an unanswered create may still refer to must not be there to be run.
+        # A create that is still in flight must not find its input file.
         clients.together.delete_file(file_id)
         reached(CrashPoint.UPLOAD_FORGOTTEN)
     ranges = list(joined(clients.blobs.get_manifest(batch.manifest_blob)))
@@ -31,7 +31,7 @@ def upload(batch: BatchClaim, clients: AccountClients) -> Outcome:
     try:
         file = clients.together.upload(f"{batch.id}.jsonl", batch.upload_bytes, content)
     except Missing as error:
-        return Retry(str(error))  # the file went away between two calls of its upload
+        return Retry(str(error))  # the file vanished between two calls of its upload
     except Refused as error:
         return settle_unserved(batch, clients, BatchState.FAILED, "upload_refused", str(error))
     reached(CrashPoint.UPLOAD_SENT)
@@ -39,7 +39,7 @@ def upload(batch: BatchClaim, clients: AccountClients) -> Outcome:
 
 
 def joined(entries: list[Entry]) -> Iterator[tuple[int, int]]:
-    """(offset, length) of the entries' lines in the input blob, neighbours as one range."""
+    """Yield the (offset, length) of the entries' lines in the input blob, adjacent ones merged."""
     start = end = 0
     for entry in entries:
         if entry.offset != end:

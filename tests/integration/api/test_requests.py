@@ -22,7 +22,7 @@ from service.rules.work import (
     Settlement,
     Split,
 )
-from service.stages.unserved import result_line
+from service.stages.dead_letters import result_line
 from tests.api import Api, post_lines, problem
 from tests.factories import chat_line
 

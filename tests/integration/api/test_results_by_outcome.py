@@ -10,7 +10,7 @@ from service.payloads import selection
 from service.payloads.results import assembled
 from service.rules.states import Stage
 from service.rules.work import Assembled, DeadLetter
-from service.stages.unserved import result_line
+from service.stages.dead_letters import result_line
 from tests.api import Api, problem
 from tests.factories import entry, final_lines, settlement
 

@@ -16,7 +16,7 @@ from service import stages
 from service.rules.states import BatchState, Stage
 from service.rules.work import Advance, Changes, Retry, Wait
 from service.runner.runner import Runner, Work
-from service.stages.listing import MOST_GETS
+from service.stages.lookup import MOST_GETS
 from service.store import engine
 from service.store.cancel import cancel
 from service.store.claim import claim_batches

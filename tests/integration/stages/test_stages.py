@@ -513,15 +513,15 @@ def test_a_cancel_that_comes_too_late_changes_nothing(bench: Bench) -> None:
     assert outcome.changes.provider_status == "COMPLETED"
 
 
-def test_a_twin_under_a_spent_file_is_cancelled(bench: Bench) -> None:
+def test_a_late_duplicate_under_a_spent_file_is_cancelled(bench: Bench) -> None:
     bench.simulator.batch_rule(hang=True)
     spent = bench.upload()
-    twin = _must(bench.together.create(bench.claim.endpoint, spent, within=POLL))
+    late = _must(bench.together.create(bench.claim.endpoint, spent, within=POLL))
     bench.create()
-    assert stages.cancel_twins(bench.together, [spent]) == 1
-    eventually(lambda: bench.together.batch(twin.id).status == "CANCELLED")
+    assert stages.cancel_duplicates(bench.together, [spent]) == 1
+    eventually(lambda: bench.together.batch(late.id).status == "CANCELLED")
     assert not bench.together.batch(_must(bench.claim.provider_batch_id)).ended
-    assert stages.cancel_twins(bench.together, [spent]) == 0
+    assert stages.cancel_duplicates(bench.together, [spent]) == 0
 
 
 def test_a_batch_that_together_does_not_know_waits_and_then_for_an_operator(bench: Bench) -> None:

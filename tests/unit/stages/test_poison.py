@@ -70,9 +70,9 @@ def test_a_file_that_is_always_lost_ends_the_batch() -> None:
 
 
 def test_halves_that_fail_alike_for_an_unknown_reason_are_not_cut_further() -> None:
-    twin = "Unexpected condition 18"
+    other = "Unexpected condition 18"
 
-    assert divide(claim(UNKNOWN, poison=2, sibling_error=twin), [entry(0), entry(1)]).groups == ()
+    assert divide(claim(UNKNOWN, poison=2, sibling_error=other), [entry(0), entry(1)]).groups == ()
     assert divide(claim(UNKNOWN, poison=2, sibling_error="other"), [entry(0), entry(1)]).groups
 
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from service.rules.retry import MOST_LOST, Verdict, classify
 from service.rules.work import DeadLetter, Entry, Usage
+from service.stages.dead_letters import result_line
 from service.stages.poison import Division
 from service.stages.reconcile import BLOCK, Answers, FailurePolicy, Verdicts, judge, read_answers
-from service.stages.unserved import result_line
 from tests.factories import entry
 
 STATUSES = ["COMPLETED", "EXPIRED", "CANCELLED", "FAILED"]
@@ -57,7 +57,7 @@ def _error(custom_id: str, message: str = TRANSIENT, code: str = "batch_client_e
     )
 
 
-def _rules(status: str = "COMPLETED", *, cancelled: bool = False, most: int = 3) -> FailurePolicy:
+def _policy(status: str = "COMPLETED", *, cancelled: bool = False, most: int = 3) -> FailurePolicy:
     return FailurePolicy(
         max_attempts=most, cancelled=cancelled, provider_status=status, provider_error="no luck"
     )
@@ -193,7 +193,7 @@ def test_no_request_is_carried_for_ever(status: str, failing: str | None) -> Non
     lines = [] if failing is None else [_error("r0", failing)]
     carried, batches = [entry(0)], 0
     while carried and batches < 200:
-        verdicts = _judged(carried, lines, _rules(status))
+        verdicts = _judged(carried, lines, _policy(status))
         carried, batches = verdicts.carried, batches + 1
     given_back = failing is None and status in {"EXPIRED", "CANCELLED"}
     assert batches == 3 + (MOST_LOST if given_back else 0)
@@ -205,7 +205,7 @@ def test_no_request_is_carried_for_ever(status: str, failing: str | None) -> Non
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_a_success_wins_over_an_error_whichever_comes_first(order: int) -> None:
-    verdicts = _judged([entry(0)], [_success("r0"), _error("r0", PERMANENT)][::order], _rules())
+    verdicts = _judged([entry(0)], [_success("r0"), _error("r0", PERMANENT)][::order], _policy())
     assert verdicts.successes == {0}
     assert not verdicts.dead
 
@@ -219,28 +219,28 @@ def test_the_first_of_two_successes_wins_and_is_paid_once() -> None:
 
 
 def test_a_permanent_error_is_a_dead_letter_at_once() -> None:
-    letter = _letter(_judged([entry(0)], [_error("r0", PERMANENT)], _rules()))
+    letter = _letter(_judged([entry(0)], [_error("r0", PERMANENT)], _policy()))
     assert (letter.code, letter.message, letter.attempts) == ("batch_client_error", PERMANENT, 1)
 
 
 def test_a_transient_error_is_carried_until_the_last_attempt() -> None:
-    assert _judged([entry(0)], [_error("r0")], _rules()).carried == [entry(0, attempts=1)]
-    letter = _letter(_judged([entry(0, attempts=2)], [_error("r0")], _rules()))
+    assert _judged([entry(0)], [_error("r0")], _policy()).carried == [entry(0, attempts=1)]
+    letter = _letter(_judged([entry(0, attempts=2)], [_error("r0")], _policy()))
     assert (letter.message, letter.attempts) == (TRANSIENT, 3)
 
 
 @pytest.mark.parametrize("status", ["EXPIRED", "CANCELLED"])
 def test_a_day_lost_by_the_provider_is_no_attempt(status: str) -> None:
-    assert _judged([entry(0)], [], _rules(status)).carried == [entry(0, lost=1)]
+    assert _judged([entry(0)], [], _policy(status)).carried == [entry(0, lost=1)]
 
 
 def test_an_error_counts_as_an_attempt_on_a_bad_day_too() -> None:
-    verdicts = _judged([entry(0), entry(1)], [_error("r0")], _rules("EXPIRED"))
+    verdicts = _judged([entry(0), entry(1)], [_error("r0")], _policy("EXPIRED"))
     assert verdicts.carried == [entry(0, attempts=1), entry(1, lost=1)]
 
 
 def test_a_missing_line_is_an_attempt() -> None:
-    verdicts = _judged([entry(0), entry(1, attempts=2)], [], _rules("COMPLETED"))
+    verdicts = _judged([entry(0), entry(1, attempts=2)], [], _policy("COMPLETED"))
     assert verdicts.missing == 2
     assert verdicts.carried == [entry(0, attempts=1)]
     assert _letter(verdicts, 1).code == "missing"
@@ -249,7 +249,7 @@ def test_a_missing_line_is_an_attempt() -> None:
 
 def test_what_a_failed_batch_leaves_over_goes_where_the_division_says() -> None:
     halves = Division(((entry(0),), (entry(1),)), 2)
-    policy = replace(_rules("FAILED"), divide=lambda _: halves)
+    policy = replace(_policy("FAILED"), divide=lambda _: halves)
     verdicts = _judged([entry(0), entry(1)], [], policy)
     assert [(group.entries, group.poison) for group in verdicts.groups] == [
         ((entry(0),), 2),
@@ -258,14 +258,14 @@ def test_what_a_failed_batch_leaves_over_goes_where_the_division_says() -> None:
 
 
 def test_what_cannot_be_divided_dies_with_the_words_of_the_provider() -> None:
-    letter = _letter(_judged([entry(0)], [], _rules("FAILED")))
+    letter = _letter(_judged([entry(0)], [], _policy("FAILED")))
     assert (letter.code, letter.message, letter.attempts) == ("batch_failed", "no luck", 1)
 
 
 def test_a_cancelled_job_retries_nothing_and_keeps_what_is_done() -> None:
     lines = [_success("r0"), _error("r1"), _error("r2", PERMANENT)]
     entries = [entry(0), entry(1), entry(2), entry(3, attempts=1)]
-    verdicts = _judged(entries, lines, _rules("CANCELLED", cancelled=True))
+    verdicts = _judged(entries, lines, _policy("CANCELLED", cancelled=True))
     assert verdicts.successes == {0}
     assert not verdicts.carried
     ends = {o: (letter.code, letter.attempts) for o, letter in verdicts.dead.items()}
@@ -304,13 +304,13 @@ def test_an_error_of_any_shape_keeps_its_words(
     line: dict[str, Any], code: str, message: str
 ) -> None:
     data = msgspec.json.encode({"custom_id": "r0", **line})
-    letter = _letter(_judged([entry(0)], [data], _rules(most=1)))
+    letter = _letter(_judged([entry(0)], [data], _policy(most=1)))
     assert (letter.code, letter.message) == (code, message)
 
 
 def test_endless_words_are_cut() -> None:
     line = _error("r0", "x" * 100_000, "c" * 100_000)
-    letter = _letter(_judged([entry(0)], [line], _rules(most=1)))
+    letter = _letter(_judged([entry(0)], [line], _policy(most=1)))
     assert len(letter.message) <= 4000
     assert len(letter.code) <= 200
 

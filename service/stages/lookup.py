@@ -1,7 +1,7 @@
-"""Looking at many batches of one account: in one list, or each for itself.
+"""Looking up many batches of one account: with one list, or with one call each.
 
-The list has everything that the account ever ran, unpaged, so its price grows with the years.
-What is cheaper is decided by what the calls have cost this process so far.
+The list holds every batch that the account ever ran and has no pages, so it gets slower over the
+years. The measured times of both kinds of calls decide which of them is cheaper.
 """
 
 import time
@@ -16,23 +16,24 @@ from service.together.client import ProviderBatch, Together
 log = structlog.get_logger()
 
 FEW = 4
-"""So many batches at least make a list worth its while, whatever it costs."""
+"""With fewer due batches than this, a list is never worth its price."""
 LIST_AGE = 600.0
-"""Seconds after which the price of a list is asked for anew, by using one."""
+"""Seconds after which the measured time of a list is too old to use: the next page asks for one."""
 AFTER_FAILURE = 300.0
-"""Seconds after a list that failed before another is tried."""
+"""Seconds to go without a list after one has failed."""
 MOST_GETS = 30
-"""How many batches of a page that a list did not show are asked for singly."""
+"""How many batches a page may ask for one by one because the list did not show them."""
 GET = 0.3
-"""What a get is taken to cost before one was made, in seconds."""
+"""Seconds that a single call is assumed to take until one has been measured."""
 WEIGHT = 0.2
+"""Weight of the newest measurement in a moving average."""
 
 
 @dataclass
 class Costs:
-    """What the calls of one account took in this process, in seconds: moving averages.
+    """How long the calls of one account take in this process, in seconds: moving averages.
 
-    What a call waited for its turn counts as well: turns are scarce where their rate is limited.
+    The time that a call waits for its turn counts, since turns are scarce under a rate limit.
     """
 
     get: float | None = None
@@ -58,7 +59,7 @@ def _moved(mean: float | None, seconds: float) -> float:
 
 
 def prefers_list(due: int, costs: Costs, now: float) -> bool:
-    """Whether one list is to be asked for instead of `due` single batches."""
+    """Whether one list is likely to be cheaper than `due` single calls."""
     if due < FEW:
         return False
     age = now - costs.listed_at
@@ -70,18 +71,19 @@ def prefers_list(due: int, costs: Costs, now: float) -> bool:
 
 
 @dataclass
-class View:
-    """How the batches of a page stand. The list, if there is to be one, is made at first use.
+class Lookup:
+    """Looks up the batches of one page of polls. Asks for a list, if at all, at the first one.
 
-    `careful` where workers were lost over some of them: then none is made, which may be why.
+    `careful` rules the list out: workers were lost while they polled some of these batches, and
+    the list may be the cause.
     """
 
     ids: Collection[str]
     costs: Costs
     careful: bool = False
     ready_at: float = field(default_factory=time.monotonic)
-    """When it was begun, or the list was there: what is asked since then is asked singly."""
-    _shown: dict[str, ProviderBatch] | None = None
+    """When the list arrived, or else when the lookup began. All later calls are single ones."""
+    _listed: dict[str, ProviderBatch] | None = None
     _gets: int = 0
 
     def __post_init__(self) -> None:
@@ -89,19 +91,19 @@ class View:
         self._to_list = prefers_list(due, self.costs, self.ready_at)
 
     def show(self, together: Together, batch_id: str) -> ProviderBatch | None:
-        """A batch; None where a late list lacks it and too many were asked for singly already.
+        """Return a batch, or None if the list is stale and the budget of single calls is spent.
 
-        Raises as the client does.
+        Raises the errors of the client.
         """
         if self._to_list:
             self._to_list = False
             self._list(together)
-        if self._shown is None:
+        if self._listed is None:
             return self._get(together, batch_id)
-        batch = self._shown.get(batch_id)
-        # Nothing else tells a batch without any output from a list that does not name files.
-        sure = batch is not None and not (batch.ended and batch.without_files)
-        if sure:
+        batch = self._listed.get(batch_id)
+        # If an ended batch names no files, only a single call tells whether it has none or the
+        # list leaves them out.
+        if batch is not None and not (batch.ended and batch.without_files):
             return batch
         if self._gets >= MOST_GETS:
             return None
@@ -115,7 +117,7 @@ class View:
         return batch
 
     def _list(self, together: Together) -> None:
-        """Ask for the list; where that fails, each batch is asked for singly."""
+        """Ask for the list. If that fails, `show` asks for each batch by itself."""
         started = time.monotonic()
         try:
             found = together.batches(self.ids)
@@ -125,5 +127,5 @@ class View:
             return
         self.ready_at = time.monotonic()
         self.costs.listed(self.ready_at - started, self.ready_at)
-        self._shown = {batch.id: batch for batch in found}
+        self._listed = {batch.id: batch for batch in found}
         log.debug("listed", due=len(self.ids), found=len(found))

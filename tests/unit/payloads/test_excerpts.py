@@ -1,4 +1,4 @@
-"""Which bytes of an input blob a batch uploads."""
+"""Which bytes are cut out of a blob, and which are read to get them."""
 
 from hypothesis import given
 from hypothesis import strategies as st

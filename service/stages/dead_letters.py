@@ -1,4 +1,4 @@
-"""Account for a batch of which nothing was or will be bought: every request is a dead letter."""
+"""Dead letters: what Haulier records about a request that failed for good."""
 
 import msgspec
 
@@ -12,7 +12,10 @@ from service.stages.clients import Clients
 def settle_unserved(
     batch: BatchClaim, clients: Clients, to: BatchState, code: str, message: str
 ) -> Settle:
-    """Settle the batch as failed or cancelled, with a result line for each of its requests."""
+    """Settle a batch that bought nothing: each of its requests becomes a dead letter.
+
+    `to` is FAILED or CANCELLED; `code` and `message` go into every result line.
+    """
     letters = []
     writer = LinesWriter(clients.blobs, f"jobs/{batch.job_id}/{batch.id}/{batch.lease}")
     with writer.open():
@@ -37,7 +40,7 @@ def dead_letter(entry: Entry, code: str, message: str, attempts: int) -> DeadLet
 
 
 def result_line(letter: DeadLetter) -> bytes:
-    """The line that stands in the results for a request that failed for good."""
+    """Return the line that stands in the job's results for a dead letter, without a line feed."""
     return msgspec.json.encode(
         {
             "custom_id": letter.custom_id,

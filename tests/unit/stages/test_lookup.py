@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.stages.listing import AFTER_FAILURE, FEW, LIST_AGE, Costs, prefers_list
+from service.stages.lookup import AFTER_FAILURE, FEW, LIST_AGE, Costs, prefers_list
 
 NOW = 100_000.0
 
