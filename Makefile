@@ -51,9 +51,22 @@ check: install ## Lint, format, types and import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+# Its workers compile the tests once, wherever the shell says otherwise.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(TESTERS) --dist worksteal
+# More workers than cores: half of a test is waiting.
+TESTERS ?= 4
+
 .PHONY: test
-test: install ## All tests, on real servers (ARGS for pytest)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
+test: install ## The tests, on real servers, in some minutes (ARGS for pytest)
+	$(PYTEST) $(ARGS)
+
+.PHONY: test-slow
+test-slow: install ## What `make test` leaves out: cases much like others, longer chaos, more examples
+	$(PYTEST) -m slow $(ARGS)
+
+.PHONY: test-all
+test-all: install ## All tests
+	$(PYTEST) -m "" $(ARGS)
 
 .PHONY: wheels
 wheels: install ## Build the wheels of Haulier and of its client into dist/

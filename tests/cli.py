@@ -6,6 +6,7 @@ PYTEST_DONT_REWRITE, so that test modules may import this before it is registere
 import json
 import os
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from service.cli.up.ports import free_port
 from tests.eventually import eventually
+from tests.forked import Forked
 from tests.pipeline import Pipeline, chat
 from tests.processes import HAULIER, Running
 
@@ -48,17 +50,25 @@ class Cli:
         self.environment |= {"HAULIER_URL": url, "HAULIER_TOKEN": "test-admin-token"}
 
     def __call__(self, *arguments: str, stdin: bytes = b"", **more: str) -> Ended:
-        done = subprocess.run(
-            [*HAULIER, *arguments],
-            input=stdin,
-            capture_output=True,
-            env={**self.environment, **more},
-            cwd=self.directory,
-            timeout=60,
-            check=False,
-        )
-        assert b"Traceback" not in done.stderr, done.stderr.decode()
-        return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
+        with tempfile.TemporaryDirectory(prefix="haulier-cli-") as home:
+            given, out, err = (Path(home) / name for name in ("stdin", "stdout", "stderr"))
+            given.write_bytes(stdin)
+            running = Forked(
+                [*HAULIER, *arguments],
+                env={**self.environment, **more},
+                cwd=self.directory,
+                stdin=given,
+                stdout=out,
+                stderr=err,
+            )
+            try:
+                status = running.wait(60)
+            finally:
+                running.kill()
+            # As bytes: a text file would hide "\r".
+            ended = Ended(status, out.read_bytes().decode(), err.read_bytes().decode())
+        assert "Traceback" not in ended.err, ended.err
+        return ended
 
     @property
     def api(self) -> Running:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -31,6 +32,10 @@ pytest_plugins = [
 for _number in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, signal.SIG_DFL)
+
+# Hundreds of processes and every xdist worker would compile all modules anew.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 _REPORTS = pytest.StashKey[Processes]()
 
@@ -176,7 +181,7 @@ def _processes(
 ) -> Iterator[Processes]:
     logs = directory / "logs"
     logs.mkdir(exist_ok=True)
-    started = Processes(logs, environment)
+    started = Processes(logs, environment, fork=True)
     request.node.stash[_REPORTS] = started
     yield started
     started.stop()

@@ -27,6 +27,10 @@ from tests.simulator import Simulator
 CELERY = [sys.executable, "-m", "celery", "-q", "-A", "workers.app", "worker", "-c", "2"]
 QUIET = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
 
+# What the commands of the same names become.
+SCHEDULER = [sys.executable, "-m", "workers.scheduler"]
+INBOX = [sys.executable, "-m", "workers.inbox"]
+
 ENDED = {JobState.COMPLETED, JobState.CANCELLED, JobState.REJECTED, JobState.FAILED}
 
 
@@ -62,10 +66,10 @@ class Pipeline:
         return self._start(self.processes.start([*CELERY, *QUIET], **self._together, **more))
 
     def scheduler(self, **more: str) -> Running:
-        return self._start(self.processes.haulier("scheduler", **self._together, **more))
+        return self._start(self.processes.start(SCHEDULER, **self._together, **more))
 
     def inbox(self, **more: str) -> Running:
-        return self._start(self.processes.haulier("inbox", **self._together, **more))
+        return self._start(self.processes.start(INBOX, **self._together, **more))
 
     def _start(self, process: Running) -> Running:
         self._started.append(process)

@@ -1,22 +1,23 @@
 """Haulier's own processes in tests: real ones, with their logs in files."""
 
+import os
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from service.cli.run.process import Child, Process, send, spawn, tail
+from tests import forked
+from tests.forked import PYTHON_MODULE, Forked, suits
 
-HAULIER = [sys.executable, "-m", "service.cli.main"]
+HAULIER = forked.HAULIER
 
 
 class Running:
     """A started process."""
 
-    def __init__(self, process: Process, child: Child, log: Path) -> None:
-        self._process = process
+    def __init__(self, child: Child | Forked, log: Path) -> None:
         self._child = child
         self.log = log
 
@@ -38,7 +39,7 @@ class Running:
         return self._child.wait(timeout)
 
     def signal(self, number: signal.Signals) -> None:
-        send(self._child, number)
+        _send(self._child, number)
 
     def kill(self) -> None:
         """kill -9 of this one process, not of its children: they have to find out."""
@@ -49,18 +50,22 @@ class Running:
     def stop(self, timeout: float = 30) -> int:
         """Ask it to end, insist after `timeout`, and leave none of its group. Gives the status."""
         if self.alive:
-            send(self._child, signal.SIGCONT)
-            send(self._child, signal.SIGTERM)
+            _send(self._child, signal.SIGCONT)
+            _send(self._child, signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
                 self._child.wait(timeout)
-        send(self._child, signal.SIGKILL)
+        _send(self._child, signal.SIGKILL)
         return self._child.wait(timeout=10)
 
 
 class Processes:
     """Starts processes and ends them all, latest first."""
 
-    def __init__(self, directory: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, directory: Path, environment: Mapping[str, str], *, fork: bool = False
+    ) -> None:
+        """Logs go to `directory`. With `fork`, processes start as forks where that is the same."""
+        self._fork = fork
         self._directory = directory
         self._environment = environment
         self._started: list[Running] = []
@@ -72,9 +77,14 @@ class Processes:
     def start(self, argv: Sequence[str], **more: str) -> Running:
         """Start any program; `more` goes on top of the environment."""
         log = self._directory / f"{len(self._started)}-{_name(argv)}.log"
-        process = Process(name=_name(argv), argv=argv, env={**self._environment, **more}, log=log)
+        environment = {**self._environment, **more}
         log.touch()
-        running = Running(process, spawn(process), log)
+        child: Child | Forked
+        if self._fork and suits(argv):
+            child = Forked(argv, env=environment, stdout=log)
+        else:
+            child = spawn(Process(name=_name(argv), argv=argv, env=environment, log=log))
+        running = Running(child, log)
         self._started.append(running)
         return running
 
@@ -93,9 +103,25 @@ class Processes:
         return "\n".join(f"--- {r.log.name}\n{tail(r.log, 40)}" for r in self._started)
 
 
+def _send(child: Child | Forked, number: signal.Signals) -> None:
+    """Signal a process; SIGKILL goes to its whole process group."""
+    if not isinstance(child, Forked):
+        send(child, number)
+        return
+    with suppress(ProcessLookupError):
+        if number == signal.SIGKILL:
+            os.killpg(child.pid, number)
+        else:
+            child.send_signal(number)
+
+
 def _name(argv: Sequence[str]) -> str:
-    last = next((a for a in argv[len(HAULIER) :] if not a.startswith("-")), None)
-    return last if argv[: len(HAULIER)] == HAULIER and last else Path(argv[0]).name
+    """A command of Haulier, a module or a program, without its path."""
+    if argv[: len(HAULIER)] == HAULIER:
+        return next((a for a in argv[len(HAULIER) :] if not a.startswith("-")), "haulier")
+    if argv[:2] == PYTHON_MODULE:
+        return argv[2].rpartition(".")[2]
+    return Path(argv[0]).name
 
 
 def gone(pid: int) -> bool:

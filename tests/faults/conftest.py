@@ -7,10 +7,6 @@ import pytest
 from tests.processes import Processes
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: processes die and come back; some seconds a test")
-
-
 @pytest.fixture
 def processes(processes: Processes) -> Iterator[Processes]:
     """Nobody waits for a warm shutdown here."""

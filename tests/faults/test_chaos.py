@@ -21,13 +21,14 @@ IDS = ("q-0-fine", "q-1-fine", "q-2-refused", "q-3-fine")
 SEED = 7
 
 
-def test_a_minute_of_chaos_breaks_no_promise() -> None:
-    findings = run(60, SEED, pause=(1.0, 3.0))
+@pytest.mark.parametrize("seconds", [20, pytest.param(60, marks=pytest.mark.slow)])
+def test_chaos_breaks_no_promise(seconds: int) -> None:
+    findings = run(seconds, SEED, pause=(1.0, 3.0))
 
     print(findings.table())
     assert findings.ok, findings.table()
     assert int(findings.figures["requests"]) > 0
-    assert int(findings.figures["faults"]) > 10
+    assert int(findings.figures["faults"]) > seconds // 6
 
 
 @dataclass

@@ -4,7 +4,7 @@ The process that reaches the point dies of SIGKILL there. A clean one takes its 
 end every request has one result and nothing was bought twice.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 import httpx
 import msgspec
 import pytest
+from _pytest.mark import ParameterSet
 from celery import Celery
 from sqlalchemy import text
 
@@ -30,8 +31,6 @@ from tests.processes import Running, gone
 from tests.retention import FORGETFUL, files_at
 from tests.servers import children
 from tests.simulator import Simulator
-
-pytestmark = pytest.mark.slow
 
 REQUESTS = ids(6)
 
@@ -260,8 +259,19 @@ SCENARIOS = {
 }
 
 
+ALIKE = {
+    *(P.ACCEPT_COPIED, P.WORKER_CLAIMED, P.UPLOAD_FORGOTTEN, P.UPLOAD_SENT, P.POLL_ENDED),
+    *(P.FETCH_DOWNLOADED, P.FETCH_WRITTEN, P.BURY_WRITTEN, P.ASSEMBLE_WRITTEN, P.PRUNE_FORGOTTEN),
+}
+"""Points whose way back is another point's too; `make test` leaves them to `make test-all`."""
+
 FORGETTING = (P.PRUNE_FORGOTTEN, P.DISCARD_DELETED)
 """Reached when there is nothing of the job any more to hold against the books."""
+
+
+def cases(points: Iterable[CrashPoint]) -> list[ParameterSet]:
+    """The points as parameters, those that are like another marked as slow."""
+    return [pytest.param(p, marks=[pytest.mark.slow] if p in ALIKE else []) for p in points]
 
 
 @pytest.fixture
@@ -269,7 +279,7 @@ def environment(environment: dict[str, str]) -> dict[str, str]:
     return {**environment, "HAULIER_LEASE_SECONDS": "2", "HAULIER_CREATE_GRACE_SECONDS": "0.5"}
 
 
-@pytest.mark.parametrize("point", list(SCENARIOS))
+@pytest.mark.parametrize("point", cases(SCENARIOS))
 def test_a_process_killed_at_a_crash_point_loses_nothing_and_buys_nothing_twice(
     pipeline: Pipeline, simulator: Simulator, redis_url: str, tmp_path: Path, point: CrashPoint
 ) -> None:
@@ -285,6 +295,7 @@ def test_a_process_killed_at_a_crash_point_loses_nothing_and_buys_nothing_twice(
     assert [found.id for found in everyone] == [job.id]
 
 
+@pytest.mark.slow
 def test_a_worker_killed_while_it_splits_what_was_enqueued_loses_nothing(
     pipeline: Pipeline, simulator: Simulator, redis_url: str, tmp_path: Path
 ) -> None:
@@ -293,7 +304,7 @@ def test_a_worker_killed_while_it_splits_what_was_enqueued_loses_nothing(
     assert_conserved(pipeline, simulator, job, REQUESTS, batches=1)
 
 
-@pytest.mark.parametrize("point", FORGETTING)
+@pytest.mark.parametrize("point", cases(FORGETTING))
 def test_a_worker_killed_while_it_forgets_a_job_leaves_nothing_behind(
     pipeline: Pipeline, simulator: Simulator, tmp_path: Path, point: CrashPoint
 ) -> None:

@@ -16,8 +16,6 @@ from tests.pipeline import Pipeline, chat
 from tests.processes import Running
 from tests.simulator import KEY, Simulator
 
-pytestmark = pytest.mark.slow
-
 LEASE = timedelta(seconds=4)
 REQUESTS = ids(40)
 
@@ -51,7 +49,7 @@ def assert_given_back(pipeline: Pipeline, batch: Batch) -> None:
     assert batch.not_before <= engine.clock(pipeline.db)
 
 
-@pytest.mark.parametrize("start", [celery, haulier_worker])
+@pytest.mark.parametrize("start", [celery, pytest.param(haulier_worker, marks=pytest.mark.slow)])
 def test_a_short_stage_ends_before_its_worker_does(
     pipeline: Pipeline, simulator: Simulator, start: Start
 ) -> None:
@@ -73,7 +71,7 @@ def test_a_short_stage_ends_before_its_worker_does(
     assert len(simulator.requests("create")) == 1
 
 
-@pytest.mark.parametrize("start", [celery, haulier_worker])
+@pytest.mark.parametrize("start", [pytest.param(celery, marks=pytest.mark.slow), haulier_worker])
 def test_a_long_upload_is_handed_back_and_done_by_the_next_worker(
     pipeline: Pipeline, simulator: Simulator, start: Start
 ) -> None:

@@ -19,8 +19,6 @@ from tests.pipeline import Pipeline, chat
 from tests.processes import Running
 from tests.simulator import Simulator
 
-pytestmark = pytest.mark.slow
-
 LEASE = timedelta(seconds=4)
 REQUESTS = ids(8)
 
@@ -56,7 +54,7 @@ def wake(pipeline: Pipeline, worker: Running, job_id: UUID) -> None:
     assert moves(pipeline, job_id) == log
 
 
-@pytest.mark.parametrize("operation", ["put", "content"])
+@pytest.mark.parametrize("operation", [pytest.param("put", marks=pytest.mark.slow), "content"])
 def test_a_worker_frozen_in_a_transfer_changes_nothing_when_it_wakes(
     pipeline: Pipeline, simulator: Simulator, operation: str
 ) -> None:

@@ -24,8 +24,6 @@ from tests.processes import Processes, Running
 from tests.servers import Server, Servers
 from tests.simulator import Simulator
 
-pytestmark = pytest.mark.slow
-
 LEASE = timedelta(seconds=2)
 TICK = timedelta(seconds=0.1)
 SLACK = timedelta(seconds=2)
@@ -140,6 +138,7 @@ def test_postgres_may_die_in_the_middle_and_stay_away(
     deployment.assert_all_done(simulator, {**jobs, sent: ["c", "d"]})
 
 
+@pytest.mark.slow
 def test_postgres_may_be_restarted_over_and_over(
     deployment: Deployment, simulator: Simulator
 ) -> None:
@@ -174,7 +173,15 @@ def flushed(valkey: Server) -> Callable[[], None]:
     return lambda: None
 
 
-@pytest.mark.parametrize("hurt", [down, frozen, restarted, flushed])
+@pytest.mark.parametrize(
+    "hurt",
+    [
+        down,
+        pytest.param(frozen, marks=pytest.mark.slow),
+        pytest.param(restarted, marks=pytest.mark.slow),
+        flushed,
+    ],
+)
 def test_redis_costs_time_and_nothing_else(
     deployment: Deployment, simulator: Simulator, hurt: Callable[[Server], Callable[[], None]]
 ) -> None:
@@ -243,13 +250,23 @@ def _pass(pipeline: Pipeline, time: timedelta) -> None:
     eventually(lambda: engine.clock(pipeline.db) > since + time)
 
 
+@pytest.mark.parametrize(
+    "cuts",
+    [
+        [(True, "honoured", True), (False, "ignored", False)],
+        pytest.param(
+            list(product((True, False), ("honoured", "ignored"), (True, False))),
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["two", "all"],
+)
 def test_a_cut_download_is_never_taken_for_missing_lines(
-    pipeline: Pipeline, simulator: Simulator
+    pipeline: Pipeline, simulator: Simulator, cuts: list[tuple[bool, str, bool]]
 ) -> None:
     pipeline.scheduler()
     pipeline.worker()
-    cases = product((True, False), ("honoured", "ignored"), (True, False))
-    for clean, ranges, content_length in cases:
+    for clean, ranges, content_length in cuts:
         simulator.reset()
         simulator.switch(range=ranges, content_length=content_length)
         for fraction in (0, 0.3, 0.9):

@@ -74,8 +74,8 @@ ACTS = (
     *("keep", "cancel", "retry", "retry"),
 )
 """What may happen next, and how likely that is."""
-EXAMPLES = int(os.environ.get("PROPERTY_EXAMPLES", "12"))
-"""Two seconds each; more on purpose: PROPERTY_EXAMPLES=500."""
+EXAMPLES = int(os.environ.get("PROPERTY_EXAMPLES", "40"))
+"""Of the slow case. Two seconds each; more on purpose: PROPERTY_EXAMPLES=500."""
 LANES: tuple[tuple[type[Job | Batch], frozenset[Stage]], ...] = (
     (Job, frozenset({Stage.SPLIT, Stage.ASSEMBLE})),
     (Batch, frozenset({Stage.UPLOAD, Stage.FETCH})),
@@ -117,14 +117,17 @@ def database(databases: Databases) -> Iterator[Engine]:
     databases.drop(url)
 
 
-def test_every_request_stays_in_one_place_and_no_row_is_forgotten(database: Engine) -> None:
+@pytest.mark.parametrize("examples", [8, pytest.param(EXAMPLES, marks=pytest.mark.slow)])
+def test_every_request_stays_in_one_place_and_no_row_is_forgotten(
+    database: Engine, examples: int
+) -> None:
     class Here(Store):
         connections = database
 
     run_state_machine_as_test(
         Here,
         settings=settings(
-            max_examples=EXAMPLES,
+            max_examples=examples,
             stateful_step_count=30,
             deadline=None,
             derandomize="CI" in os.environ,
