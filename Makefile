@@ -51,17 +51,17 @@ check: install ## Lint, format, types and import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-# Its workers compile the tests once, wherever the shell says otherwise.
-PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(TESTERS) --dist worksteal
 # More workers than cores: half of a test is waiting.
 TESTERS ?= 4
+# The workers may compile the tests once, whatever the shell says.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(TESTERS) --dist worksteal
 
 .PHONY: test
-test: install ## The tests, on real servers, in some minutes (ARGS for pytest)
+test: install ## The tests, on real servers (ARGS for pytest)
 	$(PYTEST) $(ARGS)
 
 .PHONY: test-slow
-test-slow: install ## What `make test` leaves out: cases much like others, longer chaos, more examples
+test-slow: install ## What make test leaves out: cases much like others, longer chaos, more examples
 	$(PYTEST) -m slow $(ARGS)
 
 .PHONY: test-all

@@ -20,7 +20,7 @@ from service.store import engine, heartbeats, leftovers
 from service.store.admit import admit
 from service.store.chores import begin
 from service.store.due import Due, dispatch, outstanding
-from service.store.spent import spent_files
+from service.store.leftovers import spent_files
 from service.store.ticks import UP_TO, Bucket, add_ticks
 from service.upkeep.sweep import DAY
 from workers.app import CONTROL, TRANSFER

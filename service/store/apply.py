@@ -4,11 +4,13 @@ Every write is fenced on the lease; a worker that lost it changes nothing.
 """
 
 import random
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
 from msgspec import to_builtins
+from psycopg import Connection, sql
 from sqlalchemy import ARRAY, BigInteger, any_, cast, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
@@ -36,10 +38,9 @@ from service.rules.work import (
     Wait,
 )
 from service.store.accounts import pause_account, probed
-from service.store.copy import copy_rows
 from service.store.engine import Database
 from service.store.lanes import learn_pace, learn_tokens
-from service.store.models import Batch, DeadLetter, Enqueued, Event, Job, Segment
+from service.store.models import SCHEMA, Base, Batch, DeadLetter, Enqueued, Event, Job, Segment
 from service.store.notices import announce, announce_progress
 from service.store.quotas import count_late
 from service.store.successor import successor
@@ -258,7 +259,7 @@ def _store_dead_letters(session: Session, batch: Batch, outcome: Settle) -> None
             DeadLetter.ordinal == any_(cast([dl.ordinal for dl in letters], ARRAY(BigInteger))),
         )
     )
-    copy_rows(
+    _copy_rows(
         session,
         DeadLetter,
         ("job_id", "ordinal", "custom_id", "code", "message", "attempts", "batch_id"),
@@ -393,3 +394,20 @@ def _move(session: Session, row: Job | Batch, to: JobState | BatchState, **detai
         row.state = to
     if isinstance(row, Job):
         announce(session, row)
+
+
+def _copy_rows(
+    session: Session, table: type[Base], columns: Sequence[str], rows: Iterable[Sequence[Any]]
+) -> None:
+    """COPY many rows into a table, within the session's transaction."""
+    session.flush()
+    connection = session.connection().connection.driver_connection
+    if not isinstance(connection, Connection):
+        raise TypeError(f"COPY needs psycopg, not {type(connection)}")
+    statement = sql.SQL("COPY {} ({}) FROM STDIN").format(
+        sql.Identifier(SCHEMA, table.__tablename__),
+        sql.SQL(", ").join(map(sql.Identifier, columns)),
+    )
+    with connection.cursor() as cursor, cursor.copy(statement) as copy:
+        for row in rows:
+            copy.write_row(row)

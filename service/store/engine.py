@@ -9,8 +9,14 @@ from psycopg.errors import (
     UndefinedColumn,
     UndefinedTable,
 )
-from sqlalchemy import Engine, create_engine, func, make_url, select
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy import Engine, create_engine, func, make_url, select, text
+from sqlalchemy.exc import (
+    DBAPIError,
+    InterfaceError,
+    OperationalError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -71,3 +77,13 @@ def clock(db: Database) -> datetime:
     """Return the time of the database's clock."""
     with db.begin() as session:
         return session.scalars(select(func.now())).one()
+
+
+DATABASE_ERRORS = (SQLAlchemyError,)
+"""The errors that any use of the database may raise."""
+
+
+def server_version(db: Database) -> int:
+    """Return the version as Postgres numbers it: 180001 is 18.1. Raises one of DATABASE_ERRORS."""
+    with db.begin() as session:
+        return int(session.scalars(text("SHOW server_version_num")).one())

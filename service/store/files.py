@@ -221,8 +221,8 @@ def named(db: Database, blobs: Collection[str]) -> set[str]:
     return {blob for blob in found if blob is not None}
 
 
-def forget(db: Database, *, older_than: timedelta) -> None:
-    """Forget files that were deleted, or never sent, for so long."""
+def prune_files(db: Database, *, older_than: timedelta) -> None:
+    """Delete the rows of files that were deleted, or never sent, longer than `older_than` ago."""
     end = func.coalesce(File.deleted_at, File.created_at)
     before = func.now() - older_than
     with db.begin() as session:

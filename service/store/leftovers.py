@@ -1,15 +1,16 @@
 """What forgotten jobs have left in blob storage and at Together, until it is deleted there."""
 
 import random
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, delete, func, select, update
+from sqlalchemy import ColumnElement, delete, func, or_, select, text, update
 
 from service.rules.retry import backoff
 from service.store.engine import Database
-from service.store.models import Account, Leftover
+from service.store.models import Account, Batch, Leftover
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,3 +93,25 @@ def postpone(db: Database, leftover: Discardable, *, retry_base: timedelta) -> N
             .where(Leftover.id == leftover.id)
             .values(failures=failures, not_before=func.now() + pause)
         )
+
+
+# --- input files that were given up ---------------------------------------------------------------
+
+WATCHED = timedelta(days=3)
+"""How long a file is watched after its batch was done. Together's own limit for a batch is a day,
+and support asks to wait for three (TOGETHER_API)."""
+
+
+def spent_files(db: Database) -> dict[str, list[str]]:
+    """Return the files that were given up lately, by account: no batch may run under them."""
+    with db.begin() as session:
+        rows = session.execute(
+            select(Batch.account, Batch.spent_file_ids).where(
+                text("batches.spent_file_ids <> '[]'"),
+                or_(Batch.finished_at.is_(None), Batch.finished_at > func.now() - WATCHED),
+            )
+        ).all()
+    files: defaultdict[str, list[str]] = defaultdict(list)
+    for account, ids in rows:
+        files[account].extend(ids)
+    return dict(files)

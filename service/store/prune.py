@@ -1,4 +1,4 @@
-"""Forgetting old jobs: their rows go, with a note of what is still to be deleted elsewhere."""
+"""Prune old jobs: delete their rows, and note what is still to be deleted elsewhere."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 
 from service.rules.states import JobState
 from service.store.engine import Database
+from service.store.leftovers import WATCHED
 from service.store.models import Batch, Delivery, Job, Leftover
-from service.store.spent import WATCHED
 
 MOST_ROWS = 50_000
 """About how many rows one transaction deletes; a job with more goes alone."""
@@ -20,11 +20,11 @@ MOST_ROWS = 50_000
 _FINISHED = (JobState.COMPLETED, JobState.CANCELLED, JobState.REJECTED, JobState.FAILED)
 
 
-def forget(db: Database, *, older_than: timedelta, limit: int) -> int:
-    """Forget at most `limit` jobs that ended longer ago than that, oldest first.
+def prune_jobs(db: Database, *, older_than: timedelta, limit: int) -> int:
+    """Delete at most `limit` jobs that ended longer than `older_than` ago, oldest first.
 
-    In one transaction: what they leave in blob storage and at Together is noted as leftovers, then
-    their rows go. Returns how many it were; 0 where none is left.
+    One transaction notes what the jobs leave in blob storage and at Together as leftovers, and
+    deletes their rows. Returns the number of jobs deleted; 0 when none are left.
     """
     old = (
         select(Job.id, Job.failed + Job.settled_batches)
@@ -47,10 +47,10 @@ def forget(db: Database, *, older_than: timedelta, limit: int) -> int:
 
 
 def _is_over() -> ColumnElement[bool]:
-    """Nobody works on the job, and nothing of it is still to be done, sent or watched.
+    """Whether a job is finished, and nothing of it is still to be worked on, sent or watched.
 
-    A job whose state says so has no open batch; that is asked again, since nothing brings back what
-    is deleted.
+    A finished job has no open batch. The query checks that again, because nothing can bring back
+    a deleted row.
     """
     of_job = Batch.job_id == Job.id
     watched = (text("batches.spent_file_ids <> '[]'"), Batch.finished_at > func.now() - WATCHED)

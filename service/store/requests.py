@@ -1,5 +1,6 @@
-"""What rows know of single requests."""
+"""What became of requests: of one, and of all of a job's as of one instant."""
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
@@ -7,14 +8,16 @@ from uuid import UUID
 import msgspec
 from sqlalchemy import select
 
+from service.rules.states import OPEN_BATCH_STATES, JobState
 from service.rules.work import FinalLines, Shard
+from service.store.claim import settled_lines
 from service.store.engine import Database
 from service.store.models import Batch, DeadLetter, Job
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The requests of a shard, as they came in."""
+    """The requests of a shard, as the producer submitted them."""
 
     shard: int
     name: str
@@ -30,7 +33,7 @@ class Traces:
 
 
 def manifests(db: Database, job_id: UUID) -> list[Manifest]:
-    """All requests of a job, by shard. Empty where its `input` has not been read yet."""
+    """Return all requests of a job by shard; none if its `input` has not been read yet."""
     rows = (
         select(Batch.shard, Batch.manifest_blob, Batch.requests)
         .where(Batch.job_id == job_id, Batch.parent_id.is_(None))
@@ -48,7 +51,7 @@ def manifests(db: Database, job_id: UUID) -> list[Manifest]:
 
 
 def traces(db: Database, job_id: UUID, shard: int, ordinal: int) -> Traces:
-    """What there is of a request."""
+    """Return the batches and the dead letter of a request."""
     rows = (
         select(Batch)
         .where(Batch.job_id == job_id, Batch.shard == shard)
@@ -63,3 +66,51 @@ def traces(db: Database, job_id: UUID, shard: int, ordinal: int) -> Traces:
 
 def final_lines_of(batch: Batch) -> FinalLines | None:
     return None if batch.final_lines is None else msgspec.convert(batch.final_lines, FinalLines)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """The state of a job's requests. `failed` are the ordinals of its dead letters, in order.
+
+    For a running job, `lines` are its final lines so far, and `again` are the manifests of batches
+    that carry requests once more: any line of such a request is outdated.
+    """
+
+    state: JobState
+    generation: int
+    failed: "array[int]"
+    lines: tuple[FinalLines, ...] = ()
+    again: tuple[str, ...] = ()
+
+
+def standing(db: Database, job_id: UUID) -> Standing | None:
+    """Return the state of a job's requests, or None if the job was pruned."""
+    with db.begin() as session:
+        # A `retry` or a settling between two of these statements would make them disagree.
+        session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+        job = session.get(Job, job_id)
+        if job is None:
+            return None
+        ordinals = (
+            select(DeadLetter.ordinal)
+            .where(DeadLetter.job_id == job_id)
+            .order_by(DeadLetter.ordinal)
+            .execution_options(yield_per=10_000)
+        )
+        failed = array("Q", session.scalars(ordinals))
+        if job.state is not JobState.RUNNING:
+            return Standing(state=job.state, generation=job.generation, failed=failed)
+        again = session.scalars(
+            select(Batch.manifest_blob).where(
+                Batch.job_id == job_id,
+                Batch.parent_id.is_not(None),
+                Batch.state.in_(OPEN_BATCH_STATES),
+            )
+        )
+        return Standing(
+            state=job.state,
+            generation=job.generation,
+            failed=failed,
+            lines=settled_lines(session, job_id),
+            again=tuple(again),
+        )

@@ -17,6 +17,7 @@ from urllib.parse import urljoin
 import httpx
 import msgspec
 
+from config import VERSION
 from service.rules.errors import (
     AccountBlocked,
     Missing,
@@ -26,7 +27,8 @@ from service.rules.errors import (
     Unreachable,
 )
 
-USER_AGENT = "haulier/0.1 (+https://pypi.org/project/haulier)"  # some default ones get a 403
+USER_AGENT = f"haulier/{VERSION}"
+"""Together's proxy answers some default user agents with 403 (TOGETHER_API)."""
 T = TypeVar("T")
 
 BLOCK = 1 << 18

@@ -16,7 +16,7 @@ from service.rules.errors import Refused, Unreachable
 from service.store import leftovers
 from service.store.engine import Database
 from service.store.leftovers import Discardable
-from service.store.prune import forget
+from service.store.prune import prune_jobs
 from service.together.client import Together
 
 log = structlog.get_logger()
@@ -30,7 +30,7 @@ def prune(db: Database, older_than: timedelta) -> int:
     """Delete the rows of jobs that ended longer ago than that. Returns the number of jobs."""
     end = time.monotonic() + AT_ONCE.total_seconds()
     pruned = 0
-    while time.monotonic() < end and (page := forget(db, older_than=older_than, limit=PAGE)):
+    while time.monotonic() < end and (page := prune_jobs(db, older_than=older_than, limit=PAGE)):
         reached(CrashPoint.PRUNE_FORGOTTEN)
         pruned += page
     if pruned:

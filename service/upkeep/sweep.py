@@ -38,7 +38,7 @@ def sweep(db: Database, blobs: Blobs, *, older_than: timedelta = DAY) -> int:
         swept += _delete(blobs, _unnamed_of_bundles(db, names))
     for names in blobs.older("files/", before):
         swept += _delete(blobs, _unnamed_of_files(db, names))
-    files.forget(db, older_than=older_than)
+    files.prune_files(db, older_than=older_than)
     log.info("blobs_swept", blobs=swept)
     return swept
 

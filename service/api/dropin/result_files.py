@@ -16,7 +16,7 @@ from service.payloads.selection import Only, Selection, selected, size_of
 from service.rules.work import Segment
 from service.store import jobs
 from service.store.models import Job
-from service.store.standing import standing
+from service.store.requests import standing
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from service.rules.states import JobState
 from service.store import jobs as store
 from service.store.claim import final_lines
 from service.store.models import Job
-from service.store.standing import standing
+from service.store.requests import standing
 
 router = APIRouter()
 

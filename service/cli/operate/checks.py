@@ -22,8 +22,7 @@ from service.cli.place import variables_in
 from service.payloads.blobs import STORAGE_ERRORS, Blobs
 from service.rules.errors import AccountBlocked, RateLimited, Refused, Unreachable
 from service.store import engine, heartbeats
-from service.store.engine import Database
-from service.store.inspect import DATABASE_ERRORS, server_version
+from service.store.engine import DATABASE_ERRORS, Database, server_version
 from service.store.schema import is_migrated
 from service.together.client import Together, open_pool
 

@@ -34,8 +34,7 @@ from service.store.engine import clock
 from service.store.gauges import gauges
 from service.store.models import Batch, Job
 from service.store.producers import add_producer
-from service.store.requests import manifests, traces
-from service.store.standing import standing
+from service.store.requests import manifests, standing, traces
 from service.store.submit import Submission, Submitted, submit, submit_each
 from service.store.wait import wait as write_waits
 from service.store.waiting import why

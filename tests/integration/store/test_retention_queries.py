@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from service.store import engine, leftovers, named
-from service.store.prune import forget
+from service.store.prune import prune_jobs
 from tests.factories import Harness
 from tests.integration.store.test_queries import BIG, TIMES, Plans, fill
 from tests.servers import Databases
@@ -67,7 +67,7 @@ def test_forgetting_stays_on_an_index(
     harness: Harness, plans: Plans, hours: int, expected: int
 ) -> None:
     def work() -> None:
-        assert forget(harness.db, older_than=timedelta(hours=hours), limit=PAGE) == expected
+        assert prune_jobs(harness.db, older_than=timedelta(hours=hours), limit=PAGE) == expected
 
     for _ in range(TIMES):
         _assert_on_an_index(plans.of(work))

@@ -10,7 +10,7 @@ import pytest
 from service.rules.errors import Conflict
 from service.store import chores, leftovers
 from service.store.cancel import cancel
-from service.store.prune import forget
+from service.store.prune import prune_jobs
 from service.store.revive import revive
 from tests.retention import MONTH, OLD, OldJobs
 
@@ -147,7 +147,7 @@ def test_pages_go_oldest_first_and_a_big_job_goes_alone(old_jobs: OldJobs) -> No
     fourth = old_jobs.finished()
     left = []
 
-    while forget(old_jobs.harness.db, older_than=MONTH, limit=2):
+    while prune_jobs(old_jobs.harness.db, older_than=MONTH, limit=2):
         left.append(old_jobs.jobs())
 
     assert left == [{second, third, fourth}, {fourth}, set()]
@@ -170,7 +170,7 @@ def test_a_crash_after_the_rows_are_gone_loses_nothing(old_jobs: OldJobs) -> Non
     old_jobs.finished()
     blobs, files = old_jobs.names(), old_jobs.files()
 
-    forget(old_jobs.harness.db, older_than=MONTH, limit=10)
+    prune_jobs(old_jobs.harness.db, older_than=MONTH, limit=10)
 
     assert old_jobs.jobs() == set()
     assert (old_jobs.names(), old_jobs.files()) == (blobs, files)
