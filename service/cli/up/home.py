@@ -14,7 +14,7 @@ from service.cli.up.errors import StartError
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
-    """What outlives a run."""
+    """The state that outlives a run."""
 
     simulated: bool
     """Whether its jobs were sent to the simulator."""
@@ -22,11 +22,11 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     postgres_password: str
     valkey_password: str
     ports: dict[str, int] = {}
-    """By server: where it listened last."""
+    """The last port of each server."""
 
 
 class Home:
-    """An existing directory that is ours alone."""
+    """The directory of one instance."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory.resolve()
@@ -35,7 +35,7 @@ class Home:
 
     def make(self) -> None:
         """Create what is missing. Raises StartError."""
-        # Root's Postgres runs as another user, who must be able to pass through.
+        # For root, Postgres runs as another user, who must be able to enter.
         mode = 0o711 if os.geteuid() == 0 else 0o700
         try:
             self.directory.mkdir(mode=mode, parents=True, exist_ok=True)
@@ -43,12 +43,13 @@ class Home:
                 (self.directory / name).mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise StartError(
-                f"cannot create {error.filename}: {error.strerror}; HAULIER_HOME names the place"
+                f"cannot create {error.filename}: {error.strerror}; "
+                "set HAULIER_HOME to another directory"
             ) from None
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep others out. Raises StartError where another runs."""
+        """Hold the directory's lock. Raises StartError if another `haulier up` holds it."""
         with (self.directory / "lock").open("a+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -65,7 +66,7 @@ class Home:
             yield
 
     def kept(self, *, simulated: bool) -> Kept:
-        """What the last run left here, or new secrets. Raises StartError."""
+        """Return the state of the last run, or a new one with new secrets. Raises StartError."""
         try:
             kept = msgspec.json.decode(self._kept_file.read_bytes(), type=Kept)
         except FileNotFoundError:
@@ -83,7 +84,7 @@ class Home:
         except (OSError, msgspec.DecodeError) as error:
             raise StartError(f"cannot read {self._kept_file}: {error}") from None
         if kept.simulated != simulated:
-            # Unfinished jobs would go on at the other place: for real money, or for no result.
+            # Unfinished jobs would go on elsewhere: for real money, or without a result.
             was = "with --simulate" if kept.simulated else "against Together for real"
             raise StartError(
                 f"{self.directory} was started {was}, and its jobs belong there: "
@@ -92,7 +93,7 @@ class Home:
         return kept
 
     def keep(self, kept: Kept) -> None:
-        """Remember for the next run. Raises OSError."""
+        """Write the state for the next run. Raises OSError."""
         _write_private(self._kept_file, msgspec.json.format(msgspec.json.encode(kept)))
 
     def write_environment(self, variables: Mapping[str, str]) -> None:
@@ -102,7 +103,7 @@ class Home:
 
 
 def _write_private(path: Path, content: bytes) -> None:
-    """Replace a file, whole or not at all, by one that only we can read."""
+    """Replace a file, whole or not at all. Only its owner can read it."""
     unfinished = path.with_name(f"{path.name}.new")
     unfinished.unlink(missing_ok=True)
     descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode=0o600)

@@ -1,4 +1,4 @@
-"""What `haulier up` consists of: its servers, its processes, and the environment they share."""
+"""The parts of `haulier up`: servers, processes, and the environment that they share."""
 
 import json
 import os
@@ -27,10 +27,10 @@ _SIMULATED_KEY = "simulated"
 
 @dataclass(frozen=True, kw_only=True)
 class Instance:
-    """Where everything is to be found."""
+    """The addresses of everything, and the token."""
 
     url: str
-    """Of the API."""
+    """The API's address."""
     token: str
     database_url: str
     redis_url: str
@@ -40,15 +40,15 @@ class Instance:
 def assemble(
     settings: Settings, home: Home, *, simulate: bool, port: int, batch_seconds: float | None
 ) -> tuple[Instance, list[Part]]:
-    """Prepare the servers' data, settle ports and secrets, and say what to run.
+    """Prepare the servers' data, choose ports and secrets, and return the parts to run.
 
-    The home is locked by the caller. Raises StartError, OSError.
+    The caller holds the home's lock. Raises StartError, OSError.
     """
     if port and not becomes_free(port):
         raise StartError(f"port {port} is taken: choose another, or any free one with --port 0")
     port = port or free_port()
     kept = home.kept(simulated=simulate)
-    home.keep(kept)  # before a database is made with its password
+    home.keep(kept)  # before a database exists with this password
     postgres = _postgres(settings, home, kept)
     valkey = _valkey(settings, home, kept)
     simulator_port = port_like(kept.ports.get("simulator")) if simulate else None
@@ -68,7 +68,7 @@ def assemble(
     api = replace(
         run("api", "--port", str(port)), ready=partial(_answers, f"{instance.url}/readyz")
     )
-    # The worker lets its running tasks end.
+    # The worker waits for its running tasks.
     worker = replace(run("worker"), stop_timeout=timedelta(seconds=60))
     queues = Siblings((worker, run("scheduler"), run("inbox")))
     return instance, [*servers, Step(run("migrate")), *simulator, api, queues]
@@ -92,7 +92,7 @@ def _token(settings: Settings, kept: Kept) -> str:
 
 
 def _environment(instance: Instance, settings: Settings, home: Home) -> dict[str, str]:
-    """What all of Haulier's own processes get."""
+    """Return the environment of Haulier's own processes."""
     return {
         **os.environ,
         "DATABASE_URL": instance.database_url,
@@ -104,10 +104,10 @@ def _environment(instance: Instance, settings: Settings, home: Home) -> dict[str
 
 
 def _postgres(settings: Settings, home: Home, kept: Kept) -> Postgres | None:
-    """A server of our own, unless the environment names another."""
+    """Return an embedded server, None if the environment names another one."""
     if settings.database_url and kept.postgres_password not in settings.database_url:
         return None
-    # (A URL with our password is our own, from a shell that sourced our environment file.)
+    # A URL with the instance's password comes from its own env file, which the shell has read.
     last = kept.ports.get("postgres")
     postgres = Postgres(home=home.directory, port=last or 0, password=kept.postgres_password)
     postgres.prepare()
@@ -115,7 +115,7 @@ def _postgres(settings: Settings, home: Home, kept: Kept) -> Postgres | None:
 
 
 def _valkey(settings: Settings, home: Home, kept: Kept) -> Valkey | None:
-    """A server of our own, unless the environment names another."""
+    """Return an embedded server, None if the environment names another one."""
     if settings.redis_url and kept.valkey_password not in settings.redis_url:
         return None
     last = kept.ports.get("valkey")
@@ -125,7 +125,7 @@ def _valkey(settings: Settings, home: Home, kept: Kept) -> Valkey | None:
 
 
 def _simulated(settings: Settings, simulator_url: str) -> dict[str, str]:
-    """Lead every account to the simulator, so that nothing can reach Together by mistake."""
+    """Return settings that lead every account to the simulator, so that none reaches Together."""
     accounts = {
         name: {"api_key": _SIMULATED_KEY, "base_url": simulator_url} for name in settings.accounts
     }
@@ -152,7 +152,7 @@ def _simulator(
 
 
 def _command(environment: Mapping[str, str], name: str, *arguments: str) -> Process:
-    # -P: a folder named like one of ours, where the user happens to stand, is not ours.
+    # -P: do not import a folder of the present directory that has the name of one of Haulier's.
     argv = [sys.executable, "-P", "-m", "service.cli.main", name, *arguments]
     return Process(name=name, argv=argv, env=environment)
 
@@ -171,7 +171,7 @@ def _answers(url: str) -> bool:
 
 
 def shell_variables(instance: Instance) -> Mapping[str, str]:
-    """What a client or a producer on this machine needs in its environment."""
+    """Return the variables for clients and producers on this machine."""
     return {
         "HAULIER_URL": instance.url,
         "HAULIER_TOKEN": instance.token,

@@ -1,4 +1,4 @@
-"""Ending the server that an earlier run left behind on the same data."""
+"""Stopping a server that an earlier run left on the same data."""
 
 import os
 import signal
@@ -15,11 +15,10 @@ PATIENCE = timedelta(seconds=60)
 
 
 def end_previous(pid_file: Path, *, data: Path, stop_signal: signal.Signals) -> None:
-    """Make sure that no server runs on `data`, and remove a pid file that nobody stands behind.
+    """Stop the server that runs on `data`, if any, and remove its pid file. Raises StartError.
 
-    The caller holds the home's lock, so whatever still runs on `data` is a leftover, often just on
-    its way out. It is known by its command line, which names `data`; a pid alone may by now belong
-    to a stranger.
+    The caller holds the home's lock, so a server that still runs on `data` is from an earlier run.
+    Its command line names `data`. The pid alone proves nothing: another process may have it now.
     """
     try:
         pid = int(pid_file.read_text().split()[0])
@@ -39,7 +38,7 @@ def end_previous(pid_file: Path, *, data: Path, stop_signal: signal.Signals) -> 
 
 
 def _command_line(pid: int) -> str:
-    """The arguments a process was started with; empty where there is none."""
+    """Return the command line of a process; empty if there is no such process."""
     proc = Path("/proc") / str(pid) / "cmdline"
     if Path("/proc/self").exists():
         try:

@@ -5,11 +5,11 @@ import time
 from datetime import timedelta
 
 GRACE = timedelta(seconds=2)
-"""How long a port may stay taken by what has just been killed."""
+"""How long a port may stay taken after its process was killed."""
 
 
 def becomes_free(port: int) -> bool:
-    """Whether a server can listen on the port, now or in a moment."""
+    """Return whether a server can listen on the port, now or in a moment."""
     deadline = time.monotonic() + GRACE.total_seconds()
     while not _is_free(port):
         if time.monotonic() > deadline:
@@ -20,7 +20,7 @@ def becomes_free(port: int) -> bool:
 
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        # As servers do it: a port with closed connections in TIME_WAIT is free.
+        # Servers set this too: a port with closed connections in TIME_WAIT is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
@@ -30,7 +30,7 @@ def _is_free(port: int) -> bool:
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """Return a port on which no process listens now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -38,5 +38,5 @@ def free_port() -> int:
 
 
 def port_like(last: int | None) -> int:
-    """The port of the last run, so that clients find it again; another where that is taken."""
+    """Return the port of the last run, so that clients find it; if it is taken, another."""
     return last if last is not None and becomes_free(last) else free_port()

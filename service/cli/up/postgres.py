@@ -36,18 +36,19 @@ _NOT_ITS_OWN = ("PG", "LC_", "HAULIER_", "TOGETHER_")
 class Postgres:
     """A server on 127.0.0.1 that keeps its data in `home/postgres`.
 
-    The server refuses to run as root. Root's runs as the user `postgres`, else `nobody`; where that
-    user cannot reach `home` (below /root, say), `home/postgres` is a link into SHELTER.
+    PostgreSQL refuses to run as root. For root, the server runs as the user `postgres`, else
+    `nobody`. If that user cannot reach `home` (below /root, say), `home/postgres` is a link into
+    SHELTER.
     """
 
     home: Path
     port: int
     password: str
     settings: Mapping[str, str] = field(default_factory=dict)
-    """More of the server's settings; they win over ours."""
+    """More settings of the server. They override the defaults."""
     initdb_arguments: tuple[str, ...] = ()
     major: int | None = None
-    """The version to make new data with; None: the wheel's, or the newest installed."""
+    """The major version for new data; None: the wheel's, or the newest installed."""
 
     @property
     def data(self) -> Path:
@@ -58,7 +59,7 @@ class Postgres:
         return f"postgresql://{_NAME}:{self.password}@127.0.0.1:{self.port}/postgres"
 
     def prepare(self) -> None:
-        """End what an earlier run left running; make the data directory, whole or not at all.
+        """Stop a server that an earlier run left. Make the data directory, whole or not at all.
 
         Raises StartError, OSError.
         """
@@ -67,13 +68,13 @@ class Postgres:
         if place.exists():
             self._end_previous()
             return
-        # A link whose target is gone.
+        # It may be a link whose target is gone.
         place.unlink(missing_ok=True)
         sheltered = self._user is not None and not reaches(self._user, home)
         parent = SHELTER if sheltered else home
         prefix = _digest(home) if sheltered else "postgres"
         parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        _sweep(parent, prefix)
+        _remove_unfinished(parent, prefix)
         unfinished = parent / f"{prefix}-{secrets.token_hex(4)}.new"
         self._initialise(unfinished)
         if sheltered:
@@ -84,8 +85,8 @@ class Postgres:
             (unfinished / "data").rename(place)
         _sync(parent)
         _sync(home)
-        # Again: a killed initdb's own child writes on for a moment.
-        _sweep(parent, prefix)
+        # Once more: the child of a killed initdb may write for another moment.
+        _remove_unfinished(parent, prefix)
 
     def _initialise(self, directory: Path) -> None:
         directory.mkdir(mode=0o700)
@@ -117,11 +118,11 @@ class Postgres:
             raise StartError(f"initdb failed ({self._log}):\n{tail(self._log)}")
 
     def process(self) -> Process:
-        """The server for a supervisor; `prepare` it first. Raises StartError, OSError."""
+        """Return the server for a supervisor. Call `prepare` first. Raises StartError, OSError."""
         settings = {
             "port": str(self.port),
             "listen_addresses": "127.0.0.1",
-            # A socket's path may be too long, and its directory closed to the server's user.
+            # A socket's path may be too long, or its directory closed to the server's user.
             "unix_socket_directories": "",
             "max_connections": "100",
             "log_checkpoints": "off",
@@ -137,14 +138,14 @@ class Postgres:
             log=self._log,
             before=self._end_previous,
             ready=self.ready,
-            # "Fast": ends all sessions, leaves nothing to recover.
+            # SIGINT is a "fast" shutdown: it ends all sessions and leaves nothing to recover.
             stop_signal=signal.SIGINT,
             death_signal=signal.SIGINT,
             stop_timeout=timedelta(seconds=60),
         )
 
     def ready(self) -> bool:
-        """Whether it accepts connections."""
+        """Return whether the server accepts connections."""
         try:
             status = self._pid_file.read_text().splitlines()[7]
             if status.strip() != "ready":
@@ -163,7 +164,7 @@ class Postgres:
         return self.home.resolve() / "postgres.log"
 
     def _end_previous(self) -> None:
-        # The server itself takes any live process with the pid in the file for another server.
+        # The server does not start if any process has the pid in the file.
         end_previous(self._pid_file, data=self.data, stop_signal=signal.SIGINT)
 
     @cached_property
@@ -175,7 +176,7 @@ class Postgres:
 
     @property
     def _user(self) -> str | None:
-        """Whom the server runs as, where that is not us: whoever owns the data already."""
+        """The user to run the server as: for root, the owner of the data. None: the present one."""
         if os.geteuid() != 0:
             return None
         with suppress(FileNotFoundError, KeyError):
@@ -192,7 +193,7 @@ class Postgres:
 
 
 def _environment() -> dict[str, str]:
-    # Nothing of a client's settings or of our secrets, and messages in English.
+    # Leave out clients' settings and Haulier's secrets. Messages are in English.
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(_NOT_ITS_OWN)}
     return {**inherited, "LC_ALL": "C"}
 
@@ -201,8 +202,8 @@ def _digest(home: Path) -> str:
     return hashlib.sha256(str(home).encode()).hexdigest()[:12]
 
 
-def _sweep(parent: Path, prefix: str) -> None:
-    """Remove what preparations left unfinished; the caller holds the home's lock."""
+def _remove_unfinished(parent: Path, prefix: str) -> None:
+    """Remove unfinished data directories. The caller holds the home's lock."""
     for unfinished in parent.glob(f"{prefix}-*.new"):
         shutil.rmtree(unfinished, ignore_errors=True)
 

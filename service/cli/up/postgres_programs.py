@@ -16,8 +16,8 @@ OLDEST = 15
 """The oldest major version that Haulier supports."""
 
 SHELTER = Path("/var/lib/haulier")
-"""Where root keeps what the server's unprivileged user must reach, and where it is by default
-cannot: below a directory like /root that is closed to others."""
+"""The place for files of root that the server's unprivileged user must reach, when their usual
+place is below a directory such as /root that is closed to others."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,9 @@ class Programs:
 
 
 def find_programs(major: int | None) -> Programs:
-    """Find an installation: the wheel's, else the newest of Debian's, else PATH's.
+    """Return an installation: the wheel's, else the newest of Debian's, else PATH's.
 
-    Data belongs to one major version; `major` names it where there is data already. Raises
-    StartError.
+    `major` is the version of data that exists: no other version can read it. Raises StartError.
     """
     found = [p for p in _installations() if p.major >= OLDEST]
     for programs in found:
@@ -72,7 +71,7 @@ def _directories() -> Iterator[Path]:
 
 
 def within_reach(programs: Programs, user: str | None) -> Programs:
-    """The same programs where `user` can run them; a copy of the wheel's, if need be.
+    """Return the programs where `user` can run them: if need be, a copy of the wheel's.
 
     Raises StartError, OSError.
     """
@@ -97,7 +96,7 @@ def within_reach(programs: Programs, user: str | None) -> Programs:
 
 
 def reaches(user: str, path: Path) -> bool:
-    """Whether the permissions of `path` and of all above it let `user` in. As root only."""
+    """Return whether `user` may enter `path` and all directories above it. Needs root."""
 
     account = pwd.getpwnam(user)
     for directory in (path.resolve(), *path.resolve().parents):

