@@ -1,4 +1,4 @@
-"""Who is let in next, of the batches that wait to be uploaded. Pure: arithmetic over what is known.
+"""Choose which waiting batches are admitted next. Pure arithmetic.
 
 Higher priority first; within a priority, the producer with the fewest requests under way; of one
 producer's, what waits the longest. Every OLDEST-th that is let in is the one that has waited the
@@ -18,7 +18,7 @@ from config.settings import Settings
 OLDEST = 8
 
 TOKENS_PER_BYTE = 0.25
-"""Of request lines, as long as no usage tells better: a token is some four bytes of text."""
+"""The estimate until usage is known: a token is about four bytes of a request line."""
 
 LaneName = tuple[str, str]
 """(account, model)"""
@@ -26,7 +26,7 @@ LaneName = tuple[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class Waiting:
-    """A batch that waits. `tokens` is what it is taken to need."""
+    """A batch that waits for admission. `tokens` is an estimate."""
 
     id: UUID
     lane: LaneName
@@ -39,7 +39,7 @@ class Waiting:
 
 @dataclass(frozen=True, kw_only=True)
 class Capacity:
-    """What an account may have at Together at once, for each model. None: no limit."""
+    """The most that a lane may have at Together at once. None: no limit."""
 
     batches: int | None
     tokens: int
@@ -51,14 +51,14 @@ class Capacity:
 
 @dataclass(kw_only=True)
 class Load:
-    """What a lane holds: batches and tokens under way, and how many were ever let in."""
+    """The load of a lane: batches and tokens under way, and batches ever admitted."""
 
     batches: int = 0
     tokens: int = 0
     admitted: int = 0
 
     def lacks(self, capacity: Capacity, tokens: int) -> str | None:
-        """What there is no room of for a batch of `tokens`; None where it may go in.
+        """Return what a batch of `tokens` finds no capacity for, or None if it may be admitted.
 
         An empty lane takes any batch: a limit below the size of one batch must not stop it.
         """
@@ -71,7 +71,7 @@ class Load:
 
 @dataclass(kw_only=True)
 class Scene:
-    """What is under way when a choice is made: by lane, and requests by producer."""
+    """The load of every lane, and the requests under way of every producer."""
 
     lanes: defaultdict[LaneName, Load] = field(default_factory=lambda: defaultdict(Load))
     producers: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))

@@ -1,4 +1,4 @@
-"""The places where the world has changed and Postgres does not know it yet.
+"""The points at which the world has changed and Postgres does not know it yet.
 
 Each has a name, so that tests can kill a real process right there (HAULIER_CRASH_AT) and show
 that nothing is lost or bought twice. docs/reliability.md lists them.

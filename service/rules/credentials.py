@@ -13,7 +13,7 @@ from hashlib import sha256
 
 
 class Scope(StrEnum):
-    """What a token may be used for."""
+    """The uses that a credential may have."""
 
     SUBMIT = "submit"
     """New jobs, and running failed requests again: what costs money."""

@@ -49,9 +49,9 @@ class Notice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     queue: str | None = None
     webhook: str | None = None
     events: list[NoticeEvent] | None = None
-    """The ends of a job to tell of; None is all of them."""
+    """The ends of a job to send notices of; None is all of them."""
     progress: _Percent | None = None
-    """Tell whenever so many percent more of the requests are done."""
+    """Send a notice whenever so many percent more of the requests are done."""
 
     @property
     def target(self) -> dict[str, str]:
@@ -61,7 +61,7 @@ class Notice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     @property
     def endpoint(self) -> str:
-        """What is up or down as one: notices to one endpoint wait for each other."""
+        """The host and port, or the queue. Notices to one endpoint wait for each other."""
         if self.webhook is None:
             return f"queue {self.queue}"
         parts = urlsplit(self.webhook)
@@ -69,11 +69,11 @@ class Notice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return f"webhook {parts.hostname}:{port}"
 
     def wants(self, event: NoticeEvent) -> bool:
-        """Whether this end of a job is to be told."""
+        """Whether this end of a job is to be sent."""
         return self.events is None or event in self.events
 
     def steps(self, done: int, total: int) -> int:
-        """How many steps of progress `done` of `total` requests make."""
+        """Return the number of progress steps that `done` of `total` requests make."""
         return 0 if self.progress is None or not total else done * 100 // (total * self.progress)
 
 
@@ -89,7 +89,7 @@ def notice_problems(
     queues: Collection[str] | None,
     private: bool,
 ) -> list[str]:
-    """What is wrong with `notify`. `tasks` and `queues` are those allowed, None where all are."""
+    """Return what is wrong with `notify`. `tasks` and `queues` are allow-lists; None allows all."""
     if len(entries) > MOST_TARGETS:
         return [f"`notify` may have {MOST_TARGETS} entries"]
     try:
@@ -133,7 +133,7 @@ def _name_trouble(what: str, name: str, allowed: Collection[str] | None) -> str 
 
 
 def webhook_trouble(url: str, *, private: bool) -> str | None:
-    """Why no webhook may go there; None where it may. `private` allows addresses of one's own."""
+    """Return why no webhook may go to a URL, or None. `private` allows private addresses."""
     if len(url) > URL_LENGTH:
         return f"webhook: a URL may have {URL_LENGTH:,} characters"
     if not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
@@ -147,7 +147,11 @@ def webhook_trouble(url: str, *, private: bool) -> str | None:
     if parts.scheme not in schemes:
         return f"webhook: must begin with {' or '.join(f'{one}://' for one in schemes)}"
     if not parts.hostname or port == 0:
-        return "webhook: names no host" if not parts.hostname else "webhook: port 0 is none"
+        return (
+            "webhook: names no host"
+            if not parts.hostname
+            else "webhook: port 0 cannot be used; use 1 to 65535"
+        )
     if "@" in parts.netloc or "#" in url:
         return "webhook: may have no user, no password and no fragment"
     if not private and _is_private_name(parts.hostname):
@@ -156,7 +160,7 @@ def webhook_trouble(url: str, *, private: bool) -> str | None:
 
 
 def _is_private_name(host: str) -> bool:
-    """Whether a name needs no resolver to be seen as one of ours. Others are looked at later."""
+    """Whether a host name is private by itself. Resolved addresses are checked when sending."""
     name = host.rstrip(".").lower()
     if name == "localhost" or name.endswith(".localhost"):
         return True
@@ -169,7 +173,7 @@ def _is_private_name(host: str) -> bool:
 
 
 def is_public(address: IPv4Address | IPv6Address) -> bool:
-    """Whether an address is one of the internet's, and none that leads back to private ones."""
+    """Whether an address is public, and does not embed a private one."""
     if isinstance(address, IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour
         if inner is not None and not is_public(inner):

@@ -1,9 +1,9 @@
-"""When to look at a batch again. Pure: arithmetic on what is known of it."""
+"""When to poll a batch again. Pure arithmetic."""
 
 from datetime import timedelta
 
 TELLING = 5.0
-"""The progress, in percent, from which on it says something about the rest."""
+"""The progress, in percent, from which it helps to estimate the rest."""
 
 
 def next_poll(
@@ -30,7 +30,7 @@ def next_poll(
 
 
 def _guess(elapsed: timedelta, expected: timedelta | None) -> timedelta:
-    """By the clock alone. Where the end was expected earlier, the looks become fewer again."""
+    """Estimate from the time alone. After the expected end, polls become rarer again."""
     if expected is None:
         return elapsed / 5  # at worst, the end is seen a fifth later than it was
     return abs(expected - elapsed) / 2

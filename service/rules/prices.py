@@ -1,4 +1,4 @@
-"""What tokens cost: an estimate, from a price table that the operator keeps. Pure."""
+"""Estimates of cost, from the operator's price table. Pure."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ MILLIONTH = -6
 
 @dataclass(frozen=True)
 class Tokens:
-    """What a model has used on a day (UTC)."""
+    """The tokens that a model used on a day (UTC)."""
 
     model: str
     day: date
@@ -48,7 +48,7 @@ def estimate(prices: PriceTable, parts: Iterable[Tokens]) -> Estimate:
 
 
 def written(usd: Decimal | None) -> str | None:
-    """As JSON has it: a decimal string, since a float would be another number."""
+    """Return the sum as JSON has it: a decimal string, because a float would be inexact."""
     return None if usd is None else format(usd.normalize(), "f")
 
 

@@ -16,7 +16,7 @@ Filled = Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class ChatBody(msgspec.Struct, gc=False):
-    """What Haulier looks at in a chat request; the rest is checked to be JSON and passed on."""
+    """The part of a chat request that Haulier checks. The rest must be JSON and is passed on."""
 
     model: Filled
 
@@ -46,11 +46,11 @@ _decoders: dict[str, msgspec.json.Decoder[Any]] = {
 
 
 class LineError(ValueError):
-    """What is wrong with a line, in words for whoever wrote it."""
+    """Says what is wrong with a line, for the person who wrote it."""
 
 
 def read_request(line: bytes, endpoint: str) -> RequestLine:
-    """One request of a producer. Raises LineError."""
+    """Read one request line. Raises LineError."""
     if len(line) > LINE_BYTES:
         raise LineError(f"is longer than {LINE_BYTES:,} bytes")
     if not line.isascii():

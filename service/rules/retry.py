@@ -10,7 +10,7 @@ from service.rules.work import Outcome, Pause, Retry
 LONGEST_PAUSE = timedelta(minutes=5)
 
 MOST_LOST = 20
-"""How often the provider may give a request back unserved before that counts as a failure."""
+"""How often the provider may return a request unserved before that counts as a failure."""
 
 
 class Verdict(StrEnum):
@@ -56,7 +56,7 @@ def classify(
     message: str,
     more: Sequence[tuple[str, Verdict]] = (),
 ) -> Verdict:
-    """Whether a failed line is worth another attempt. What nobody knows is retryable.
+    """Whether a failed line is worth another attempt. An unknown failure is retryable.
 
     `more` are texts (lower case) from the settings; they come before the table's own.
     """
@@ -103,7 +103,7 @@ BATCH_TEXTS: tuple[tuple[str, BatchFault], ...] = (
 
 
 def batch_fault(message: str) -> BatchFault:
-    """What the `error` of a FAILED batch is about."""
+    """Return what the `error` of a FAILED batch is about."""
     words = message.lower()
     for text, fault in BATCH_TEXTS:
         if text in words:
@@ -124,7 +124,7 @@ def backoff(
 
 
 def after(error: HaulierError) -> Outcome:
-    """What happens to a row whose stage raised an error."""
+    """Return the outcome for a row whose stage raised an error."""
     match error:
         case RateLimited(wait=wait):
             return Pause(str(error), wait)

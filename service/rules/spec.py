@@ -16,7 +16,7 @@ SPEC_BYTES = 32_000_000
 """A JSON spec's most bytes; more goes in as JSONL."""
 METADATA_BYTES = 16_384
 METADATA_DEPTH = 100
-"""What nests deeper could be stored, and then not be shown."""
+"""Postgres could store deeper nesting, but the API could not show it."""
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -89,7 +89,7 @@ def read_spec(data: bytes, permissions: Permissions) -> Spec:
 
 
 def envelope_problems(spec: Spec, permissions: Permissions) -> list[Problem]:
-    """What is wrong with everything but the requests."""
+    """Return what is wrong with a spec, requests aside."""
     problems = []
     if spec.endpoint not in ENDPOINTS:
         problems.append(
@@ -192,7 +192,7 @@ def request_lines(spec: Spec) -> list[bytes]:
 
 
 def fingerprint(spec: Spec, lines_sha256: str) -> str:
-    """What makes two submissions the same: the envelope and the request lines."""
+    """Return the fingerprint of a submission: of its envelope and its request lines."""
     return hashlib.sha256(spec.envelope() + b"\n" + lines_sha256.encode()).hexdigest()
 
 

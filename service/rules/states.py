@@ -1,6 +1,6 @@
-"""How everything moves. States are participles: they say what is true now, not what is being done.
+"""The states and moves of jobs and batches. States are participles: they say what is true now.
 
-Who is working on a row is said by its lease, when it is due again by its `not_before`.
+A row's lease says who works on it, and its `not_before` says when it is due again.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ class BatchState(StrEnum):
 
 
 class Stage(StrEnum):
-    """One step of the work. A stage runs on a leased row and says what should happen to it."""
+    """One step of the work. A stage runs on a leased row and returns an outcome."""
 
     SPLIT = "split"
     ASSEMBLE = "assemble"
@@ -65,8 +65,8 @@ TRANSITIONS: Mapping[type[StrEnum], Mapping[Any, frozenset[Any]]] = {
     BatchState: BATCH_TRANSITIONS,
 }
 
-# What is to be done where a row stands. A running job waits for its batches; when the last one
-# is done its results are assembled.
+# The next stage of a row in each state. A running job waits for its batches; after the last one
+# its results are assembled.
 JOB_STAGES = {J.ACCEPTED: Stage.SPLIT, J.RUNNING: Stage.ASSEMBLE}
 BATCH_STAGES = {
     B.QUEUED: Stage.UPLOAD,

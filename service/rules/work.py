@@ -1,4 +1,4 @@
-"""What passes between a claim, a stage and apply. Frozen, and free of any storage or transport.
+"""The values that pass between claim, stage and apply. Frozen, without storage or transport.
 
 claim → stage(claim, clients) → Outcome → apply
 """
@@ -59,9 +59,9 @@ class BatchClaim:
     failures: int
     poison: int
     sibling_error: str | None
-    """Why the other half failed, where this batch is a half and the other one FAILED too."""
+    """The error of the other half, if this is one half of a batch and the other FAILED too."""
     suspects: int
-    """How many batches the search for bad lines has cost the shard so far."""
+    """The number of batches that the search for bad lines has cost the shard so far."""
     endpoint: str
     account: str
     account_blocked: bool
@@ -83,11 +83,11 @@ class BatchClaim:
     cancel_sent: bool = False
     submitted_at: datetime | None = None
     expected: timedelta | None = None
-    """How long batches of its model have taken so far, from create to end; None: none has ended."""
+    """The average time from create to end in its lane; None if no batch has ended yet."""
 
     @property
     def elapsed(self) -> timedelta:
-        """How long Together has had it."""
+        """The time since Together accepted the batch."""
         return self.now - self.submitted_at if self.submitted_at is not None else timedelta(0)
 
 
@@ -98,7 +98,7 @@ Claim = JobClaim | BatchClaim
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One request of a batch: where its line stands in the input blob, and what it went through."""
+    """One request of a batch: the place of its line in the input blob, and its attempts so far."""
 
     custom_id: str
     ordinal: int
@@ -106,7 +106,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     length: int
     attempts: int = 0
     lost: int = 0
-    """Times the provider gave the batch back before this line was done; not an attempt."""
+    """How often the provider returned the batch without serving this request; not an attempt."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,19 +157,19 @@ class RetryBatch:
     bytes: int
     delay: timedelta
     poison: int = 0
-    """How often in a row its requests were in a batch that FAILED as a whole."""
+    """How many batches in a row with these requests FAILED as a whole."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Oddities:
-    """What came back and fits nothing. Counted and kept aside, never a reason to stop."""
+    """Answers that match no request. They are counted and never stop a batch."""
 
     unknown: int = 0
     duplicate: int = 0
     unreadable: int = 0
     missing: int = 0
     truncated: int = 0
-    """Answers that were cut by the token limit before they said anything."""
+    """Answers that the token limit cut before they had any content."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Pausing accounts, and finding out whether they may go on."""
+"""Pause accounts, and reopen them after a probe."""
 
 from datetime import datetime, timedelta
 
@@ -15,7 +15,7 @@ from service.store.models import Account, Batch
 
 
 def accounts(db: Database) -> list[Account]:
-    """Every account that ever was paused."""
+    """Return every account that was ever paused."""
     with db.begin() as session:
         return list(session.scalars(select(Account)))
 
@@ -48,7 +48,7 @@ def pause_account(
 
 
 def probed(session: Session, claim: BatchClaim, outcome: Outcome) -> None:
-    """A batch of a blocked account came through: reopen it, or let the next one try."""
+    """Reopen a blocked account after a batch came through, or let the next batch probe it."""
     account = session.scalar(
         select(Account)
         .where(Account.name == claim.account, Account.blocked_since.is_not(None))

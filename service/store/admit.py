@@ -70,7 +70,7 @@ def admit(db: Database, *, room: int, capacity: Capacity) -> list[Due]:
 
 
 def load(session: Session) -> Scene:
-    """What is under way."""
+    """Load what is under way: lanes and producers."""
     rows = session.execute(
         select(
             Batch.account,

@@ -1,4 +1,4 @@
-"""Writing what a stage decided: the second of the two short transactions. The one writer of moves.
+"""Write what a stage decided: the second short transaction, and the only writer of moves.
 
 Every write is fenced on the lease; a worker that lost it changes nothing.
 """
@@ -111,7 +111,7 @@ def _lock_batch(session: Session, claim: BatchClaim) -> Batch | None:
 
 
 def _postpone(row: Job | Batch, outcome: Wait | Retry, retry_base: timedelta) -> None:
-    """No move: the row stays where it is and is due again later."""
+    """Make a row due again later. It keeps its state."""
     if isinstance(outcome, Wait):
         delay = spread(outcome.delay, random.random())  # noqa: S311  not for secrets
         row.failures = 0 if outcome.looked else row.failures
@@ -154,7 +154,7 @@ def _apply_batch(
 
 
 def _clear_intent(batch: Batch, claim: BatchClaim, *, not_sent: bool) -> None:
-    """Forget the intent to create, if it is this claim's own and certainly came to nothing."""
+    """Clear the intent to create if it is this claim's own and nothing was sent."""
     if not_sent and claim.create_deadline is None:
         batch.create_deadline = None
 
@@ -247,7 +247,7 @@ def _add_retry(session: Session, job: Job, parent: Batch, retry: RetryBatch) -> 
 
 
 def _store_dead_letters(session: Session, batch: Batch, outcome: Settle) -> None:
-    """Dead letters, of which there may be tens of thousands."""
+    """Store dead letters, of which there may be tens of thousands."""
     letters = outcome.settlement.dead
     if not letters:
         return
@@ -297,7 +297,7 @@ def _apply_job(session: Session, job: Job, outcome: Outcome) -> None:
 
 
 def _drop_enqueued(session: Session, job: Job) -> bool:
-    """It is in blob storage by now, or was refused. Says whether there was any."""
+    """Delete an enqueued spec, once it has been read. Return whether there was one."""
     of_job = delete(Enqueued).where(Enqueued.job_id == job.id).returning(Enqueued.job_id)
     return session.scalar(of_job) is not None
 
@@ -377,7 +377,7 @@ def _assemble(session: Session, job: Job, outcome: Assembled) -> None:
 
 
 def _move(session: Session, row: Job | Batch, to: JobState | BatchState, **detail: Any) -> None:
-    """Check the move against the table, make it, and write it into the log."""
+    """Check a move against the table, make it, and append it to the event log."""
     check_move(row.state, to)
     session.add(
         Event(

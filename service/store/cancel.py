@@ -1,4 +1,4 @@
-"""Cancelling a job: a wish that every later claim of its batches sees."""
+"""Cancel a job: mark it, so that every later claim of its batches sees the mark."""
 
 from uuid import UUID
 

@@ -1,4 +1,4 @@
-"""What is to be done now and then, by one of several processes."""
+"""Periodic work that one of several processes does."""
 
 from datetime import timedelta
 
@@ -9,14 +9,14 @@ from service.store.engine import Database
 from service.store.models import Chore
 
 GAP = timedelta(hours=1)
-"""After so long without anybody asking, a chore is as good as new."""
+"""If no process has asked for a chore for so long, its period starts anew."""
 
 
 def begin(db: Database, name: str, *, every: timedelta) -> bool:
-    """Whether it is time for a chore; if so, the caller is the one to do it.
+    """Whether it is time for a chore. If so, the caller has to do it, and nobody else does.
 
-    For the first time when the database has been in use for that long: one that was restored, or
-    set up by mistake beside the blobs of another, is not to sweep them at once.
+    A chore is due for the first time after the database has been in use for `every`: a database
+    that was restored, or set up by mistake beside the blobs of another, must not sweep at once.
     """
     with db.begin() as session:
         session.execute(insert(Chore).values(name=name).on_conflict_do_nothing())

@@ -35,7 +35,7 @@ _JOB_STATES = {stage: state for state, stage in JOB_STAGES.items()}
 
 
 def is_free(row: type[Job | Batch]) -> ColumnElement[bool]:
-    """Nobody is on the row, and it is due."""
+    """Whether a row is due and no worker holds it."""
     return and_(
         row.parked_at.is_(None),
         row.not_before <= func.now(),
@@ -158,7 +158,7 @@ _DUE = (
 
 
 def _among(ids: Sequence[UUID]) -> ColumnElement[bool]:
-    """As one array: a parameter for each would be slow."""
+    """Match ids as one array, because a parameter for each would be slow."""
     return Batch.id == any_(cast(list(ids), ARRAY(Uuid)))
 
 
@@ -177,7 +177,7 @@ def _claim(session: Session, row: dict[str, Any], lease_for: timedelta) -> Batch
 
 
 def _intends(claim: BatchClaim) -> bool:
-    """Whether it is the first that may send the create of a batch."""
+    """Whether this claim is the first that may send the batch's create."""
     is_next = claim.state is BatchState.UPLOADED and claim.create_deadline is None
     return is_next and not claim.cancel_requested
 
@@ -208,9 +208,10 @@ def _lease(session: Session, claims: Sequence[BatchClaim]) -> None:
 
 
 def _may_probe(session: Session, account: str, lease_for: timedelta) -> bool:
-    """Of a blocked account one batch goes through at a time, and the others wait for how it fares.
+    """Whether a batch of a blocked account may go through as a probe.
 
-    A page of batches is one account's.
+    One batch at a time may; the others wait for its outcome. All batches of a page belong to one
+    account.
     """
     return (
         session.scalar(
@@ -291,11 +292,11 @@ def _final_lines(found: Sequence[dict[str, Any]]) -> tuple[FinalLines, ...]:
 
 
 def final_lines(db: Database, job_id: UUID) -> tuple[FinalLines, ...]:
-    """What is final of a job so far, in the order in which its batches settled."""
+    """Return a job's final lines so far, in the order in which its batches settled."""
     with db.begin() as session:
         return settled_lines(session, job_id)
 
 
 def settled_lines(session: Session, job_id: UUID) -> tuple[FinalLines, ...]:
-    """The same, within a transaction."""
+    """Do the same within a transaction."""
     return _final_lines(session.scalars(_settled(job_id)).all())

@@ -1,4 +1,4 @@
-"""What is to be sent to the workers next: stamped first, published by the caller after."""
+"""Choose the rows to send to the workers next. The caller publishes them after the commit."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -83,7 +83,7 @@ def _stage(state: Any) -> Stage:
 def outstanding(
     db: Database, row: type[Job | Batch], stages: frozenset[Stage], *, again: timedelta
 ) -> int:
-    """How many rows of these stages are on their way to a worker or being worked on."""
+    """Count the rows of these stages that are on their way to a worker or held by one."""
     with db.begin() as session:
         return session.scalars(
             select(func.count())

@@ -1,4 +1,4 @@
-"""How it stands, in numbers, for a monitoring system. Reads what is open, on its indexes.
+"""The figures behind `/metrics`. Reads open rows only, on their indexes.
 
 Finished jobs and batches are many and stay: they are counted by what they have used.
 """

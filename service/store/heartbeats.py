@@ -1,4 +1,4 @@
-"""Processes that say they live, and where the work may go."""
+"""Heartbeats of processes, and the worker slots that follow from them."""
 
 from datetime import timedelta
 
@@ -15,7 +15,7 @@ FORGOTTEN = timedelta(days=1)
 def beat(
     db: Database, *, name: str, kind: str, host: str, pid: int, queues: list[str], slots: int
 ) -> None:
-    """Say that a process lives."""
+    """Write a process's heartbeat."""
     values = {"kind": kind, "host": host, "pid": pid, "queues": queues, "slots": slots}
     with db.begin() as session:
         session.execute(
@@ -29,7 +29,7 @@ def beat(
 
 
 def gone(db: Database, name: str) -> None:
-    """Say that a process has ended on purpose."""
+    """Remove the heartbeat of a process that has ended on purpose."""
     with db.begin() as session:
         session.execute(delete(Heartbeat).where(Heartbeat.id == name))
 
@@ -40,7 +40,7 @@ def heartbeats(db: Database) -> list[Heartbeat]:
 
 
 def slots(db: Database, queue: str, *, within: timedelta) -> int:
-    """How many tasks of a queue the workers that were seen lately can run at once."""
+    """Return how many tasks of a queue the workers that were seen lately can run at once."""
     with db.begin() as session:
         return int(
             session.scalars(

@@ -1,4 +1,4 @@
-"""Looking at jobs. Everything here only reads."""
+"""Reading jobs, batches, events and results. Nothing here writes."""
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
@@ -15,14 +15,14 @@ from service.store.models import Batch, DeadLetter, Event, Job, Segment
 
 
 def job(db: Database, job_id: UUID, producer: str | None) -> Job | None:
-    """A job, if it belongs to the producer (None: whoever's it is)."""
+    """Return a job if it belongs to the producer; with None, whoever it belongs to."""
     with db.begin() as session:
         found = session.get(Job, job_id)
         return found if found is not None and producer in {None, found.producer} else None
 
 
 def jobs_by_id(db: Database, ids: Collection[UUID]) -> dict[UUID, Job]:
-    """Those of these jobs that are there."""
+    """Return those of the jobs that exist, by id."""
     with db.begin() as session:
         return {found.id: found for found in session.scalars(select(Job).where(Job.id.in_(ids)))}
 
@@ -86,21 +86,21 @@ def batches(
 
 
 def events(db: Database, job_id: UUID, *, after: int, limit: int) -> list[Event]:
-    """A job's event log from behind event `after`."""
+    """Return a job's events with ids above `after`."""
     query = select(Event).where(Event.job_id == job_id, Event.id > after)
     with db.begin() as session:
         return list(session.scalars(query.order_by(Event.id).limit(limit)))
 
 
 def failures(db: Database, job_id: UUID, *, after: int, limit: int) -> list[DeadLetter]:
-    """A job's dead letters in input order, from behind ordinal `after`."""
+    """Return a job's dead letters in input order, with ordinals above `after`."""
     query = select(DeadLetter).where(DeadLetter.job_id == job_id, DeadLetter.ordinal > after)
     with db.begin() as session:
         return list(session.scalars(query.order_by(DeadLetter.ordinal).limit(limit)))
 
 
 def segments(db: Database, job_id: UUID, generation: int) -> tuple[SegmentPlace, ...]:
-    """Where one generation of a job's results stands, in input order."""
+    """Return the segments of one generation of a job's results, in input order."""
     with db.begin() as session:
         rows = session.scalars(
             select(Segment)
@@ -116,7 +116,7 @@ def segments(db: Database, job_id: UUID, generation: int) -> tuple[SegmentPlace,
 
 
 def open_batches(db: Database) -> dict[BatchState, int]:
-    """How many batches stand where, of those under way (parked ones left out)."""
+    """Count the batches under way by state, without parked ones."""
     with db.begin() as session:
         rows = session.execute(
             select(Batch.state, func.count())

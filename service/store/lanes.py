@@ -1,4 +1,4 @@
-"""What is known of each model under each account."""
+"""What Haulier has learned about each lane: how long batches take, and tokens per byte."""
 
 from collections.abc import Iterable
 
@@ -11,11 +11,11 @@ from service.rules.work import Usage
 from service.store.models import Batch, Lane
 
 MEMORY = 10
-"""How many batches the moving averages look back on."""
+"""The number of batches that the moving averages cover."""
 
 
 def learn_pace(session: Session, batch: Batch) -> None:
-    """Count a batch that Together completed just now into how long such batches take."""
+    """Add a batch that Together has just completed to the lane's average duration."""
     if batch.submitted_at is None:
         return
     added = insert(Lane).values(
@@ -39,7 +39,7 @@ def learn_pace(session: Session, batch: Batch) -> None:
 
 
 def token_rates(session: Session, lanes: Iterable[LaneName]) -> dict[LaneName, float]:
-    """Tokens for each byte of request lines, as far as usage has told."""
+    """Return tokens per byte of request lines, for lanes that have settled a batch."""
     rows = session.execute(
         select(Lane.account, Lane.model, Lane.tokens_per_byte).where(
             tuple_(Lane.account, Lane.model).in_(list(lanes)), Lane.tokens_per_byte.is_not(None)

@@ -1,4 +1,4 @@
-"""What forgotten jobs have left in blob storage and at Together, until it is deleted there."""
+"""Blobs and files that pruned jobs left behind, until they are deleted."""
 
 import random
 from collections import defaultdict
@@ -78,13 +78,13 @@ def claim(
 
 
 def remove(db: Database, ids: Sequence[int]) -> None:
-    """It is gone over there."""
+    """Remove leftovers that have been deleted where they were."""
     with db.begin() as session:
         session.execute(delete(Leftover).where(Leftover.id.in_(ids)))
 
 
 def postpone(db: Database, leftover: Discardable, *, retry_base: timedelta) -> None:
-    """It could not be deleted now. There is no end to trying again."""
+    """Try a leftover again later, without an end."""
     failures = leftover.failures + 1
     pause = backoff(failures, retry_base, random.random())  # noqa: S311  not for secrets
     with db.begin() as session:

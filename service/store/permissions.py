@@ -1,4 +1,4 @@
-"""What a producer may use: its own allow-lists, within what this deployment has."""
+"""A producer's permissions: its own allow-lists, within those of this deployment."""
 
 from config.settings import Settings
 from service.rules.spec import Permissions, may_read
@@ -7,7 +7,7 @@ from service.store.models import Producer
 
 
 def permissions_of(producer: Producer | None, settings: Settings) -> Permissions:
-    """None is the operator, who may use whatever there is."""
+    """Return a producer's permissions. None stands for the operator, who may use everything."""
     if producer is None:
         return Permissions(
             accounts=settings.account_names,
@@ -30,7 +30,7 @@ def permissions_of(producer: Producer | None, settings: Settings) -> Permissions
 
 
 def newcomer(name: str) -> Producer:
-    """What a producer may use that nobody has added: as much as one that was just added."""
+    """Return a producer with default permissions, for a name that no operator has added."""
     return Producer(
         name=name,
         accounts=["default"],
@@ -42,7 +42,7 @@ def newcomer(name: str) -> Producer:
 
 
 def permissions_for(db: Database, name: str, settings: Settings) -> Permissions:
-    """What the producer of this name may use; one that is not there, the least."""
+    """Return the permissions of a producer by name; the fewest if there is none of that name."""
     with db.begin() as session:
         producer = session.get(Producer, name)
     return Permissions() if producer is None else permissions_of(producer, settings)

@@ -19,7 +19,7 @@ SECRETS = 2
 """Signing secrets of a producer that are valid together: the newest, and the one before it."""
 
 _USED = timedelta(minutes=1)
-"""How exact `last_used_at` is: not every call is worth a write."""
+"""The precision of `last_used_at`: a write at every call would cost too much."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def make_credential(
     label: str = "",
     expires_at: datetime | None = None,
 ) -> NewCredential:
-    """As `add_credential`, within a transaction."""
+    """Add a credential within a transaction. See `add_credential`."""
     token = new_credential()
     session.add(
         Credential(

@@ -1,4 +1,4 @@
-"""What a producer may have under way, and submit on a day: counted in the submitting transaction.
+"""A producer's limits on open requests and on requests a day, counted as it submits.
 
 Only producers that have such a limit pay for it: their submissions take turns on their row.
 """

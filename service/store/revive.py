@@ -1,4 +1,4 @@
-"""Running dead letters again, as new batches of their job."""
+"""Retry dead letters as new batches of their job."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from service.store.successor import successor
 
 @dataclass(frozen=True, kw_only=True)
 class DeadLetters:
-    """The dead letters that one batch left."""
+    """The dead letters of one batch."""
 
     batch_id: UUID
     manifest_blob: str
@@ -24,7 +24,7 @@ class DeadLetters:
 
 @dataclass(frozen=True, kw_only=True)
 class Revival:
-    """Dead letters of one batch with a new manifest, in which they have all attempts again."""
+    """Dead letters of one batch with a new manifest and a fresh set of attempts."""
 
     batch_id: UUID
     manifest_blob: str
@@ -115,7 +115,7 @@ def revive(db: Database, job_id: UUID, revivals: Sequence[Revival]) -> None:
 
 
 def unpark(db: Database, job_id: UUID) -> int:
-    """Try again what waits for an operator: the job itself and its batches. Returns how many."""
+    """Release a job's parked rows, and return their number."""
     fresh = {"parked_at": None, "tries": 0, "failures": 0, "not_before": func.now()}
     with db.begin() as session:
         rows = [

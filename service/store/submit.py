@@ -48,7 +48,7 @@ class Submitted:
 
 
 NotStored = Conflict | OverQuota
-"""Why there is no job for a submission."""
+"""The reasons why a submission has no job."""
 
 
 def submit(db: Database, submissions: Sequence[Submission]) -> list[Submitted]:
@@ -166,7 +166,7 @@ def _problem(problem: Any) -> dict[str, Any]:
 def _known(
     session: Session, submissions: Sequence[Submission]
 ) -> dict[UUID, Submitted | NotStored]:
-    """What submissions that made no row found in its place, by their ids."""
+    """Return what stands in place of submissions that made no row, by their ids."""
     if not submissions:
         return {}
     rows = select(Job.id, Job.producer).where(Job.id.in_([s.id for s in submissions]))

@@ -1,4 +1,4 @@
-"""How long the schedulers' ticks took: a histogram that all of them add to, for ever."""
+"""A histogram of the durations of ticks, to which all schedulers add."""
 
 import math
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What was used: added up by day, producer, account and model, as batches are settled."""
+"""Usage by day, producer, account and model. Each settled batch is added in its transaction."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from service.store.models import Batch, Usage
 
 _SUMS = ("batches", "succeeded", "dead", "prompt_tokens", "completion_tokens", "total_tokens")
 KEYS = ("day", "model", "producer", "account")
-"""What usage can be told apart by."""
+"""The keys by which usage can be grouped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ def usage(
 
 
 def usage_of_job(db: Database, job_id: UUID) -> list[Used]:
-    """What the batches of a job have used, by model and the day on which they were settled."""
+    """Return the usage of a job's batches, by model and by the day on which they settled."""
     day = cast(func.timezone("UTC", Batch.finished_at), Date)
     sums = {name: func.sum(getattr(Batch, name)) for name in _SUMS if name != "batches"}
     query = (

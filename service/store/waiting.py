@@ -27,7 +27,7 @@ class Reason:
 
 
 def why(db: Database, job: Job, capacity: Capacity) -> Reason | None:
-    """What a job waits for; None where something of it is being worked on, or it has ended."""
+    """Return what a job waits for, or None if it is being worked on or has ended."""
     if job.parked_at is not None:
         return _parked(job)
     if job.state is JobState.ACCEPTED:

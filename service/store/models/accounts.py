@@ -19,12 +19,12 @@ class Account(Base):
     blocked_since: Mapped[datetime | None]
     """Set while Together refuses the key or the credit is used up."""
     spending: Mapped[bool] = mapped_column(server_default=text("false"))
-    """Whether only what costs money is refused: what was bought is still brought home."""
+    """Whether only calls that cost money are refused: paid batches are still polled and fetched."""
     refusals: Mapped[int] = mapped_column(server_default="0")
 
 
 class Lane(Base):
-    """What is known of one model under one account, and where admission to it stands."""
+    """A lane: what Haulier has learned about one model under one account, and its admissions."""
 
     __tablename__ = "lanes"
 
@@ -33,8 +33,8 @@ class Lane(Base):
     ended: Mapped[int] = mapped_column(server_default="0")
     """Batches that Together completed."""
     seconds: Mapped[float | None]
-    """How long a batch takes from its create to its end: a moving average."""
+    """Seconds from a batch's create to its end: a moving average."""
     tokens_per_byte: Mapped[float | None]
     """Tokens used for each byte of request lines: a moving average."""
     admitted: Mapped[int] = mapped_column(server_default="0")
-    """Batches that were let in, ever."""
+    """Batches that were ever admitted."""

@@ -56,7 +56,7 @@ def one_of(column: str, states: Any) -> str:
 
 
 class Leased:
-    """What every row has that workers take turns on."""
+    """The columns of every row that workers lease."""
 
     lease: Mapped[UUID | None]
     leased_until: Mapped[datetime | None]
@@ -68,4 +68,4 @@ class Leased:
     """Transient errors in a row; they only make the pauses longer."""
     last_error: Mapped[str | None]
     parked_at: Mapped[datetime | None]
-    """Set where nothing but an operator can help."""
+    """Set if only an operator can help."""

@@ -27,15 +27,15 @@ class Batch(Leased, Base):
     shard: Mapped[int]
     attempt: Mapped[int] = mapped_column(server_default="1")
     poison: Mapped[int] = mapped_column(server_default="0")
-    """How often in a row its requests were in a batch that FAILED as a whole."""
+    """How many batches in a row with these requests FAILED as a whole."""
     account: Mapped[str]
     producer: Mapped[str] = mapped_column(server_default="")
     priority: Mapped[int] = mapped_column(server_default="0")
     model: Mapped[str]
     admitted_at: Mapped[datetime | None]
-    """Since when it may be uploaded; a queued batch without it waits for its turn."""
+    """When it was admitted. A queued batch without it waits for admission."""
     tokens: Mapped[int] = mapped_column(server_default="0")
-    """The tokens it was taken to need when it was let in."""
+    """Its estimated tokens at admission."""
     input_blob: Mapped[str]
     manifest_blob: Mapped[str]
     bytes: Mapped[int]
@@ -59,7 +59,7 @@ class Batch(Leased, Base):
     """Files of creates whose outcome was never learned; no batch under them may live on."""
 
     final_lines: Mapped[dict[str, Any] | None] = mapped_column("outcome")
-    """Where its final lines are: a `service.rules.work.FinalLines`."""
+    """The place of its final lines, as a `service.rules.work.FinalLines`."""
     prompt_tokens: Mapped[int] = mapped_column(server_default="0")
     completion_tokens: Mapped[int] = mapped_column(server_default="0")
     total_tokens: Mapped[int] = mapped_column(server_default="0")

@@ -116,7 +116,7 @@ class Job(Leased, Base):
 
 
 class Enqueued(Base):
-    """What a producer handed over in a transaction of its own, until split has read it."""
+    """A spec that a producer enqueued in its own transaction, until split has read it."""
 
     __tablename__ = "enqueued"
 
@@ -143,7 +143,7 @@ class Segment(Base):
 
 
 class Event(Base):
-    """What happened, in order. Written in the transaction in which it happened."""
+    """An entry of the event log. The transaction that does something writes its event."""
 
     __tablename__ = "events"
 

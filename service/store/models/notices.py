@@ -26,7 +26,7 @@ class Delivery(Base):
     event: Mapped[str]
     target: Mapped[dict[str, Any]]
     endpoint: Mapped[str]
-    """What is up or down as one: a host and port, or a queue."""
+    """The host and port, or the queue: its notices succeed or fail together."""
     lease: Mapped[UUID | None]
     leased_until: Mapped[datetime | None]
     not_before: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -1,4 +1,4 @@
-"""What the service keeps of its own running."""
+"""Usage, leftovers, chores, heartbeats and ticks: the service's own records."""
 
 from datetime import date, datetime
 from typing import Any
@@ -15,7 +15,7 @@ from service.store.models.base import Base
 
 
 class Usage(Base):
-    """What was used on a day (UTC): kept when the jobs are forgotten."""
+    """Usage on a day (UTC). It stays when the jobs are pruned."""
 
     __tablename__ = "usage"
 
@@ -34,13 +34,13 @@ class Usage(Base):
 
 
 class Leftover(Base):
-    """What a forgotten job has left in blob storage or at Together, to be deleted."""
+    """Something that a pruned job left in blob storage or at Together, to be deleted."""
 
     __tablename__ = "leftovers"
 
     id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
     account: Mapped[str | None]
-    """Whose file at Together `name` is; None where it is the beginning of names of blobs."""
+    """The account whose file at Together `name` is; None if `name` is a prefix of blob names."""
     name: Mapped[str]
     written_before: Mapped[datetime] = mapped_column(server_default=func.now())
     """Blobs that were written later are those of another job that came with the same id."""
@@ -85,4 +85,4 @@ class Tick(Base):
     up_to: Mapped[float] = mapped_column(primary_key=True)
     count: Mapped[int] = mapped_column(server_default="0")
     seconds: Mapped[float] = mapped_column(server_default="0")
-    """Of all of them together."""
+    """The sum of their durations."""

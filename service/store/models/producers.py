@@ -36,7 +36,7 @@ class Producer(Base):
     """Requests that were accepted on that day (UTC), where `requests_per_day` is set."""
 
     signing_secrets: Mapped[list[Any]] = mapped_column(server_default=text("'[]'"))
-    """What webhooks to it and messages from it are signed with, newest first (`whsec_…`)."""
+    """The secrets that sign webhooks to it and messages from it, newest first (`whsec_…`)."""
 
     __table_args__ = (
         CheckConstraint(
@@ -46,12 +46,12 @@ class Producer(Base):
 
 
 class Credential(Base):
-    """A bearer token of a producer. The token itself is known to its holder alone."""
+    """A bearer token of a producer. Only its holder knows the token itself."""
 
     __tablename__ = "tokens"
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    """Stands in the token, so that it can be found without comparing secrets."""
+    """Part of the token, so that the row can be found without comparing secrets."""
     producer: Mapped[str] = mapped_column(ForeignKey("producers.name"))
     label: Mapped[str] = mapped_column(server_default="")
     digest: Mapped[bytes]
@@ -77,7 +77,7 @@ class File(Base):
     upload_digest: Mapped[bytes]
     """SHA-256 of the secret with which its bytes may be sent."""
     announced_sha256: Mapped[str | None]
-    """What the producer said its bytes are (hex)."""
+    """The SHA-256 that the producer announced (hex)."""
     sha256: Mapped[str | None]
     bytes: Mapped[int | None]
     lines: Mapped[int | None]
