@@ -20,7 +20,8 @@ from service.payloads.blobs import Blobs
 from service.rules.states import Stage
 from service.rules.work import Assembled
 from service.store import engine
-from service.together.client import Together, open_pool
+from service.together.client import Together
+from service.together.transport import open_pool
 from service.upkeep import retention
 from tests.factories import Harness, settlement
 from tests.servers import Databases

@@ -22,7 +22,7 @@ from service.rules.errors import AccountBlocked, HaulierError
 from service.rules.states import Stage
 from service.runner.runner import Runner
 from service.store.engine import is_unavailable
-from service.together.client import trust
+from service.together.transport import trust
 from service.upkeep import retention
 from service.upkeep.sweep import sweep
 from workers.app import app, stopping

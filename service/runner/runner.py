@@ -39,7 +39,8 @@ from service.store.apply import apply
 from service.store.claim import claim_batches, claim_job
 from service.store.engine import is_unavailable
 from service.store.permissions import permissions_for
-from service.together.client import Pool, Together, open_pool
+from service.together.client import Together
+from service.together.transport import Pool, open_pool
 
 log = structlog.get_logger()
 

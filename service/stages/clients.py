@@ -9,7 +9,8 @@ from typing import Protocol
 from config.settings import Settings
 from service.payloads.blobs import Blobs
 from service.rules.spec import Permissions
-from service.together.client import ProviderBatch, Together
+from service.together.client import Together
+from service.together.wire import ProviderBatch
 
 
 class Lease(Protocol):

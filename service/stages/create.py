@@ -16,7 +16,8 @@ from service.rules.work import Advance, BatchClaim, Changes, Outcome, Retry, Wai
 from service.stages.clients import AccountClients
 from service.stages.dead_letters import settle_unserved
 from service.stages.poll import until_next_poll
-from service.together.client import ProviderBatch, Together
+from service.together.client import Together
+from service.together.wire import ProviderBatch
 
 log = structlog.get_logger()
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import structlog
 
 from service.rules.errors import Refused, Transient
-from service.together.client import ProviderBatch, Together
+from service.together.client import Together
+from service.together.wire import ProviderBatch
 
 log = structlog.get_logger()
 

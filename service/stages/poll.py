@@ -8,7 +8,7 @@ from service.rules.pace import next_poll
 from service.rules.states import BatchState
 from service.rules.work import Advance, BatchClaim, Changes, Outcome, Park, Retry, Wait
 from service.stages.clients import AccountClients
-from service.together.client import ProviderBatch
+from service.together.wire import ProviderBatch
 
 MOST_MISSING = 20
 """How many 404s in a row park a batch. Pauses grow to five minutes: this takes over an hour."""

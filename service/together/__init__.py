@@ -1,1 +1,1 @@
-"""The only place that knows Together's wire format: the HTTP client and the answer lines."""
+"""Together's API and its files. No other folder knows Together's wire format."""

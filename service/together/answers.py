@@ -1,4 +1,4 @@
-"""Answer lines: the JSONL of the output and error files that Together returns."""
+"""Reading the lines of the output and error files that Together returns."""
 
 import json
 from typing import Any
@@ -7,7 +7,7 @@ import msgspec
 
 
 class Frame(msgspec.Struct, gc=False):
-    """The parts of an output or error line that decide what became of its request."""
+    """The parts of an output or error line that tell what became of its request."""
 
     custom_id: str
     response: "Response | None" = None
@@ -32,14 +32,13 @@ class LineUsage(msgspec.Struct, gc=False):
 
 
 class Choice(msgspec.Struct, gc=False):
-    """What it says is not looked at here: texts are most of a line, and to decode them most of
-    the work."""
+    """A choice without its message: the text is most of a line and is slow to decode."""
 
     finish_reason: str | None = None
 
 
 class BareFrame(msgspec.Struct, gc=False):
-    """A line whose extras have shapes nobody has seen: only its identity is sure."""
+    """A line whose other fields have unknown shapes: only its custom_id is certain."""
 
     custom_id: str
     response: "BareResponse | None" = None
@@ -51,41 +50,41 @@ class BareResponse(msgspec.Struct, gc=False):
     body: Any = None
 
 
-class Said(msgspec.Struct):
-    """What an answer says, for the few of which that matters."""
+class WithText(msgspec.Struct):
+    """An answer with its text, for the few lines whose text matters."""
 
-    response: "SaidResponse"
-
-
-class SaidResponse(msgspec.Struct):
-    body: "SaidBody"
+    response: "ResponseWithText"
 
 
-class SaidBody(msgspec.Struct):
-    choices: "list[SaidChoice]"
+class ResponseWithText(msgspec.Struct):
+    body: "BodyWithText"
 
 
-class SaidChoice(msgspec.Struct):
+class BodyWithText(msgspec.Struct):
+    choices: "list[ChoiceWithText]"
+
+
+class ChoiceWithText(msgspec.Struct):
     finish_reason: str | None = None
-    message: "SaidMessage | None" = None
+    message: "Message | None" = None
 
     @property
     def is_empty(self) -> bool:
-        said = self.message is not None and self.message.content
-        return self.finish_reason == "length" and not said
+        text = self.message is not None and self.message.content
+        return self.finish_reason == "length" and not text
 
 
-class SaidMessage(msgspec.Struct):
+class Message(msgspec.Struct):
     content: Any = None
 
 
-_said = msgspec.json.Decoder(Said)
+_with_text = msgspec.json.Decoder(WithText)
 _frame = msgspec.json.Decoder(Frame)
 _bare = msgspec.json.Decoder(BareFrame)
 
 
 def read_answer(line: bytes) -> Frame | None:
-    """One line of an output or error file; None where it is broken beyond its custom_id."""
+    """Read one line of an output or error file. Returns None if it has no legible custom_id."""
     try:
         if not line.isascii():
             line.decode()
@@ -99,9 +98,9 @@ def read_answer(line: bytes) -> Frame | None:
 
 
 def _read_halved(line: bytes) -> Frame | None:
-    """A line with half of a surrogate pair: a model's text may be cut in the middle of an emoji.
+    """Read a line with half of a surrogate pair, or return None.
 
-    JSON allows that, and the line is paid for.
+    A model's text may be cut in the middle of an emoji. JSON allows that, and the line is paid for.
     """
     if b"\\ud" not in line.lower():
         return None
@@ -112,25 +111,26 @@ def _read_halved(line: bytes) -> Frame | None:
 
 
 def read_frames(lines: list[bytes]) -> list[Frame | None]:
-    """The same for many lines at once."""
+    """Read many lines at once, each as `read_answer` does."""
     if all(map(bytes.isascii, lines)):
         try:
             return list(map(_frame.decode, lines))
         except (msgspec.DecodeError, RecursionError):
-            pass  # one of them is not as the others
+            pass  # at least one line is unusual
     return list(map(read_answer, lines))
 
 
 def says_nothing(line: bytes) -> bool:
-    """Whether an answer was cut by the token limit before it said anything."""
+    """Whether the token limit cut an answer before it said anything."""
     try:
-        said = _said.decode(line)
+        answer = _with_text.decode(line)
     except (msgspec.DecodeError, RecursionError):
         return False
-    return any(choice.is_empty for choice in said.response.body.choices)
+    return any(choice.is_empty for choice in answer.response.body.choices)
 
 
 def _read_bare(line: bytes) -> Frame | None:
+    """Read a line of an unknown shape. Returns None if it has no custom_id."""
     try:
         bare = _bare.decode(line)
     except (msgspec.DecodeError, RecursionError):

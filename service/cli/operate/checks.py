@@ -24,7 +24,8 @@ from service.rules.errors import AccountBlocked, RateLimited, Refused, Unreachab
 from service.store import engine, heartbeats
 from service.store.engine import DATABASE_ERRORS, Database, server_version
 from service.store.schema import is_migrated
-from service.together.client import Together, open_pool
+from service.together.client import Together
+from service.together.transport import open_pool
 
 OLDEST_POSTGRES = 15
 FREE = 2_000_000_000

@@ -21,7 +21,8 @@ from service.store import engine
 from service.store.cancel import cancel
 from service.store.claim import claim_batches
 from service.store.wait import wait as write_waits
-from service.together.client import Together, open_pool
+from service.together.client import Together
+from service.together.transport import open_pool
 from tests.eventually import eventually
 from tests.factories import CHAT, LEASE, MODEL, Harness, chat_line
 from tests.servers import Databases

@@ -32,7 +32,8 @@ from service.rules.work import (
 )
 from service.stages import AccountClients
 from service.stages.poll import MOST_MISSING
-from service.together.client import Pool, Together, open_pool
+from service.together.client import Together
+from service.together.transport import Pool, open_pool
 from tests.eventually import eventually
 from tests.factories import (
     NOW,

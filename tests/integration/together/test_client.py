@@ -22,7 +22,8 @@ from service.rules.errors import (
     Transient,
     Unreachable,
 )
-from service.together.client import BLOCK, RESUMES, Pool, Together, open_pool
+from service.together.client import BLOCK, RESUMES, Together
+from service.together.transport import Pool, open_pool
 from tests.eventually import eventually
 from tests.factories import CHAT, chat_line
 from tests.simulator import KEY, Simulator
@@ -544,12 +545,12 @@ def test_a_create_that_answers_nonsense_may_have_made_a_batch(pool: Pool) -> Non
 @pytest.mark.parametrize(
     ("headers", "words"),
     [
-        ({}, "not a place"),
+        ({}, "instead of an upload URL"),
         ({"Location": "http://x/"}, "302"),
         ({"X-Together-File-Id": "file-1"}, "302"),
     ],
 )
-def test_an_upload_without_a_place_is_transient(
+def test_an_upload_without_a_url_is_transient(
     pool: Pool, headers: dict[str, str], words: str
 ) -> None:
     status = 302 if headers else 200

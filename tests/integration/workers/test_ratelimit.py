@@ -8,7 +8,8 @@ from datetime import timedelta
 import pytest
 
 from service.rules.errors import Transient
-from service.together.client import Together, open_pool
+from service.together.client import Together
+from service.together.transport import open_pool
 from tests.servers import Servers
 from tests.simulator import KEY, Simulator
 from workers.ratelimit import RateLimit, window

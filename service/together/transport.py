@@ -1,0 +1,133 @@
+"""HTTP connections to Together, and the errors that failed calls become.
+
+Every failure is raised as an error of `service.rules.errors`, named for what to do about it.
+"""
+
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import cache
+from typing import TypeVar
+
+import httpx
+import msgspec
+
+from config import VERSION
+from service.rules.errors import AccountBlocked, Missing, RateLimited, Refused, Transient
+from service.together.wire import storable
+
+USER_AGENT = f"haulier/{VERSION}"
+"""Cloudflare in front of Together answers some default user agents with 403."""
+T = TypeVar("T")
+
+# A full queue at Together is backpressure, whatever its status code.
+_FULL = ("queue is full", "enqueued tokens", "enqueued token limit", "too many batches")
+
+Pool = httpx.Client
+"""The connections of one process."""
+
+
+@cache
+def trust() -> ssl.SSLContext:
+    """Return the trusted certificates.
+
+    Call it before a fork: reading them is slow, and otherwise every process would do it again.
+    """
+    return httpx.create_ssl_context()
+
+
+def open_pool(timeout: timedelta) -> Pool:
+    """Open a pool of connections. `timeout` bounds each wait (connect, write, read).
+
+    Call it after a fork, never before.
+    """
+    return httpx.Client(
+        verify=trust(),
+        timeout=httpx.Timeout(timeout.total_seconds(), connect=min(10, timeout.total_seconds())),
+        limits=httpx.Limits(max_connections=16, max_keepalive_connections=8),
+        headers={"User-Agent": USER_AGENT},
+        follow_redirects=False,
+    )
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn httpx's errors into ours. Nothing was sent if, and only if, connecting failed."""
+    try:
+        yield
+    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+        raise Transient(f"cannot reach Together: {_name(error)}", sent=False) from error
+    except httpx.HTTPError as error:
+        raise Transient(f"the connection to Together failed: {_name(error)}") from error
+    except httpx.InvalidURL as error:
+        raise Transient(f"Together redirected to an invalid URL: {error}") from error
+
+
+def _name(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def checked(response: httpx.Response) -> httpx.Response:
+    """Return the response if it is a success.
+
+    Raises RateLimited, AccountBlocked, Missing, Refused or Transient.
+    """
+    if response.is_success:
+        return response
+    status = response.status_code
+    words = _words(response)
+    message = f"{status} {words or _unworded(response)}"
+    full = status < 500 and any(sign in message.lower() for sign in _FULL)
+    if status == 429 or full:
+        raise RateLimited(message, wait=_wait(response))
+    if status in {401, 402, 403}:
+        raise AccountBlocked(message, spending=status == 402)
+    if words is None:
+        # The answer comes from something in between, such as a proxy, so it proves nothing.
+        raise Transient(message)
+    if status == 404:
+        raise Missing(message, status=status)
+    if 400 <= status < 500 and status != 408:
+        raise Refused(message, status=status)
+    raise Transient(message)
+
+
+def _words(response: httpx.Response) -> str | None:
+    """Return Together's error message, in either of its two shapes.
+
+    Returns None if the body has neither shape, so that Together did not write it.
+    """
+    try:
+        body = msgspec.json.decode(response.content)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    error = body.get("error") if isinstance(body, dict) else None
+    if isinstance(error, dict):
+        error = error.get("message")
+    return storable(error, 1000) if error else None
+
+
+def _unworded(response: httpx.Response) -> str:
+    kind = response.headers.get("content-type", "no content type")
+    return f"{response.reason_phrase} ({kind})"
+
+
+def _wait(response: httpx.Response) -> timedelta | None:
+    """Return how long a 429 asks to wait. Returns None for a `Retry-After` that is a date."""
+    for header in ("x-ratelimit-reset", "retry-after"):
+        try:
+            seconds = float(response.headers[header])
+        except (KeyError, ValueError):
+            continue
+        if 0 <= seconds < 86_400:
+            return timedelta(seconds=seconds)
+    return None
+
+
+def decoded(response: httpx.Response, kind: type[T]) -> T:
+    """Parse a JSON body. Raises Transient if it does not have the expected shape."""
+    try:
+        return msgspec.json.decode(response.content, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Transient(f"cannot read Together's answer: {error}") from error
