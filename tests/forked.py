@@ -30,6 +30,9 @@ SUPERVISORS = {"up", "worker"}
 LOOPS = {"scheduler", "inbox", "notifier"}
 """Commands that replace their process with another program."""
 
+READ_AT_IMPORT = "HAULIER_CRASH_AT"
+"""The one variable that is read when a module is imported, which a fork has behind it."""
+
 _LIBRARIES = (
     *("celery.app.base", "celery.apps.worker", "celery.bin.celery", "celery.bin.worker"),
     *("celery.concurrency.prefork", "celery.fixups.django", "celery.worker.consumer"),
@@ -56,8 +59,10 @@ def preload() -> None:
             importlib.import_module(module.name)
 
 
-def suits(argv: Sequence[str]) -> bool:
-    """Whether a fork can do what this command line does."""
+def suits(argv: Sequence[str], env: Mapping[str, str]) -> bool:
+    """Whether a fork does the same as this command line in this environment."""
+    if READ_AT_IMPORT in env:
+        return False
     if list(argv[: len(HAULIER)]) == HAULIER:
         return not {*argv[len(HAULIER) :][:1]} & (SUPERVISORS | LOOPS)
     return list(argv[:2]) == PYTHON_MODULE
@@ -77,7 +82,7 @@ class Forked:
         cwd: Path | None = None,
     ) -> None:
         """Start `python -m …`; without `stderr`, both outputs go to `stdout`."""
-        assert suits(argv), argv
+        assert suits(argv, env), argv
         files = (stdin, stdout, stderr or stdout)
         started = (list(argv[2:]), dict(env), cwd or Path.cwd(), files)
         self._argv = argv
