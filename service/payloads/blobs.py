@@ -1,6 +1,6 @@
 """Blob storage: a folder or an S3 bucket. A blob is written once under a fresh name, never changed.
 
-A blob becomes true when a row commits its name. What no row names may be deleted.
+A blob becomes true when a row that names it is committed. A blob that no row names may be deleted.
 """
 
 import os
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from obstore import GetOptions
 
 BLOCK = 1 << 20
-LIST_PAGE = 1000  # what S3 lists, and deletes, at once
-PART = 8 << 20  # S3 takes parts of 5 MB and more; two at a time bound a writer's memory
+LIST_PAGE = 1000  # how many names S3 lists or deletes in one request
+PART = 8 << 20  # S3 requires at least 5 MB; a writer holds two parts in memory
 
 STORAGE_ERRORS = (BaseError,)
-"""What blob storage raises beside OSError (FileNotFoundError and PermissionError are its own)."""
+"""The errors of blob storage that are not OSErrors. Missing blobs raise FileNotFoundError."""
 
 _manifest = msgspec.msgpack.Decoder(list[Entry])
 
 
 class Writer(Protocol):
-    """Takes the bytes of a blob. `size` is where in the blob the next ones will stand."""
+    """Takes the bytes of a blob. `size` is the offset at which the next bytes will stand."""
 
     name: str
 
@@ -45,7 +45,7 @@ class Writer(Protocol):
 
 
 class Destination(Protocol):
-    """Where requests can be taken in to: blob storage, or what will go there as a whole."""
+    """Where requests are stored as they are taken in: blob storage, or a bundle for it."""
 
     def writer(self, name: str) -> AbstractContextManager[Writer]: ...
 
@@ -55,7 +55,7 @@ class Destination(Protocol):
 
 
 class BlobWriter:
-    """Writes one blob. Knows its name, and how many bytes it has taken."""
+    """Writes one blob, and counts its bytes."""
 
     def __init__(self, name: str, write: Callable[[bytes], object]) -> None:
         self.name = name
@@ -70,7 +70,7 @@ class BlobWriter:
 class Blobs:
     """The blob storage behind a URL (`file:///…` or `s3://…`).
 
-    Not to be opened before a fork: its client has threads of its own.
+    Open it after a fork, never before: its client has threads of its own.
     """
 
     def __init__(self, url: str, *, create: bool = True) -> None:
@@ -86,7 +86,7 @@ class Blobs:
 
     @contextmanager
     def writer(self, name: str) -> Iterator[BlobWriter]:
-        """Write a blob piece by piece. It is durable when the block is left."""
+        """Write a blob piece by piece. The blob is durable when the `with` block ends."""
         if self._root is not None:
             with _whole(self._root / name) as local:
                 yield BlobWriter(name, local.write)
@@ -97,18 +97,18 @@ class Blobs:
         self._sync(name)
 
     def put(self, name: str, data: bytes) -> None:
-        """Write a small blob at once."""
+        """Write a small blob in one piece."""
         obstore.put(self._store, name, data, use_multipart=False)
         self._sync(name)
 
     def get(self, name: str) -> bytes:
-        """A whole small blob. Raises FileNotFoundError."""
+        """Return the whole of a small blob. Raises FileNotFoundError."""
         return bytes(obstore.get(self._store, name).bytes())
 
     def stream(
         self, name: str, offset: int = 0, length: int | None = None, *, block: int = BLOCK
     ) -> Iterator[bytes]:
-        """The bytes of a blob, or of a range of it, in blocks of about `block` bytes."""
+        """Yield the bytes of a blob, or of a range of it, in blocks of about `block` bytes."""
         if length == 0:
             return
         if self._root is not None:
@@ -123,27 +123,26 @@ class Blobs:
             yield bytes(piece)
 
     def size(self, name: str) -> int:
-        """Bytes of a blob. Raises FileNotFoundError."""
+        """Return the size of a blob in bytes. Raises FileNotFoundError."""
         return int(obstore.head(self._store, name)["size"])
 
     def put_manifest(self, name: str, entries: list[Entry]) -> str:
-        """Store a manifest, and return what `get_manifest` finds it by."""
+        """Store a manifest. Returns the name under which `get_manifest` finds it."""
         self.put(name, packed(entries))
         return name
 
     def get_manifest(self, name: str) -> list[Entry]:
-        """A manifest that is a blob of its own or a part of one (`part_of`)."""
+        """Read a manifest, which is a blob of its own or a range of one (`range_of`)."""
         blob, offset, length = place_of(name)
         if length is None:
             return unpacked(self.get(blob))
         return unpacked(b"".join(self.stream(blob, offset, length)))
 
     def older(self, prefix: str, before: datetime) -> Iterator[list[str]]:
-        """The names below a prefix (`jobs/`) of blobs that were written before then, in pages.
+        """Yield the names below a prefix (`jobs/`) of blobs written before then, in pages.
 
-        Read from the listing as it goes on: however many there are, one page is held. A page may
-        be deleted before the next is asked for. On a disk, what writers that died have left is
-        among them.
+        Holds one page of the listing at a time. The caller may delete the blobs of a page before
+        it asks for the next. On a disk, the pages include files that dead writers left behind.
         """
         page: list[str] = []
         for name, written_at in self._listed(prefix):
@@ -156,29 +155,29 @@ class Blobs:
             yield page
 
     def holds_younger(self, prefix: str, since: datetime) -> bool:
-        """Whether something below a prefix was written since then."""
+        """Whether any blob below a prefix was written since then."""
         return any(written_at >= since for _, written_at in self._listed(prefix))
 
     def delete(self, names: Sequence[str]) -> None:
-        """Delete blobs, and folders with the last that is in them. What is gone already is fine."""
+        """Delete blobs, and the folders that become empty. Ignores blobs that are already gone."""
         if self._root is None:
             obstore.delete(self._store, names)
             return
         for name in names:
             path = self._root / name
             path.unlink(missing_ok=True)
-            # Not the folder of all jobs: somebody may be about to make another one there.
-            with suppress(OSError):  # up to the first that holds something else
+            # Keep the folder of all jobs: another job may be about to be written there.
+            with suppress(OSError):  # ends at the first folder that is not empty
                 for folder in path.parents[: max(0, name.count("/") - 1)]:
                     folder.rmdir()
 
     def delete_under(self, prefix: str, before: datetime) -> None:
-        """Delete what was written below a prefix before then."""
+        """Delete the blobs below a prefix that were written before then."""
         for page in self.older(prefix, before):
             self.delete(page)
 
     def _listed(self, prefix: str) -> Iterator[tuple[str, datetime]]:
-        """Names below a prefix that ends in a slash, and when they were written."""
+        """Yield the names below a prefix that ends in a slash, and when they were written."""
         if not prefix.strip("/") or not prefix.endswith("/"):
             raise ValueError(f"{prefix!r} is not the name of a folder")
         if self._root is not None:
@@ -190,7 +189,7 @@ class Blobs:
                 yield meta["path"], meta["last_modified"]
 
     def _sync(self, name: str) -> None:
-        """On a local disk, a blob must survive a power cut before a row may name it."""
+        """Make a blob on a local disk survive a power cut, as it must before a row may name it."""
         if self._root is None:
             return
         path = self._root / name
@@ -202,13 +201,13 @@ class Blobs:
                 os.close(fd)
 
 
-# Local files are written and read plainly: through obstore it would take several times the CPU,
+# Local files are written and read directly. That takes several times less CPU than through obstore,
 # which passes them on in pieces of 8 kB.
 
 
 @contextmanager
 def _whole(path: Path) -> Iterator[BinaryIO]:
-    """A file that has its name only when it is whole."""
+    """Open a file that gets its name only when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}#{uuid4()}")
     try:
@@ -229,7 +228,7 @@ def _read(path: Path, offset: int, length: int | None, block: int) -> Iterator[b
 
 
 def packed(entries: list[Entry]) -> bytes:
-    """A manifest as it is stored."""
+    """Return a manifest as it is stored."""
     return msgspec.msgpack.encode(entries)
 
 
@@ -237,13 +236,16 @@ def unpacked(data: bytes | bytearray) -> list[Entry]:
     return _manifest.decode(data)
 
 
-def part_of(blob: str, offset: int, length: int) -> str:
-    """The name of `length` bytes of a blob from `offset` on."""
+def range_of(blob: str, offset: int, length: int) -> str:
+    """Return the name of the range of a blob that starts at `offset` and has `length` bytes."""
     return f"{blob}@{offset}+{length}"
 
 
 def place_of(name: str) -> tuple[str, int, int | None]:
-    """The blob that `part_of` named, with offset and length; None is its end."""
+    """Split a name that `range_of` made into blob, offset and length.
+
+    For the name of a whole blob, the offset is 0 and the length None.
+    """
     blob, _, part = name.partition("@")
     if not part:
         return blob, 0, None
@@ -252,7 +254,7 @@ def place_of(name: str) -> tuple[str, int, int | None]:
 
 
 def _created_with(path: Path, root: Path) -> Iterator[Path]:
-    """The folders that a blob's name may have brought into being, up to the root."""
+    """Yield the folders that may have been created with a blob, up to the root."""
     for parent in path.parents:
         yield parent
         if parent == root:
@@ -260,7 +262,7 @@ def _created_with(path: Path, root: Path) -> Iterator[Path]:
 
 
 def _files(folder: str | Path) -> Iterator[tuple[str, datetime]]:
-    """The files below a folder, and when they were written; passes over what goes away."""
+    """Yield the files below a folder, and when they were written. Skips files that vanish."""
     with suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):

@@ -1,7 +1,8 @@
-"""Pages: small specs that arrive together share one blob, so that one write makes all durable.
+"""Bundles: small specs that arrive together share one blob, so that one write makes all durable.
 
-A bundle holds request lines and manifests, in the order in which they were written. What stands
-where only the rows know: offsets in a manifest, and the manifest's own place in its name.
+A bundle holds request lines and manifests in the order in which they were written. Only the rows
+know what stands where: a manifest gives the offsets of its lines, and the name of the manifest
+gives its own range.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,22 +12,22 @@ from typing import Self
 from uuid import UUID, uuid4
 
 from config.settings import Settings
-from service.payloads.blobs import Blobs, packed, part_of, place_of, unpacked
+from service.payloads.blobs import Blobs, packed, place_of, range_of, unpacked
 from service.payloads.intake import Taken, take_in
 from service.rules.errors import BadInput
 from service.rules.spec import Spec
 from service.rules.work import Entry
 
 SMALL_BYTES = 64_000
-"""The most bytes of request lines of a spec that shares a bundle."""
+"""The most bytes of request lines that a spec may have to share a bundle."""
 BUNDLE_BYTES = 8_000_000
-"""A bundle is full when it has as many bytes."""
+"""The size at which a bundle is full and is stored."""
 BUNDLE_SPECS = 500
-"""How many specs should at most be handed in together: what one transaction stores."""
+"""The most specs to pass to `take_in_together` at once, since one transaction stores them."""
 
 
 class Bundle:
-    """Stands in for blob storage while specs are taken in; becomes true when it is stored."""
+    """Collects what specs would write to blob storage, until `store` writes it as one blob."""
 
     def __init__(self) -> None:
         self.name = f"pages/{uuid4()}"
@@ -38,7 +39,7 @@ class Bundle:
 
     @contextmanager
     def writer(self, _name: str) -> Iterator[Self]:
-        """All that writes to a bundle writes at its end."""
+        """Write at the end of the bundle, whatever the name."""
         yield self
 
     def write(self, data: bytes) -> None:
@@ -46,7 +47,7 @@ class Bundle:
 
     def put_manifest(self, _name: str, entries: list[Entry]) -> str:
         data = packed(entries)
-        name = part_of(self.name, self.size, len(data))
+        name = range_of(self.name, self.size, len(data))
         self.write(data)
         return name
 
@@ -55,7 +56,7 @@ class Bundle:
         return unpacked(self._data[offset : None if length is None else offset + length])
 
     def take_in(self, spec: Spec, settings: Settings) -> Taken | None:
-        """Take in the requests of a spec. Raises BadInput, and is as it was before then."""
+        """Take in the requests of a spec. Raises BadInput, and leaves the bundle unchanged then."""
         before = self.size
         try:
             taken = take_in(spec, self, self.name, settings)
@@ -65,6 +66,7 @@ class Bundle:
         return None if taken is None else replace(taken, bundle_blob=self.name)
 
     def store(self, blobs: Blobs) -> None:
+        """Write the bundle, unless it is empty."""
         if self._data:
             blobs.put(self.name, bytes(self._data))
 
@@ -72,10 +74,10 @@ class Bundle:
 def take_in_together(
     specs: Sequence[tuple[UUID, Spec]], blobs: Blobs, settings: Settings
 ) -> list[Taken | BadInput | None]:
-    """For each spec, under its job's id, what `take_in` returns or the BadInput that it raises.
+    """Take in specs, given with the ids of their jobs. Small specs share bundles.
 
-    The small ones among them share pages. All is durable on return; what blob storage raises
-    means that nothing was taken in.
+    Returns for each spec what `take_in` returns or the BadInput that it raises. All is durable on
+    return. If blob storage raises an error, no spec was taken in.
     """
     answers: list[Taken | BadInput | None] = []
     bundle = Bundle()

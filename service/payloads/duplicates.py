@@ -1,7 +1,7 @@
 """Finding custom_ids that are used more than once, in constant memory.
 
-A 64-bit hash of each is kept, 8 bytes, and goes to scratch space in sorted runs when there are
-many. Equal hashes only make a suspect: whoever asks confirms it on the text.
+Only a 64-bit hash of each custom_id is kept. When there are many, the hashes go to scratch space in
+sorted runs. Equal hashes are only a suspicion: the caller compares the custom_ids themselves.
 """
 
 import tempfile
@@ -13,22 +13,22 @@ from pathlib import Path
 from typing import IO
 
 RUN = 1 << 18
-"""Hashes that are kept in memory before they go to scratch space: 2 MB, 12 MB while sorted."""
+"""How many hashes stay in memory before they go to scratch space: 2 MB, or 12 MB while sorted."""
 BUCKETS = 256
-"""Parts of the space of hashes that are looked at one after the other."""
+"""How many ranges of hashes are compared one after the other."""
 
 _EDGES = [(bucket << 56) - (1 << 63) for bucket in range(1, BUCKETS)]
 
 
 class Hashes:
-    """The hashes of one input's custom_ids. They mean nothing to another process."""
+    """The hashes of the custom_ids of one input. They differ between processes."""
 
     def __init__(self, scratch: Path | None = None) -> None:
         self._scratch = scratch
         self._run = array("q")
         self._file: IO[bytes] | None = None
         self._bounds: list[list[int]] = []
-        """Of each run, where in the file its buckets begin, and where the last one ends."""
+        """For each run: where its buckets begin in the file, and where the last one ends."""
 
     def add(self, custom_ids: Iterable[str]) -> None:
         self._run.extend(map(hash, custom_ids))
@@ -36,9 +36,9 @@ class Hashes:
             self._spill()
 
     def repeated(self, most: int) -> tuple[frozenset[int], int]:
-        """Up to `most` hashes that are there more than once, and how many ids too many there are.
+        """Return up to `most` repeated hashes, and how many custom_ids repeat an earlier one.
 
-        Nothing may be added afterwards.
+        Call it once, after the last `add`.
         """
         found: set[int] = set()
         surplus = 0
@@ -80,7 +80,7 @@ class Hashes:
             self._spill()
 
     def _read(self, bucket: int) -> Iterator["array[int]"]:
-        """The hashes of a bucket, run by run."""
+        """Yield the hashes of a bucket, run by run."""
         if self._file is None:
             yield self._run
             return

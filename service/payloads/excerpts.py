@@ -1,22 +1,22 @@
-"""Pieces of a blob, without the rest."""
+"""Reading several ranges of a blob without the rest of it."""
 
 from collections.abc import Iterable, Iterator
 
 from service.payloads.blobs import Blobs
 
 GAP = 1 << 20
-"""Bytes between two ranges that are rather read than asked around."""
+"""The most bytes between two ranges that are read in one request and thrown away."""
 
 
 def excerpt(blobs: Blobs, name: str, ranges: Iterable[tuple[int, int]]) -> Iterator[bytes]:
-    """The bytes of a blob's ranges, each an (offset, length), in order, in blocks."""
+    """Yield the bytes of ranges of a blob, in blocks. The ranges are (offset, length), in order."""
     for near in neighbours(ranges):
         start, end = near[0][0], sum(near[-1])
         yield from cut(blobs.stream(name, start, end - start), near)
 
 
 def neighbours(ranges: Iterable[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
-    """The ranges in groups that are read as one: a request to S3 costs more than a gap."""
+    """Group ranges that are read in one request: a request to S3 costs more than reading a gap."""
     near: list[tuple[int, int]] = []
     for offset, length in ranges:
         if near and offset - sum(near[-1]) > GAP:
@@ -28,7 +28,7 @@ def neighbours(ranges: Iterable[tuple[int, int]]) -> Iterator[list[tuple[int, in
 
 
 def cut(blocks: Iterator[bytes], ranges: list[tuple[int, int]]) -> Iterator[bytes]:
-    """The ranges' bytes, out of blocks that begin where the first range does."""
+    """Yield the bytes of the ranges, out of blocks that begin at the first range."""
     position, block = ranges[0][0], b""
     for offset, length in ranges:
         at, end = offset, offset + length

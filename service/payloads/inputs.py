@@ -1,7 +1,7 @@
-"""What a spec's `input` points to: where it may lie, and its bytes.
+"""Reading the file that a spec's `input` points to, if the producer may read it.
 
-A job that was made of an uploaded file has its blob as input. No spec can say so: the scheme is
-none that `may_read` allows.
+The `input` of a job that was made from an uploaded file names the blob of that file. No spec can
+name one: `may_read` does not allow the scheme.
 """
 
 from collections.abc import Iterator
@@ -15,31 +15,33 @@ UPLOADED = "haulier-file:"
 
 
 class InputUnreadable(HaulierError):
-    """What `input` points to is not there or must not be read."""
+    """The file that `input` points to does not exist, or the producer may not read it."""
 
 
 def uploaded(blob: str) -> str:
-    """The input that stands for an uploaded file."""
+    """Return the `input` that names the blob of an uploaded file."""
     return f"{UPLOADED}{blob}"
 
 
 def uploaded_blob(url: str | None) -> str | None:
-    """The blob of the uploaded file that an input stands for, if it does."""
+    """Return the blob of the uploaded file that an `input` names. Returns None if it names none."""
     return url.removeprefix(UPLOADED) if url is not None and url.startswith(UPLOADED) else None
 
 
 def open_uploaded(blob: str, blobs: Blobs) -> Iterator[bytes]:
-    """The bytes of an uploaded file, in blocks. Raises InputUnreadable."""
+    """Yield the bytes of an uploaded file, in blocks. Raises InputUnreadable."""
     try:
         yield from blobs.stream(blob)
     except FileNotFoundError:
-        raise InputUnreadable("the uploaded file is not there any more") from None
+        raise InputUnreadable(
+            "the uploaded file no longer exists; upload it again and submit a new job"
+        ) from None
 
 
 def open_input(url: str, roots: tuple[str, ...]) -> Iterator[bytes]:
-    """The bytes behind a spec's `input`, in blocks. Raises InputUnreadable.
+    """Yield the bytes of the file behind a spec's `input`, in blocks. Raises InputUnreadable.
 
-    The roots hold for where a link leads, too.
+    The target of a symbolic link must lie under one of the roots, too.
     """
     target = place(url)
     if target is None or not may_read(url, roots):
@@ -61,5 +63,5 @@ def open_input(url: str, roots: tuple[str, ...]) -> Iterator[bytes]:
         folder, name = f"s3://{bucket}", path.lstrip("/")
     try:
         yield from Blobs(folder, create=False).stream(name)
-    except (FileNotFoundError, PermissionError) as error:  # all else may pass: try again
+    except (FileNotFoundError, PermissionError) as error:  # other errors may be transient
         raise InputUnreadable(f"input {url!r} cannot be read: {error}") from None

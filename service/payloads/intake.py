@@ -1,6 +1,6 @@
 """Taking requests in: one pass that checks every line, copies it, and cuts shards.
 
-Nothing is sent anywhere before the whole input was found good.
+Haulier sends nothing to Together before the whole input has passed its checks.
 """
 
 import hashlib
@@ -29,17 +29,22 @@ from service.rules.spec import Spec, canonical, request_lines
 from service.rules.work import Entry, Shard
 
 MOST_MODELS = 64
+"""How many models the requests of one job may use."""
 MOST_OPEN = 200_000
-"""Requests whose shard is not cut yet, over all models; beyond that the fullest shard is cut."""
+"""How many requests, over all models, may wait for their shard to be cut.
+
+Beyond that, the fullest shard is cut.
+"""
 MOST_SUSPECTS = 1000
-"""Hashes of custom_ids that seem to be used twice, of which the text is looked at."""
+"""How many repeated hashes are checked by comparing the custom_ids themselves."""
 
 
 @dataclass(frozen=True)
 class Taken:
-    """An input that was taken in whole. `sha256` (hex) is over its lines, where asked for.
+    """An input that was taken in whole.
 
-    `bundle_blob` is what it shares with other inputs, where it does.
+    `sha256` (hex) is that of its lines, if it was asked for. `bundle_blob` is the blob that it
+    shares with other inputs, if it shares one.
     """
 
     total: int
@@ -50,7 +55,10 @@ class Taken:
 
 @dataclass
 class _ModelShards:
-    """The requests of one model on their way into blobs."""
+    """The requests of one model: the blob that holds their lines, and the shard that is open.
+
+    `entries` and `bytes` are those of the open shard.
+    """
 
     model: str
     writer: Writer
@@ -59,7 +67,7 @@ class _ModelShards:
 
 
 def take_in(spec: Spec, blobs: Destination, prefix: str, settings: Settings) -> Taken | None:
-    """Take in the requests of a JSON spec; None where its `input` is still to be read.
+    """Take in the requests of a JSON spec. Returns None if the spec has an `input` instead.
 
     Raises BadInput.
     """
@@ -74,10 +82,10 @@ def take_in(spec: Spec, blobs: Destination, prefix: str, settings: Settings) -> 
 
 
 class Intake:
-    """Use as a context manager: `feed` every block or `add` every line, then `finish`.
+    """Takes in one input. In a `with` block, `feed` every block or `add` every line, then `finish`.
 
-    `prefix` must be fresh: what is written below it becomes true only when a row names it.
-    Bad lines are noted and left out; the input is refused for them at the end.
+    `prefix` must be fresh: a blob below it becomes true only when a row names it. Bad lines are
+    collected and left out, and `finish` raises BadInput for all of them.
     """
 
     def __init__(
@@ -118,14 +126,14 @@ class Intake:
         self._stack.__exit__(kind, error, trace)
 
     def feed(self, block: bytes) -> None:
-        """Take a block of JSONL; lines may go on in the next one."""
+        """Take a block of JSONL. A line may continue in the next block."""
         self._take(self._splitter.feed(block))
 
     def add(self, line: bytes, *, hash_as: Callable[[bytes], bytes] | None = None) -> None:
-        """Take one line. Blank lines are passed over; a bad one is noted and refused at the end."""
+        """Take one line. Skips a blank line; collects a bad one for `finish` to refuse."""
         self._line += 1
         if len(line) > LINE_BYTES:
-            # It may have been cut short, and what is left of it be blank.
+            # Check this first: the line may have been cut, and what is left may be blank.
             self._problems.note(f"is longer than {LINE_BYTES:,} bytes", self._line)
             return
         line = line.strip()
@@ -141,7 +149,7 @@ class Intake:
         self._accept([request], [line])
 
     def finish(self) -> Taken:
-        """Close the blobs. Raises BadInput with everything that was wrong."""
+        """Cut the last shards and close the blobs. Raises BadInput with every problem."""
         self._take(self._splitter.end())
         self._note_repeated()
         if not self._problems.count and not self._total:
@@ -158,7 +166,7 @@ class Intake:
         )
 
     def _take(self, lines: list[bytes]) -> None:
-        """Many lines at once where all are as they should be, else one by one."""
+        """Take many lines at once if all are good, else one by one."""
         if not lines:
             return
         block = b"\n".join(lines)
@@ -174,7 +182,7 @@ class Intake:
         self._accept(requests, lines)
 
     def _accept(self, requests: Sequence[RequestLine], lines: list[bytes]) -> None:
-        """Store good requests, the last of which stands in the present line."""
+        """Store good requests. The last of them stands in the current line."""
         ids = [request.custom_id for request in requests]
         ordinals = range(self._total, self._total + len(ids))
         self._places.note(self._total, self._line - len(ids) + 1)
@@ -198,6 +206,7 @@ class Intake:
     # --- models: the requests of a model, cut into shards -----------------------------------------
 
     def _of_model(self, model: str) -> _ModelShards | None:
+        """Return the shards of a model. Returns None if the job uses too many models."""
         shards = self._models.get(model)
         if shards is None and len(self._models) < MOST_MODELS:
             name = f"{self._prefix}/input-{len(self._models)}.jsonl"
@@ -208,10 +217,10 @@ class Intake:
     def _store(
         self, model: str, ids: Sequence[str], ordinals: Sequence[int], lines: Sequence[bytes]
     ) -> None:
-        """Store requests of one model, and cut its shards where they are full."""
+        """Store requests of one model, and cut a shard whenever it is full."""
         shards = self._of_model(model)
         if shards is None:
-            words = f"a job may use {MOST_MODELS} models; this one is one too many"
+            words = f"a job may use at most {MOST_MODELS} models: move the others to another job"
             self._problems.note(words, self._places.line_of(ordinals[0]))
             return
         lengths = [len(line) + 1 for line in lines]
@@ -230,9 +239,10 @@ class Intake:
             self._cut(max(self._models.values(), key=lambda shards: len(shards.entries)))
 
     def _fitting(self, shards: _ModelShards, ends: list[int], at: int) -> int:
-        """Up to where the lines from `at` on fit into the shard; an empty one takes any line.
+        """Return the index after the last line that fits into the open shard, from line `at` on.
 
-        `ends` are where the lines begin, and where the last one ends.
+        An empty shard takes a line of any size. `ends` are the offsets at which the lines begin,
+        and at which the last one ends.
         """
         by_count = at + self._shard_requests - len(shards.entries)
         by_bytes = bisect_right(ends, ends[at] + self._shard_bytes - shards.bytes) - 1
@@ -240,6 +250,7 @@ class Intake:
         return max(stop, at if shards.entries else at + 1)
 
     def _cut(self, shards: _ModelShards) -> None:
+        """Close the open shard, if it has requests."""
         if not shards.entries:
             return
         name = f"{self._prefix}/shard-{len(self._shards)}.manifest"
@@ -254,7 +265,7 @@ class Intake:
         shards.entries = []
         shards.bytes = 0
 
-    # --- custom_ids that were used before ---------------------------------------------------------
+    # --- repeated custom_ids ----------------------------------------------------------------------
 
     def _note_repeated(self) -> None:
         suspects, surplus = self._ids.repeated(MOST_SUSPECTS)
@@ -271,11 +282,11 @@ class Intake:
                 self._problems.note(f"custom_id {entry.custom_id!r} was used before", line)
                 count += 1
         if len(suspects) == MOST_SUSPECTS:
-            # Too many to confirm: the rest is counted by its hashes.
+            # Too many to compare: count the rest by their hashes.
             self._problems.count += max(surplus - count, 0)
 
     def _entries(self, hashes: frozenset[int]) -> Iterator[Entry]:
-        """All requests whose custom_id has one of the hashes, in no order."""
+        """Yield all requests whose custom_id has one of the hashes, in no order."""
         stored = (self._blobs.get_manifest(shard.manifest_blob) for _, shard in self._shards)
         for entries in chain(stored, [shards.entries for shards in self._models.values()]):
             for entry in entries:
@@ -284,7 +295,7 @@ class Intake:
 
 
 class Problems:
-    """What is wrong with an input: the first MOST_PROBLEMS by line, and how many there are."""
+    """The problems of an input: the first MOST_PROBLEMS by line, and the number of all."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -304,14 +315,14 @@ class Problems:
 
 
 class LineNumbers:
-    """Which request stands in which line. Costs nothing but where lines are left out."""
+    """Maps requests to line numbers. Uses memory only for gaps, where lines were left out."""
 
     def __init__(self) -> None:
         self._ordinals = array("Q")
         self._lines = array("Q")
 
     def note(self, ordinal: int, line: int) -> None:
-        """From this request on, each stands in the line after the one before."""
+        """Record a request's line. The requests after it stand in the lines after it."""
         if not self._lines or line - ordinal != self._lines[-1] - self._ordinals[-1]:
             self._ordinals.append(ordinal)
             self._lines.append(line)

@@ -1,11 +1,11 @@
-"""Finding one request of a manifest by its custom_id, without reading it from end to end.
+"""Finding one request of a manifest by its custom_id, without reading the whole manifest.
 
-An index is made when something is first looked for: the hashes of all custom_ids (64 bits each,
-big-endian), sorted. Hashes lie evenly, so where one stands is known but for a little, and one
-short read says whether it is there. Only then is the manifest read, in which the text decides.
+The first search writes an index: the sorted hashes of all custom_ids (64 bits each, big-endian).
+Hashes are spread evenly, so the place of one can be estimated, and one short read tells whether it
+is there. Only then is the manifest read, and its custom_ids decide.
 
 No row names an index. It can be made again at any time, so it may be swept, and it is deleted with
-its job like everything beside it. Two who make it at once write the same bytes.
+its job like every blob beside it. Two processes that make it at once write the same bytes.
 """
 
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ from service.payloads.blobs import Blobs, place_of
 from service.rules.work import Entry
 
 SMALL = 1000
-"""Requests of a manifest that is read as it is."""
+"""A manifest of up to this many requests has no index and is read whole."""
 WIDTH = 8
 
 
 def find(blobs: Blobs, manifest: str, requests: int, custom_id: str) -> Entry | None:
-    """The request of this custom_id in a manifest of so many requests; None: it is not there.
+    """Find the request with this custom_id in a manifest of `requests` requests.
 
-    Raises FileNotFoundError where the manifest is gone.
+    Returns None if it is not there. Raises FileNotFoundError if the manifest is gone.
     """
     is_indexed = requests > SMALL and place_of(manifest)[2] is None
     if is_indexed and not _may_hold(blobs, manifest, requests, hashed(custom_id)):
@@ -37,7 +37,7 @@ def hashed(custom_id: str) -> bytes:
 
 
 def packed(entries: Sequence[Entry]) -> bytes:
-    """The index of a manifest."""
+    """Return the index of a manifest."""
     return b"".join(sorted([hashed(entry.custom_id) for entry in entries]))
 
 
@@ -52,10 +52,10 @@ def _may_hold(blobs: Blobs, manifest: str, requests: int, sought: bytes) -> bool
 
 
 def _near(blobs: Blobs, name: str, requests: int, sought: bytes) -> bytes:
-    """A part of the index, which holds the hash if the index does."""
+    """Read a range of the index that contains the hash if the index does."""
     middle = int.from_bytes(sought, "big") * requests >> 8 * WIDTH
-    # The place of one of n evenly drawn hashes strays by half the root of n (one sigma): this is
-    # twelve times that. Where the neighbours do not bound it all the same, the whole is read.
+    # The place of one of n evenly spread hashes deviates by half the root of n (one sigma). This
+    # range allows for twelve sigmas. If it still does not enclose the hash, read the whole index.
     stray = 6 * isqrt(requests)
     first, last = max(middle - stray, 0), min(middle + stray, requests)
     near = b"".join(blobs.stream(name, first * WIDTH, (last - first) * WIDTH))

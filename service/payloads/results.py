@@ -1,7 +1,7 @@
-"""Result lines in input order: how the final lines of batches become the results of a job.
+"""Merging the final lines of batches into the results of a job, in input order.
 
-Beside each blob of result lines lies its index: the ordinals of the lines (64 bit each), then
-their lengths with the line feed (32 bit each), both little-endian.
+Each blob of result lines has an index beside it: the ordinals of the lines (64 bits each), then
+their lengths with the line feed (32 bits each), both little-endian.
 """
 
 import heapq
@@ -18,7 +18,7 @@ from service.rules.work import FinalLines, Segment
 
 RUN_LINES = 1024
 RUN_BYTES = 1 << 18
-"""What is read of a batch at once: when the batches of 64 models are merged, all are open."""
+"""The most bytes to read of a batch at once. A merge of 64 models has 64 batches open."""
 SEGMENT_LINES = 50_000
 
 
@@ -37,18 +37,18 @@ class LinesWriter:
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """The blobs are durable when the block is left."""
+        """Open the blobs. They are durable when the `with` block ends."""
         with self._blobs.writer(self.blob) as self._writer:
             yield
             self._flush()
         self._blobs.put(self.index_blob, _packed(self._ordinals) + _packed(self._lengths))
 
     def write(self, ordinal: int, line: bytes) -> None:
-        """Take a line with or without its line feed."""
+        """Write one line, with or without its line feed."""
         self.write_all([ordinal], [line])
 
     def write_all(self, ordinals: Sequence[int], lines: Sequence[bytes]) -> None:
-        """Take lines with or without their line feeds."""
+        """Write lines, with or without their line feeds."""
         if not all([line[-1:] == b"\n" for line in lines]):  # noqa: C419  much faster as a list
             lines = [line if line[-1:] == b"\n" else line + b"\n" for line in lines]
         lengths = array("I", map(len, lines))
@@ -59,7 +59,7 @@ class LinesWriter:
         self._held += len(run.data)
         self._ordinals += run.ordinals
         self._lengths += run.lengths
-        if self._held >= BLOCK // 2:  # what comes by the block is passed on without a copy
+        if self._held >= BLOCK // 2:  # a large run is passed on without a copy
             self._flush()
 
     def _flush(self) -> None:
@@ -112,7 +112,7 @@ def read_index(blobs: Blobs, name: str) -> Index:
 
 
 def line_of(blobs: Blobs, lines: FinalLines, ordinal: int) -> bytes | None:
-    """The result line of one request, without its line feed; None where it is not among them."""
+    """Return the result line of one request, without its line feed. Returns None if it has none."""
     if not lines.first_ordinal <= ordinal <= lines.last_ordinal:
         return None
     index = read_index(blobs, lines.index_blob)
@@ -125,7 +125,7 @@ def line_of(blobs: Blobs, lines: FinalLines, ordinal: int) -> bytes | None:
 
 @dataclass(frozen=True)
 class Run:
-    """Lines that stand together: their ordinals, their lengths, and their bytes."""
+    """Adjacent lines: their ordinals, their lengths, and their bytes."""
 
     ordinals: "array[int]"
     lengths: "array[int]"
@@ -133,7 +133,7 @@ class Run:
 
 
 class _Cursor:
-    """Reads the final lines of one batch from its start."""
+    """Reads the final lines of one batch from the first to the last."""
 
     def __init__(self, blobs: Blobs, lines: FinalLines) -> None:
         self._index = read_index(blobs, lines.index_blob)
@@ -144,12 +144,12 @@ class _Cursor:
 
     @property
     def ordinal(self) -> int | None:
-        """That of the next line; None at the end."""
+        """The ordinal of the next line, or None at the end."""
         ordinals = self._index.ordinals
         return ordinals[self._at] if self._at < len(ordinals) else None
 
     def take(self, before: int) -> Run:
-        """The next line, and those behind it up to this ordinal, as far as a run goes."""
+        """Read the next line and those after it below the ordinal `before`, at most a run."""
         ordinals, lengths = self._index.ordinals, self._index.lengths
         furthest = min(self._at + RUN_LINES, len(ordinals))
         stop = bisect_left(ordinals, before, self._at + 1, furthest)
@@ -175,24 +175,24 @@ class _Cursor:
         return self._held[self._used - size : self._used]
 
 
-def merged(blobs: Blobs, parts: Sequence[FinalLines]) -> Iterator[Run]:
-    """The lines in input order; where two batches speak of a request, the later is right.
+def merged(blobs: Blobs, final_lines: Sequence[FinalLines]) -> Iterator[Run]:
+    """Yield the lines in input order. If two batches have a line for a request, the later one wins.
 
-    `parts` are in the order in which the batches settled.
+    `final_lines` are in the order in which the batches settled.
     """
-    # (ordinal, -rank, what reads from there on): of one ordinal the latest comes first. A part is
-    # opened only when its turn has come.
+    # (ordinal, -rank, cursor): for one ordinal, the latest batch comes first. A batch has no cursor
+    # until its first line is due, so that few are open at once.
     heap: list[tuple[int, int, _Cursor | None]] = [
-        (part.first_ordinal, -rank, None) for rank, part in enumerate(parts)
+        (lines.first_ordinal, -rank, None) for rank, lines in enumerate(final_lines)
     ]
     heapq.heapify(heap)
     last = -1
     while heap:
         ordinal, rank, cursor = heapq.heappop(heap)
-        cursor = cursor or _Cursor(blobs, parts[-rank])
+        cursor = cursor or _Cursor(blobs, final_lines[-rank])
         following = heap[0][0] if heap else sys.maxsize
         if ordinal == last:
-            cursor.take(before=ordinal + 1)  # an earlier word on what has been said
+            cursor.take(before=ordinal + 1)  # an earlier line for a request that has its line
         else:
             run = cursor.take(before=max(following, ordinal + 1))
             last = run.ordinals[-1]
@@ -201,37 +201,37 @@ def merged(blobs: Blobs, parts: Sequence[FinalLines]) -> Iterator[Run]:
             heapq.heappush(heap, (cursor.ordinal, rank, cursor))
 
 
-def clusters(parts: Iterable[FinalLines]) -> Iterator[list[FinalLines]]:
-    """The parts in groups that do not overlap, in input order.
+def clusters(final_lines: Iterable[FinalLines]) -> Iterator[list[FinalLines]]:
+    """Yield groups of final lines that do not overlap with each other, in input order.
 
-    Within a group the order in which they settled is kept.
+    A group keeps the order in which its batches settled.
     """
-    parts = list(parts)
-    order = {id(part): rank for rank, part in enumerate(parts)}
+    final_lines = list(final_lines)
+    order = {id(lines): rank for rank, lines in enumerate(final_lines)}
     group: list[FinalLines] = []
     end = -1
-    for part in sorted(parts, key=lambda part: part.first_ordinal):
-        if group and part.first_ordinal > end:
-            yield sorted(group, key=lambda part: order[id(part)])
+    for lines in sorted(final_lines, key=lambda lines: lines.first_ordinal):
+        if group and lines.first_ordinal > end:
+            yield sorted(group, key=lambda lines: order[id(lines)])
             group = []
-        group.append(part)
-        end = max(end, part.last_ordinal)
+        group.append(lines)
+        end = max(end, lines.last_ordinal)
     if group:
-        yield sorted(group, key=lambda part: order[id(part)])
+        yield sorted(group, key=lambda lines: order[id(lines)])
 
 
 def assembled(
     blobs: Blobs,
     prefix: str,
-    parts: Sequence[FinalLines],
+    final_lines: Sequence[FinalLines],
     keep: Callable[[], None] = lambda: None,
 ) -> tuple[Segment, ...]:
-    """The segments of a job's results. What is in order already is not copied.
+    """Return the segments of a job's results. Does not copy lines that are already in order.
 
-    `keep` is called at each piece of work.
+    `keep` extends the lease and is called after each run.
     """
     segments: list[Segment] = []
-    for number, group in enumerate(clusters(parts)):
+    for number, group in enumerate(clusters(final_lines)):
         if len(group) == 1:
             segments.append(_segment(group[0]))
         else:
@@ -242,7 +242,7 @@ def assembled(
 def _written(
     blobs: Blobs, prefix: str, group: Sequence[FinalLines], keep: Callable[[], None]
 ) -> Iterator[Segment]:
-    """Merge a group into segments of bounded size: an index has a place for each line."""
+    """Merge a group into segments of about SEGMENT_LINES lines, which keeps each index small."""
     runs = merged(blobs, group)
     for number, first in enumerate(runs):
         writer = LinesWriter(blobs, f"{prefix}-{number}")
@@ -268,7 +268,7 @@ def _segment(lines: FinalLines) -> Segment:
 def stream(
     blobs: Blobs, segments: Iterable[Segment], *, start: int = 0, stop: int | None = None
 ) -> Iterator[bytes]:
-    """The results as JSONL, or their bytes from `start` up to `stop`, in blocks."""
+    """Yield the results as JSONL in blocks, or their bytes from `start` up to `stop`."""
     at = 0
     for segment in segments:
         first = max(start - at, 0)
@@ -278,8 +278,8 @@ def stream(
         at += segment.bytes
 
 
-def stream_partial(blobs: Blobs, parts: Sequence[FinalLines]) -> Iterator[bytes]:
-    """What is final so far, in input order, in blocks."""
-    for group in clusters(parts):
+def stream_partial(blobs: Blobs, final_lines: Sequence[FinalLines]) -> Iterator[bytes]:
+    """Yield the lines that are final so far, in input order, in blocks."""
+    for group in clusters(final_lines):
         for run in merged(blobs, group):
             yield run.data

@@ -1,7 +1,7 @@
-"""Result lines of one outcome: only what succeeded, or only what failed, in input order.
+"""Selecting the result lines of succeeded or of failed requests, in input order.
 
-Which requests failed is known from the database. No line is parsed: what is wanted is cut out by
-the index that lies beside every blob of result lines.
+The database knows which requests failed. No line is parsed: the index beside each blob of result
+lines tells which bytes to cut out.
 """
 
 from array import array
@@ -20,15 +20,18 @@ BLOCK = 1 << 18
 
 
 class Only(StrEnum):
+    """Which requests to select."""
+
     SUCCEEDED = "succeeded"
     FAILED = "failed"
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Lines of one outcome. `failed` and `pending` are ordinals in their order.
+    """Selects the lines of succeeded or of failed requests.
 
-    What is `pending` has no line, whatever was said of it before it was run again.
+    `failed` and `pending` are sorted ordinals. A pending request is being retried, so a line that
+    an earlier run left for it is never selected.
     """
 
     only: Only
@@ -36,7 +39,7 @@ class Selection:
     pending: "array[int]"
 
     def ranges(self, ordinals: Sequence[int], lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
-        """(offset, length) of the lines that are wanted, of some that stand together."""
+        """Yield the (offset, length) of the selected ones among adjacent lines."""
         ends = array("Q", accumulate(lengths, initial=0))
         failed = _among(self.failed, ordinals[0], ordinals[-1])
         pending = _among(self.pending, ordinals[0], ordinals[-1])
@@ -44,7 +47,7 @@ class Selection:
             for line in _lines_of(failed - pending, ordinals):
                 yield ends[line], lengths[line]
             return
-        at = 0  # the first line that is in no range yet
+        at = 0  # the first line that no range covers yet
         for line in _lines_of(failed | pending, ordinals):
             if line > at:
                 yield ends[at], ends[line] - ends[at]
@@ -54,19 +57,19 @@ class Selection:
 
 
 def selected(blobs: Blobs, segments: Iterable[Segment], selection: Selection) -> Iterator[bytes]:
-    """Of a job's results, in blocks."""
+    """Yield the selected lines of a job's results, in blocks."""
     return _in_blocks(_of_segments(blobs, segments, selection))
 
 
 def selected_partial(
-    blobs: Blobs, parts: Sequence[FinalLines], selection: Selection
+    blobs: Blobs, final_lines: Sequence[FinalLines], selection: Selection
 ) -> Iterator[bytes]:
-    """Of what is final so far, in blocks."""
-    return _in_blocks(_of_parts(blobs, parts, selection))
+    """Yield the selected lines that are final so far, in blocks."""
+    return _in_blocks(_of_final_lines(blobs, final_lines, selection))
 
 
 def ordinals_of(blobs: Blobs, manifests: Iterable[str]) -> "array[int]":
-    """The requests that batches carry, in input order."""
+    """Return the ordinals of the requests in some manifests, sorted."""
     found = array("Q")
     for manifest in manifests:
         found.extend(entry.ordinal for entry in blobs.get_manifest(manifest))
@@ -81,15 +84,17 @@ def _of_segments(
         yield from excerpt(blobs, segment.blob, selection.ranges(index.ordinals, index.lengths))
 
 
-def _of_parts(blobs: Blobs, parts: Sequence[FinalLines], selection: Selection) -> Iterator[bytes]:
-    for group in clusters(parts):
+def _of_final_lines(
+    blobs: Blobs, final_lines: Sequence[FinalLines], selection: Selection
+) -> Iterator[bytes]:
+    for group in clusters(final_lines):
         for run in merged(blobs, group):
             for offset, length in selection.ranges(run.ordinals, run.lengths):
                 yield run.data[offset : offset + length]
 
 
 def size_of(blobs: Blobs, segments: Iterable[Segment], selection: Selection) -> int:
-    """Bytes of what is selected of a job's results."""
+    """Return the size in bytes of the selected lines of a job's results."""
     size = 0
     for segment in segments:
         index = read_index(blobs, segment.index_blob)
@@ -98,7 +103,7 @@ def size_of(blobs: Blobs, segments: Iterable[Segment], selection: Selection) -> 
 
 
 def _lines_of(chosen: Iterable[int], ordinals: Sequence[int]) -> Iterator[int]:
-    """Where those of the requests that have a line among these have it, in order."""
+    """Yield the indices, in order, at which the chosen requests have a line."""
     for ordinal in sorted(chosen):
         line = bisect_left(ordinals, ordinal)
         if line < len(ordinals) and ordinals[line] == ordinal:
@@ -106,12 +111,12 @@ def _lines_of(chosen: Iterable[int], ordinals: Sequence[int]) -> Iterator[int]:
 
 
 def _among(ordinals: "array[int]", first: int, last: int) -> frozenset[int]:
-    """Those from `first` to `last`."""
+    """Return the ordinals from `first` to `last`, both included."""
     return frozenset(ordinals[bisect_left(ordinals, first) : bisect_right(ordinals, last)])
 
 
 def _in_blocks(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Many small pieces as a few large ones: each that is sent has its price."""
+    """Join many small pieces into a few large ones, since sending each one costs time."""
     held: list[bytes] = []
     size = 0
     for piece in pieces:
