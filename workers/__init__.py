@@ -1,1 +1,1 @@
-"""Celery, and nothing but Celery: who runs the stages, and when."""
+"""Celery workers, and the loops around them: scheduler, inbox and notifier."""

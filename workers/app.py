@@ -1,4 +1,4 @@
-"""The Celery application: `celery -A workers.app worker`. Each setting is there for a reason."""
+"""The Celery application: `celery -A workers.app worker`."""
 
 import mmap
 import os
@@ -24,25 +24,28 @@ from workers.process import Heartbeat
 
 log = structlog.get_logger()
 
-TRANSFER = "haulier.transfer"  # split, assemble, upload, fetch: as long as their bytes take
-CONTROL = "haulier.control"  # create, poll: short calls that must not wait for transfers
+TRANSFER = "haulier.transfer"  # stages that move bytes, and so may take long
+CONTROL = "haulier.control"  # short calls, which must not wait behind transfers
 
 TIME_LIMIT = timedelta(hours=6)
-"""A task's end of all ends; stages have their own deadlines and leases."""
+"""The time after which a task is killed. Stages end long before: they have their own timeouts."""
 
 
 @celeryd_init.connect
 @setup_logging.connect
 def _configure_logging(**_: object) -> None:
-    """Early, for Celery's own warnings; and to `setup_logging`, so that it configures nothing."""
+    """Configure logging early, so that Celery's first warnings have our format.
+
+    A receiver of `setup_logging` keeps Celery from configuring logging itself.
+    """
     configure(settings())
     if not sys.stdout.isatty():
-        # Celery prints its goodbye there, past all logging, into what should be JSON lines.
+        # Celery prints its goodbye to standard output, between the JSON lines of the log.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 @worker_ready.connect
-def _say_alive(sender: Any, **_: object) -> None:
+def _start_heartbeat(sender: Any, **_: object) -> None:
     config = settings()
     _alive.append(
         Heartbeat(
@@ -56,7 +59,7 @@ def _say_alive(sender: Any, **_: object) -> None:
 
 
 @worker_shutdown.connect
-def _say_goodbye(**_: object) -> None:
+def _stop_heartbeat(**_: object) -> None:
     while _alive:
         _alive.pop().stop()
 
@@ -64,8 +67,8 @@ def _say_goodbye(**_: object) -> None:
 _alive: list[Heartbeat] = []
 
 
-# Celery lets running tasks end and tells them nothing, so a long transfer would hold up every
-# deploy. One byte of anonymous shared memory tells them; children that are forked later see it too.
+# Celery does not tell running tasks that the worker is to stop, so a long transfer would delay
+# every deploy. A byte of shared memory tells them; children that are forked later see it too.
 _stop_flag = mmap.mmap(-1, 1)
 
 
@@ -76,7 +79,7 @@ def _tell_children(**_: object) -> None:
 
 
 def stopping() -> bool:
-    """Whether this worker was asked to stop. Children of the worker may ask as well."""
+    """Return whether this worker is to stop. Works in the worker's children too."""
     return _stop_flag[0] == 1
 
 
@@ -91,8 +94,8 @@ def _make() -> Celery:
         task_queues=[Queue(TRANSFER), Queue(CONTROL)],
         task_default_queue=TRANSFER,
         task_create_missing_queues=False,
-        # The lease in Postgres brings work back; an unacknowledged message only makes the worker
-        # die when Redis restarts.
+        # Lost work comes back when its lease in Postgres expires, so messages are acknowledged
+        # early. A worker that holds an unacknowledged message may die when Redis restarts.
         task_acks_late=False,
         task_reject_on_worker_lost=False,
         worker_prefetch_multiplier=1,

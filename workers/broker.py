@@ -1,4 +1,4 @@
-"""How every process here connects to Redis, and what `haulier doctor` asks Redis.
+"""Options for connections to Redis, and a description of the server for `haulier doctor`.
 
 `python -m workers.broker` writes one JSON document about the server to standard output.
 """
@@ -18,6 +18,7 @@ SUBMIT = "haulier.submit"
 
 
 def transport_options() -> dict[str, Any]:
+    """Return kombu's transport options. Each process here uses them."""
     return {
         # Without a timeout, a publish to a frozen Redis blocks for ever.
         "socket_timeout": 5,

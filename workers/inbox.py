@@ -1,7 +1,7 @@
-"""The inbox: reads producers' submissions from the queue and stores them as jobs.
+"""The inbox: a loop that reads producers' submissions from the queue and stores them as jobs.
 
-A consumer of its own, not a task: a message is acknowledged after its job is committed, a page
-of them at a time. While Postgres is down nothing is consumed.
+It is a kombu consumer, not a Celery task. It reads a page of messages, stores their jobs in one
+transaction, and acknowledges the messages after the commit. While Postgres is down, it reads none.
 """
 
 import signal
@@ -45,12 +45,14 @@ from workers.process import Heartbeat, log_trouble, run
 log = structlog.get_logger("workers.inbox")  # the module itself is run as __main__
 
 PAUSE = 1.0
-"""Seconds to wait before asking a broken broker or database again."""
+"""Seconds to wait after a failure of the broker or the database."""
 REDELIVERY = 60
-"""Seconds after which Redis hands out again what a dead inbox held."""
+"""Seconds after which kombu delivers a dead inbox's messages again."""
 
 
 class Inbox:
+    """Stores a page of messages at a time, and each alone if one spoils the page."""
+
     def __init__(self, settings: Settings) -> None:
         settings.required("database_url", "redis_url")
         bound_unpacking()
@@ -76,7 +78,7 @@ class Inbox:
             log.info("inbox_stopped")
 
     def _consume(self) -> None:
-        """Read pages until something breaks; what was not acknowledged comes again."""
+        """Read pages until an error. Messages that are not acknowledged are delivered again."""
         self._heartbeat.touch()
         self._turn_page()
         options = {**transport_options(), "visibility_timeout": REDELIVERY}
@@ -87,7 +89,7 @@ class Inbox:
                     connection,
                     [Queue(SUBMIT)],
                     on_message=self._take,
-                    # What cannot be unpacked is a message like any other, and will be rejected.
+                    # A message that cannot be unpacked goes the usual way and is rejected there.
                     on_decode_error=lambda message, _error: self._take(message),
                     prefetch_count=BUNDLE_SPECS,
                     accept=None,
@@ -107,7 +109,7 @@ class Inbox:
             self._stop.wait(PAUSE)
 
     def _read_page(self, connection: Any) -> None:
-        """Wait for a message, then take what else is there, up to a page."""
+        """Wait for a message, then take the others that are there, up to a page."""
         timeout = 1.0
         while len(self._page) < BUNDLE_SPECS and self._page_bytes < BUNDLE_BYTES:
             try:
@@ -125,7 +127,7 @@ class Inbox:
         self._page_bytes = 0
 
     def store(self, page: list[Any]) -> None:
-        """Store a page, or each message for itself where one of them spoils it."""
+        """Store a page in one transaction, or each message in its own if that fails."""
         try:
             self._store_together(page)
         except Exception as error:
@@ -142,7 +144,7 @@ class Inbox:
             if _will_pass(error):
                 raise
             if engine.is_contended(error):
-                # It is not acknowledged, and comes again.
+                # Without an acknowledgement the message is delivered again.
                 log.warning("message_waits", reason="another transaction holds its key")
                 return
             log.exception("message_failed")
@@ -152,7 +154,7 @@ class Inbox:
             message.ack()
 
     def _bare(self, message: Any) -> Submission:
-        """Whose the message is and which job it stands for, if even that can be read."""
+        """Return a submission without a spec: the message's producer and job, if readable."""
         try:
             (read,) = self._read([message])
         except Exception as error:
@@ -163,8 +165,8 @@ class Inbox:
         return replace(read, spec=Spec(endpoint=""))
 
     def _store_together(self, page: list[Any]) -> None:
-        """In one transaction; acknowledged after the commit."""
-        # A redelivered message may stand beside itself.
+        """Store messages in one transaction, and acknowledge them after the commit."""
+        # A page may hold a message twice, if it was delivered again.
         unique = list({(read.producer, read.id): read for read in self._read(page)}.values())
         stored = list(self._stored(self._taken_in(unique)))
         reached(CrashPoint.INBOX_STORED)
@@ -180,7 +182,7 @@ class Inbox:
                     log.info("submission_accepted")
 
     def _read(self, page: list[Any]) -> list[Submission]:
-        """Messages as submissions; whatever cannot be read becomes a rejected one."""
+        """Return messages as submissions. One that cannot be read becomes a rejected one."""
         known = producers_named(self._db, {producer_of(message) for message in page})
         return [
             self._read_as(known.get(name) or newcomer(name), message)
@@ -189,35 +191,35 @@ class Inbox:
 
     def _read_as(self, producer: Producer, message: Any) -> Submission:
         job_id = job_id_of(task_id_of(message))
-        believed = not needs_proof(message, always=self._settings.queue_signed)
+        proven = not needs_proof(message, always=self._settings.queue_signed)
         try:
             data = spec_of(message)
-            if not believed:
+            if not proven:
                 check_signature(message, data, producer)
-                believed = True
+                proven = True
             check_size(data, producer)
             spec = read_spec(data, permissions_of(producer, self._settings))
             return Submission(id=job_id, producer=producer.name, spec=spec)
         except BadInput as error:
-            # Nobody is charged with what somebody else may have sent.
+            # A message without proof must not count against the producer that it names.
             return Submission(
-                id=job_id if believed else stray_id_of(message, job_id),
-                producer=producer.name if believed else "default",
+                id=job_id if proven else stray_id_of(message, job_id),
+                producer=producer.name if proven else "default",
                 spec=Spec(endpoint=""),
                 bad=error,
             )
 
     def _taken_in(self, read: list[Submission]) -> list[Submission]:
-        """The submissions with their requests in blob storage, or with what is wrong with them."""
+        """Write the requests to blob storage. Returns submissions with their blobs or problems."""
         good = [(submission.id, submission.spec) for submission in read if submission.bad is None]
         found = iter(take_in_together(good, self._blobs, self._settings))
         return [one if one.bad is not None else _with(one, next(found)) for one in read]
 
     def _stored(self, submissions: list[Submission]) -> Iterator[tuple[Submission, Submitted]]:
-        """Each submission with the job that stands for it.
+        """Store submissions. Yields each with its job.
 
-        One whose key was used for something else, or that is over its producer's limit, becomes a
-        rejected job, without the key.
+        A submission whose idempotency key is used for another job, or that is over a limit of its
+        producer, becomes a rejected job without the key.
         """
         for submission, found in self._submitted(submissions):
             if isinstance(found, Submitted):
@@ -228,15 +230,15 @@ class Inbox:
     def _submitted(
         self, submissions: list[Submission]
     ) -> list[tuple[Submission, Submitted | NotStored]]:
-        """Each submission with what became of it, under an id of its own if need be."""
+        """Store submissions, under another id if theirs is taken. Returns each with the result."""
         if not submissions:
             return []
-        # Where two come with one id, one must find the other's job there, or its own.
+        # Of two submissions with one id, the second must find the job of the first.
         of_id = {s.id: s for s in submissions}
         later = [s for s in submissions if s is not of_id[s.id]]
         first = list(of_id.values())
         found = list(zip(first, submit_each(self._db, first), strict=True))
-        # Blobs lie below the id of the job that names them: what is renamed is taken in anew.
+        # The names of blobs begin with the job's id, so a new id needs new blobs.
         renamed = self._taken_in([_renamed(s) for s, done in found if isinstance(done, IdTaken)])
         settled = [(s, done) for s, done in found if not isinstance(done, IdTaken)]
         return settled + self._submitted(later + renamed)
@@ -249,7 +251,7 @@ def _with(submission: Submission, found: Taken | BadInput | None) -> Submission:
 
 
 def _renamed(submission: Submission) -> Submission:
-    """Under the id that it gets each time that it finds its own to be another producer's."""
+    """Return the submission under another id, the same each time, since its own is taken."""
     return replace(submission, id=uuid5(submission.id, submission.producer), taken=None)
 
 
@@ -260,14 +262,14 @@ def _refused(submission: Submission, reason: str) -> Submission:
 
 
 def connection_errors() -> tuple[type[BaseException], ...]:
-    """What kombu raises when Redis is away."""
+    """Return the errors that kombu raises when Redis is away."""
     transport = Connection("redis://")
     errors: set[type[BaseException]] = {*transport.connection_errors, *transport.channel_errors}
-    return tuple(errors - {KeyError})  # which kombu counts among them, and which would hide bugs
+    return tuple(errors - {KeyError})  # kombu lists KeyError too, which would hide bugs
 
 
 def _will_pass(error: Exception) -> bool:
-    """Whether it is the database, the broker or the storage, and no message's fault."""
+    """Return whether the database, broker or storage is to blame, not a message."""
     outside: tuple[type[BaseException], ...] = (OSError, *STORAGE_ERRORS, *connection_errors())
     away = engine.is_unavailable(error) and not engine.is_contended(error)
     return away or isinstance(error, outside)

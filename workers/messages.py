@@ -1,4 +1,4 @@
-"""What a producer's message says: whose it is, which job it stands for, and what is to be done."""
+"""Reads producers' messages: their producer, job id, spec, signature and compression."""
 
 import bz2
 import lzma
@@ -22,12 +22,12 @@ SIGNATURE = "haulier-signature"
 
 
 def producer_of(message: Any) -> str:
-    """The producer that the message names. Whether it is true is another question."""
+    """Return the producer that a message names. `check_signature` tells whether that is true."""
     return _storable((message.headers or {}).get(PRODUCER) or "default")[:255]
 
 
 def job_id_of(task_id: object) -> UUID:
-    """The job's id is the task's id; uuid5 of it where it is no UUID."""
+    """Return the task id as the job's id, or a UUID made from it if it is not one."""
     text = _storable(task_id or uuid4())
     try:
         return UUID(text)
@@ -36,19 +36,20 @@ def job_id_of(task_id: object) -> UUID:
 
 
 def task_id_of(message: Any) -> object:
+    """Return the task id as the message has it, which may be anything."""
     return (message.headers or {}).get("id") or message.properties.get("correlation_id")
 
 
 def stray_id_of(message: Any, job_id: UUID) -> UUID:
-    """The id of the job that says why a message was not believed.
+    """Return an id for the rejected job of a message whose sender is not proven.
 
-    Not the one it asks for: a forged message must not take the place of the true one.
+    It is not the id that the message asks for: a forged message must not take the true one's place.
     """
     return uuid5(job_id, sha256(body_of(message)).hexdigest())
 
 
 def spec_of(message: Any) -> bytes:
-    """The `spec` keyword argument of a task message, as the JSON that it was sent as."""
+    """Return the JSON of a task message's `spec` argument, byte for byte. Raises BadInput."""
     if message.content_type != "application/json":
         kind = _storable(message.content_type)
         raise BadInput([Problem(f"the message is {kind}, not application/json")])
@@ -65,12 +66,12 @@ def spec_of(message: Any) -> bytes:
 
 
 def needs_proof(message: Any, *, always: bool) -> bool:
-    """Whether it is to be looked at who sent the message: where it is signed, it always is."""
+    """Return whether to check a message's signature: always, or if it has one."""
     return always or SIGNATURE in (message.headers or {})
 
 
 def check_signature(message: Any, spec: bytes, producer: Producer) -> None:
-    """Raises BadInput unless the producer has signed the message."""
+    """Raise BadInput unless the producer has signed the message."""
     headers = message.headers or {}
     task_id = _storable(task_id_of(message))
     if SIGNATURE not in headers:
@@ -89,19 +90,19 @@ def check_signature(message: Any, spec: bytes, producer: Producer) -> None:
 
 
 def check_size(spec: bytes, producer: Producer) -> None:
-    """Raises BadInput where the spec is larger than the producer's may be."""
+    """Raise BadInput if the spec is larger than the producer's limit."""
     if producer.body_bytes is not None and len(spec) > producer.body_bytes:
-        words = f"the producer's submissions may have {producer.body_bytes:,} bytes"
+        words = f"the spec has {len(spec):,} bytes; the limit is {producer.body_bytes:,} bytes"
         raise BadInput([Problem(words)])
 
 
 def _storable(header: object) -> str:
-    """A header as text that Postgres takes: no NUL, and no half of a surrogate pair."""
+    """Return a header as text that Postgres takes, without NULs and lone surrogates."""
     return str(header).replace("\x00", "").encode(errors="replace").decode()
 
 
 def body_of(message: Any) -> bytes:
-    """Whatever came as a body, as bytes: who writes to Redis directly may send a number."""
+    """Return a message's body as bytes. Someone who writes to Redis directly may send a number."""
     body = message.body
     return body if isinstance(body, bytes) else str(body).encode(errors="replace")
 
@@ -131,12 +132,10 @@ def bound_unpacking() -> None:
 def _bounded(unpacker: Callable[[], Any] | None) -> Callable[[bytes], bytes]:
     def unpack(body: bytes) -> bytes:
         if unpacker is None:
-            raise ValueError("the message's compression is not one of gzip, bzip2 and lzma")
+            raise ValueError("the message must be compressed with gzip, bzip2 or lzma")
         unpacked: bytes = unpacker().decompress(body, UNPACKED_BYTES + 1)
         if len(unpacked) > UNPACKED_BYTES:
-            raise ValueError(
-                f"the message has more than {UNPACKED_BYTES:,} bytes when it is unpacked"
-            )
+            raise ValueError(f"the unpacked message has more than {UNPACKED_BYTES:,} bytes")
         return unpacked
 
     return unpack

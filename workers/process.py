@@ -1,4 +1,4 @@
-"""A process of Haulier's own: how it starts, how it shows that it lives, what its loop survives."""
+"""Shared parts of every process here: its start, its heartbeat, its log lines about trouble."""
 
 import os
 import socket
@@ -31,7 +31,7 @@ def run(main: Callable[[Settings], None]) -> None:
 
 
 def log_trouble(event: str, error: Exception) -> None:
-    """Log an error that a loop survives: a line if Postgres is away, else with its traceback."""
+    """Log an error after which a loop goes on: in one line if Postgres is away, else in full."""
     if engine.is_unavailable(error):
         log.warning("postgres_unavailable", reason=first_line(error))
     else:
@@ -39,16 +39,15 @@ def log_trouble(event: str, error: Exception) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's message; those of Postgres have several."""
+    """Return the first line of an error's message. Messages of Postgres have several lines."""
     return (str(error).splitlines() or [repr(error)])[0]
 
 
 class Heartbeat:
-    """A thread that writes the process's row every few seconds and removes it at a clean end.
+    """A thread that updates the process's row every few seconds and deletes it at a clean end.
 
-    A loop calls `touch` in each round, which touches the file for health checks, so that a loop
-    that hangs is noticed. A Celery worker has no such loop: with `slots` above 0 the thread
-    touches the file.
+    A loop calls `touch` in each round, so that the file for health checks gets old if the loop
+    hangs. A Celery worker (`slots` above 0) has no loop of ours, so the thread touches the file.
     """
 
     def __init__(
@@ -69,7 +68,7 @@ class Heartbeat:
         self._thread.start()
 
     def touch(self) -> None:
-        """Tell a health check that the loop is running."""
+        """Touch the file for health checks, if the settings name one."""
         if self._file is not None:
             self._file.touch()
 
@@ -103,5 +102,5 @@ class Heartbeat:
     def _guarded(self, beat: Callable[[], None]) -> None:
         try:
             beat()
-        except Exception as error:  # noqa: BLE001  a process that works must not look dead
+        except Exception as error:  # noqa: BLE001  the thread must go on, or the process looks dead
             log.warning("heartbeat_missed", reason=first_line(error))

@@ -1,4 +1,4 @@
-"""The rate of calls to Together's control API, shared by all workers of an account."""
+"""Limits the calls to Together's control API, per account and over all workers."""
 
 import math
 import time
@@ -17,11 +17,11 @@ from service.rules.errors import Transient
 log = structlog.get_logger()
 
 TIMEOUT = 1.0
-"""Seconds that a Redis which does not answer may cost a call."""
+"""The most seconds that a call waits for a Redis that does not answer."""
 
 
 class RateLimit:
-    """A moving window in Redis: in any such window no more calls than it allows are let through."""
+    """A moving window in Redis, which lets a limited number of calls through."""
 
     def __init__(self, redis_url: str, per_second: float) -> None:
         self._storage = RedisStorage(
@@ -37,7 +37,10 @@ class RateLimit:
         self._storage.storage.close()
 
     def gate(self, account: str, patience: timedelta) -> Callable[[], None]:
-        """What waits until a call may be made, for `patience` in all; then raises Transient."""
+        """Return a function that waits until a call may be made.
+
+        It raises Transient when all its waits together would take longer than `patience`.
+        """
         left = patience.total_seconds()
 
         def wait() -> None:
@@ -54,26 +57,26 @@ class RateLimit:
         return wait
 
     def _pause(self, account: str) -> float:
-        """Take a place in the window and return 0; else the seconds until one may be free."""
+        """Take a place in the window and return 0, or return the seconds until one may be free."""
         try:
             if self._limiter.hit(self._window, account):
                 return 0
             free_at = self._limiter.get_window_stats(self._window, account).reset_time
         except RedisError as error:
-            # Redis holds no truth, so work goes on without it; Together's own 429 slows us then.
+            # Work goes on without Redis. Together's own limit (429) then slows it down.
             log.warning("rate_not_limited", reason=str(error))
             return 0
         return min(max(free_at - time.time(), 0.005), self._window.get_expiry())
 
 
 _TOO_LONG = (
-    "the calls of account {!r} have to wait too long for their turn"
-    " (HAULIER_CONTROL_REQUESTS_PER_SECOND)"
+    "calls for account {!r} would have to wait too long"
+    " under the limit HAULIER_CONTROL_REQUESTS_PER_SECOND"
 )
 
 
 def window(per_second: float) -> RateLimitItem:
-    """The rate as so many calls in so many whole seconds, in tenths of a call, rounded down."""
+    """Return the rate as calls per whole seconds, rounded down to tenths of a call per second."""
     rate = Fraction(math.floor(round(per_second * 10, 6)), 10)
     if rate == 0:
         return RateLimitItemPerSecond(1, math.ceil(1 / per_second))

@@ -1,4 +1,4 @@
-"""The scheduler: a plain loop that tells the workers what is due. Run one, or several."""
+"""The scheduler: a loop that sends the workers what is due. One or several may run."""
 
 import signal
 import threading
@@ -30,15 +30,15 @@ from workers.process import EVERY, Heartbeat, first_line, log_trouble, run
 log = structlog.get_logger("workers.scheduler")  # the module itself is run as __main__
 
 AHEAD = 3
-"""How many times as many rows as worker slots may be on their way at once."""
+"""The most rows under way at once, for each worker slot."""
 SOON = 0.05
-"""The least pause between two ticks, in seconds."""
+"""The shortest pause between two ticks, in seconds."""
 FEW = 4
-"""Slots to reckon with before the first worker has said how many it has."""
+"""The number of slots to assume until a worker's heartbeat tells it."""
 
 
 class Scheduler:
-    """Each tick: stamp what is due, commit, publish, and stop publishing at the first failure."""
+    """Stamps rows that are due, commits, then publishes their messages, once each tick."""
 
     def __init__(self, settings: Settings) -> None:
         settings.required("database_url", "redis_url")
@@ -68,7 +68,7 @@ class Scheduler:
                 except Exception as error:  # noqa: BLE001  the loop goes on
                     log_trouble("tick_failed", error)
                 times.note(time.monotonic() - started)
-                # Where there was work there is more: small tasks do not last for a tick.
+                # After work there is mostly more, since small tasks end before the next tick.
                 pause = soon if sent else tick
                 self._stop.wait(max(0.0, pause - (time.monotonic() - started)))
         finally:
@@ -76,7 +76,7 @@ class Scheduler:
             log.info("scheduler_stopped")
 
     def tick(self) -> int:
-        """Send what is due; returns how many rows were sent."""
+        """Send what is due. Returns the number of rows sent."""
         within = max(EVERY * 3, self._settings.tick_seconds * 3)
         queues = {window.queue for window in WINDOWS}
         slots = {name: heartbeats.slots(self._db, name, within=within) or FEW for name in queues}
@@ -85,7 +85,7 @@ class Scheduler:
             for window in WINDOWS:
                 due += self._take(window, slots[window.queue] * AHEAD * window.page)
         finally:
-            # What is stamped goes out, whatever became of the rest.
+            # Rows that are stamped are sent even if an error stopped the loop.
             if due:
                 reached(CrashPoint.SCHEDULER_STAMPED)
             sent = self._publish(due)
@@ -93,18 +93,18 @@ class Scheduler:
         return sent
 
     def _now_and_then(self) -> None:
-        """Send the chores, which need not be looked for at every tick."""
+        """Send the chores, less often than at every tick."""
         if time.monotonic() < self._look_at:
             return
         every = self._settings.probe_seconds
         self._look_at = time.monotonic() + every.total_seconds()
         for chore in self._chores(every):
-            # A message that is lost is sent again the next time.
+            # A message that could not be sent is sent the next time.
             with suppress(OperationalError):
                 chore.apply_async()
 
     def _chores(self, every: timedelta) -> Iterator[Any]:
-        """Messages for the chores that are due, for whichever scheduler asks first."""
+        """Yield messages for the chores that are due. Only the first scheduler to ask gets them."""
         if self._settings.retention_days is not None and begin(self._db, "prune", every=every):
             yield message("prune", queue=CONTROL, expires=every)
         if begin(self._db, "discard", every=every):
@@ -117,22 +117,23 @@ class Scheduler:
             yield message("sweep", account, file_ids, queue=CONTROL, expires=every)
 
     def _take(self, window: Window, size: int) -> list[Due]:
-        """As many due rows as fit into the window beside those that are on their way."""
+        """Stamp and return due rows, as many as still fit into the window's `size`."""
         if window.page > 1 and not self._is_time_to_gather():
             return []
         row, stages, again = window.row, window.stages, self._again
-        room = size - outstanding(self._db, row, stages, again=again)
-        due = dispatch(self._db, row, stages, limit=room, again=again)
+        free = size - outstanding(self._db, row, stages, again=again)
+        due = dispatch(self._db, row, stages, limit=free, again=again)
         if Stage.UPLOAD in stages:
-            # What was begun comes first; the room that is left goes to batches that wait.
+            # Batches that were admitted before come first, then new ones fill the window.
             capacity = Capacity.of(self._settings)
-            due += admit(self._db, room=room - len(due), capacity=capacity)
+            due += admit(self._db, room=free - len(due), capacity=capacity)
         return due
 
     def _is_time_to_gather(self) -> bool:
-        """Rows that share a message are taken in gulps, ten to the shortest time between two polls.
+        """Return whether to send rows of stages with pages: ten times per `poll_seconds`.
 
-        So they share one list of the account's batches, and one task.
+        Rows that are due at nearly the same time then share a message, a task, and one list of the
+        account's batches.
         """
         if time.monotonic() < self._gather_at:
             return False
@@ -141,7 +142,7 @@ class Scheduler:
 
     @property
     def _again(self) -> timedelta:
-        """When a message has expired, so that its rows may be sent again."""
+        """The time after which a message has expired and its rows may be sent again."""
         return self._settings.lease_seconds
 
     def _publish(self, due: list[Due]) -> int:
@@ -150,7 +151,7 @@ class Scheduler:
             try:
                 nudge.apply_async()
             except OperationalError as error:
-                # Redis is away. What is stamped comes again when its message would have expired.
+                # Redis is away. The rest is sent again after the time in which it would expire.
                 log.warning("redis_unavailable", reason=str(error), unsent=len(due) - sent)
                 break
             sent += len(ids)
@@ -160,9 +161,9 @@ class Scheduler:
 
 
 class TickTimes:
-    """How long ticks took. Adds them to Postgres every few seconds, for `/metrics`.
+    """Counts how long ticks took, and adds that to Postgres every few seconds, for `/metrics`.
 
-    The last few seconds before the process dies are lost.
+    The counts of the last few seconds are lost when the process ends.
     """
 
     def __init__(self, db: engine.Database) -> None:
@@ -178,11 +179,11 @@ class TickTimes:
             self.store()
 
     def store(self) -> None:
-        """Add them to Postgres; if it is away, keep them for the next time."""
+        """Add the counts to Postgres, or keep them for the next time if that fails."""
         self._store_at = time.monotonic() + EVERY.total_seconds()
         try:
             add_ticks(self._db, self._buckets)
-        except Exception as error:  # noqa: BLE001  numbers about the work must never stop it
+        except Exception as error:  # noqa: BLE001  metrics must never stop the work
             log.warning("ticks_unsaved", reason=first_line(error))
         else:
             self._buckets = {}
