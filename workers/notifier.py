@@ -92,7 +92,7 @@ class Notifier:
             return SOON
         try:
             found = await self._in_database(
-                notices.claim, self._db, room=free, share=SHARE, lease_for=LEASE
+                notices.claim, self._db, limit=free, share=SHARE, lease_for=LEASE
             )
         except Exception as error:  # noqa: BLE001  the loop goes on
             log_trouble("claim_failed", error)

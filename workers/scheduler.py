@@ -126,7 +126,7 @@ class Scheduler:
         if Stage.UPLOAD in stages:
             # Batches that were admitted before come first, then new ones fill the window.
             capacity = Capacity.of(self._settings)
-            due += admit(self._db, room=free - len(due), capacity=capacity)
+            due += admit(self._db, limit=free - len(due), capacity=capacity)
         return due
 
     def _is_time_to_gather(self) -> bool:

@@ -78,16 +78,16 @@ class Scene:
 
 
 def choose(
-    waiting: Iterable[Waiting], scene: Scene, capacity: Capacity, room: int
+    waiting: Iterable[Waiting], scene: Scene, capacity: Capacity, limit: int
 ) -> list[Waiting]:
-    """At most `room` of the waiting batches, in the order in which they are let in."""
+    """Return at most `limit` of the waiting batches, in the order in which they are admitted."""
     lanes, producers = deepcopy(scene.lanes), scene.producers.copy()
     queues: dict[tuple[LaneName, int, str], deque[Waiting]] = defaultdict(deque)
     for batch in sorted(waiting, key=lambda batch: batch.since):
         queues[batch.lane, batch.priority, batch.producer].append(batch)
     admitted = sum(load.admitted for load in lanes.values())
     chosen: list[Waiting] = []
-    while len(chosen) < room:
+    while len(chosen) < limit:
         fit = _fit([queue[0] for queue in queues.values() if queue], lanes, capacity)
         if not fit:
             break
@@ -107,10 +107,10 @@ def choose(
 
 
 def _fit(heads: list[Waiting], lanes: Mapping[LaneName, Load], capacity: Capacity) -> list[Waiting]:
-    """Those that their lane has room for.
+    """Return the batches that their lanes have capacity for.
 
-    A lane whose oldest is next has no room for any other: else small batches could slip into
-    every gap, and a large one would never find one.
+    If a lane's oldest batch is next, no other batch of the lane may pass: otherwise small batches
+    would fill every gap, and a large one would never fit.
     """
     by_lane: dict[LaneName, list[Waiting]] = defaultdict(list)
     for head in heads:

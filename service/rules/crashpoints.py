@@ -22,7 +22,7 @@ class CrashPoint(StrEnum):
     UPLOAD_FORGOTTEN = "upload.forgotten"  # the file of a lost create is deleted
     UPLOAD_SENT = "upload.sent"  # Together holds the file
     CREATE_SENT = "create.sent"  # Together holds the batch
-    CREATE_FOUND = "create.found"  # the batch of a lost create was found, its twins cancelled
+    CREATE_FOUND = "create.found"  # the batch of a lost create was found, its duplicates cancelled
     POLL_CANCELLED = "poll.cancelled"  # Together was asked to cancel the batch
     POLL_ENDED = "poll.ended"  # the batch is known to have ended
     FETCH_DOWNLOADED = "fetch.downloaded"  # both files are on scratch space

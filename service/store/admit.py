@@ -1,4 +1,4 @@
-"""Admit waiting batches as far as there is room; `service.rules.admission` chooses which."""
+"""Admit waiting batches as far as there is capacity; `service.rules.admission` chooses which."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -44,29 +44,29 @@ SELECT first.* FROM groups, LATERAL (
   WHERE {_WAITING} AND b.account = groups.account AND b.model = groups.model
     AND b.priority = groups.priority AND b.producer = groups.producer AND b.not_before <= now()
     AND (b.lease IS NULL OR b.leased_until < now())
-  ORDER BY b.not_before, b.shard LIMIT :room) first
+  ORDER BY b.not_before, b.shard LIMIT :limit) first
 WHERE NOT EXISTS (SELECT FROM haulier.accounts a
                   WHERE a.name = groups.account AND a.paused_until > now())
 """)  # noqa: S608  constant words
 
 
-def admit(db: Database, *, room: int, capacity: Capacity) -> list[Due]:
-    """Let at most `room` batches in, stamp them as dispatched, and say which.
+def admit(db: Database, *, limit: int, capacity: Capacity) -> list[Due]:
+    """Admit at most `limit` batches, stamp them as dispatched, and return them.
 
     One scheduler at a time; another one finds nothing to do meanwhile.
     """
-    if room <= 0:
+    if limit <= 0:
         return []
     with db.begin() as session:
         if not session.scalar(select(func.pg_try_advisory_xact_lock(_ADMISSION))):
             return []
-        found = session.execute(_CANDIDATES, {"room": room}).all()
+        found = session.execute(_CANDIDATES, {"limit": limit}).all()
         if not found:
             return []
         scene = load(session)
         rates = token_rates(session, {(row.account, row.model) for row in found})
         waiting = [_waiting(row, rates) for row in found]
-        return _let_in(session, choose(waiting, scene, capacity, room))
+        return _admit(session, choose(waiting, scene, capacity, limit))
 
 
 def load(session: Session) -> Scene:
@@ -107,7 +107,7 @@ def _waiting(row: Any, rates: dict[LaneName, float]) -> Waiting:
     )
 
 
-def _let_in(session: Session, chosen: Sequence[Waiting]) -> list[Due]:
+def _admit(session: Session, chosen: Sequence[Waiting]) -> list[Due]:
     if not chosen:
         return []
     asked = (

@@ -37,6 +37,6 @@ def cancel(db: Database, job_id: UUID) -> None:
             update(Batch)
             .where(Batch.job_id == job_id, Batch.state.in_(OPEN_BATCH_STATES))
             .where(Batch.lease.is_(None), Batch.create_deadline.is_(None))
-            # Nor does it wait to be let in: what was not sent is only to be buried.
+            # An unsent batch need not wait for admission: its requests become dead letters.
             .values(not_before=func.now(), admitted_at=func.coalesce(Batch.admitted_at, func.now()))
         )

@@ -122,7 +122,7 @@ WITH RECURSIVE endpoints AS (
     PARTITION BY c.producer ORDER BY c.troubled, c.not_before) AS turn
   FROM candidates c LEFT JOIN producers p USING (producer)
 ), due AS (
-  SELECT id FROM turns WHERE turn <= :share ORDER BY turn, troubled, not_before LIMIT :room
+  SELECT id FROM turns WHERE turn <= :share ORDER BY turn, troubled, not_before LIMIT :limit
 ), free AS (
   SELECT d.id FROM haulier.deliveries d JOIN due USING (id)
   WHERE d.not_before <= now() AND d.delivered_at IS NULL AND d.parked_at IS NULL
@@ -136,13 +136,13 @@ RETURNING d.id
 """)
 
 
-def claim(db: Database, *, room: int, share: int, lease_for: timedelta) -> list[Sending]:
-    """At most `room` notices that are due, leased to the caller.
+def claim(db: Database, *, limit: int, share: int, lease_for: timedelta) -> list[Sending]:
+    """Lease at most `limit` due notices to the caller.
 
     A producer has at most `share` on their way, whoever claimed them.
     """
     with db.begin() as session:
-        values = {"room": room, "share": share, "at_once": AT_ONCE, "lease_for": lease_for}
+        values = {"limit": limit, "share": share, "at_once": AT_ONCE, "lease_for": lease_for}
         ids = session.scalars(_CLAIM, values).all()
         if not ids:
             return []

@@ -15,7 +15,7 @@ from service.rules.errors import OverQuota
 from service.store.models import Job, Producer
 
 SOME_OF_IT = timedelta(minutes=1)
-"""When to come back for room among the open requests: nobody knows when jobs end."""
+"""When to come back if too many requests are open: nobody knows when jobs end."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Asked:
 
 
 @dataclass
-class _Room:
+class _Quota:
     """A producer's row, locked, and what is open of its jobs."""
 
     row: Producer
@@ -39,7 +39,7 @@ class _Room:
 
     def take(self, requests: int) -> OverQuota | None:
         """Count the requests of a new job, or say why they are too many."""
-        # An `input` is counted when it is read; it needs room for one request until then.
+        # An `input` is counted when it is read; until then it counts as one request.
         asked = max(requests, 1)
         most_open, most_today = self.row.open_requests, self.row.requests_per_day
         used = self.row.counted_requests if self.row.counted_on == self.today else 0
@@ -88,13 +88,13 @@ def over_quota(session: Session, asked: Sequence[Asked]) -> dict[UUID, OverQuota
 
 def count_late(session: Session, producer: str, requests: int) -> None:
     """Count requests that were not known when they were submitted: of an `input`, or enqueued."""
-    for room in _locked(session, {producer}).values():
-        if room.row.requests_per_day is not None:
-            used = room.row.counted_requests if room.row.counted_on == room.today else 0
-            room.row.counted_on, room.row.counted_requests = room.today, used + requests
+    for quota in _locked(session, {producer}).values():
+        if quota.row.requests_per_day is not None:
+            used = quota.row.counted_requests if quota.row.counted_on == quota.today else 0
+            quota.row.counted_on, quota.row.counted_requests = quota.today, used + requests
 
 
-def _locked(session: Session, names: set[str]) -> dict[str, _Room]:
+def _locked(session: Session, names: set[str]) -> dict[str, _Quota]:
     """Those of the producers that have a limit. In one order for everybody."""
     today = func.date_trunc("day", func.now(), "UTC")
     rows = session.execute(
@@ -107,7 +107,7 @@ def _locked(session: Session, names: set[str]) -> dict[str, _Room]:
         .with_for_update(key_share=True)
     ).all()
     return {
-        row.name: _Room(row, day, left, _open(session, row.name) if row.open_requests else 0)
+        row.name: _Quota(row, day, left, _open(session, row.name) if row.open_requests else 0)
         for row, day, left in rows
     }
 

@@ -1,4 +1,4 @@
-"""Permissions of the repository that neither the linter nor the import contracts can hold."""
+"""Rules of the repository that neither the linter nor the import contracts can hold."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,9 @@ LOCKS = sorted(ROOT.glob("requirements*.lock"))
 
 def test_only_config_configures_structlog() -> None:
     sources = [
-        file for room in ("config", "service", "workers") for file in ROOT.glob(f"{room}/**/*.py")
+        file
+        for folder in ("config", "service", "workers")
+        for file in ROOT.glob(f"{folder}/**/*.py")
     ]
     configuring = [file for file in sources if "structlog.configure(" in file.read_text()]
     assert [str(file.relative_to(ROOT)) for file in configuring] == ["config/logging.py"]

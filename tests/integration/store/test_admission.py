@@ -37,8 +37,8 @@ def harness(_harness: Harness) -> Harness:
     return _harness
 
 
-def let_in(harness: Harness, room: int = 100, capacity: Capacity = WIDE) -> list[UUID]:
-    return [due.id for due in admit(harness.db, room=room, capacity=capacity)]
+def let_in(harness: Harness, limit: int = 100, capacity: Capacity = WIDE) -> list[UUID]:
+    return [due.id for due in admit(harness.db, limit=limit, capacity=capacity)]
 
 
 def reason(harness: Harness, batch_id: UUID, capacity: Capacity = WIDE) -> Reason | None:
@@ -58,10 +58,10 @@ def test_what_is_let_in_is_let_in_once(harness: Harness) -> None:
     assert batch.admitted_at == batch.dispatched_at is not None
 
 
-@pytest.mark.parametrize("room", [-1, 0, 2, 9])
-def test_no_more_than_there_is_room_for(harness: Harness, room: int) -> None:
+@pytest.mark.parametrize("limit", [-1, 0, 2, 9])
+def test_no_more_than_the_limit_are_admitted(harness: Harness, limit: int) -> None:
     harness.waiting(*[1] * 5)
-    assert len(let_in(harness, room)) == max(0, min(room, 5))
+    assert len(let_in(harness, limit)) == max(0, min(limit, 5))
 
 
 def test_a_slot_is_free_again_when_a_batch_has_ended(harness: Harness) -> None:

@@ -97,7 +97,7 @@ def sent(
     """What a scheduler sends of a lane: what is due, and for uploads what is let in."""
     due = dispatch(db, *lane, limit=limit, again=LEASE)
     if Stage.UPLOAD in lane[1]:
-        due += admit(db, room=limit - len(due), capacity=capacity)
+        due += admit(db, limit=limit - len(due), capacity=capacity)
     return due
 
 

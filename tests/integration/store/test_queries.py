@@ -219,7 +219,7 @@ def test_a_tick_stays_on_an_index(
 def test_letting_in_reads_a_few_of_those_that_wait(harness: Harness, plans: Plans) -> None:
     capacity = Capacity(batches=None, tokens=10**12)
     for _ in range(TIMES):
-        found = plans.of(lambda: admit(harness.db, room=2, capacity=capacity))
+        found = plans.of(lambda: admit(harness.db, limit=2, capacity=capacity))
         _assert_on_an_index(found)
         assert (
             max(int(rows) for plan in found for rows in re.findall(r"actual rows=(\d+)", plan))
@@ -437,7 +437,7 @@ def test_a_notifier_and_a_reader_of_deliveries_stay_on_an_index(
     harness.run("ANALYZE haulier.deliveries")
 
     def deliver() -> None:
-        for sending in notices.claim(harness.db, room=64, share=16, lease_for=MINUTE):
+        for sending in notices.claim(harness.db, limit=64, share=16, lease_for=MINUTE):
             notices.delivered(harness.db, sending)
         notices.deliveries(harness.db, _id("job", 1), after=None, limit=50)
 

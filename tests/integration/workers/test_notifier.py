@@ -226,8 +226,8 @@ def test_an_endpoint_that_has_failed_is_tried_by_one_notice_at_a_time_after_the_
 ) -> None:
     minute = timedelta(minutes=1)
 
-    def claimed(room: int = SLOTS) -> list[notices.Sending]:
-        return notices.claim(harness.db, room=room, share=SHARE, lease_for=minute)
+    def claimed(limit: int = SLOTS) -> list[notices.Sending]:
+        return notices.claim(harness.db, limit=limit, share=SHARE, lease_for=minute)
 
     first = failed_job(harness, {"webhook": "https://dead.example"})
     repeated(harness, first, endpoints=1, each=20)
@@ -238,7 +238,7 @@ def test_an_endpoint_that_has_failed_is_tried_by_one_notice_at_a_time_after_the_
         notices.failed(harness.db, one, "no answer", pause=minute, retry_for=minute)
 
     well = failed_job(harness, {"webhook": "https://well.example"})
-    assert [one.job.id for one in claimed(room=1)] == [well]
+    assert [one.job.id for one in claimed(limit=1)] == [well]
     (again,) = claimed()
     assert (again.job.id, claimed()) == (first, [])
     notices.delivered(harness.db, again)

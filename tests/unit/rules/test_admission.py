@@ -27,11 +27,11 @@ def waiting(
 
 
 def let_in(
-    found: list[Waiting], room: int, capacity: Capacity = WIDE, **load: int
+    found: list[Waiting], limit: int, capacity: Capacity = WIDE, **load: int
 ) -> list[Waiting]:
     scene = Scene()
     scene.lanes["default", "m"] = Load(**load)
-    return choose(found, scene, capacity, room)
+    return choose(found, scene, capacity, limit)
 
 
 def test_what_waits_longest_goes_first() -> None:
