@@ -23,7 +23,6 @@ from service.api.openapi import document, operation_id
 from service.api.services import Services
 from service.api.streams import Streams
 from service.api.v1 import (
-    credentials,
     deliveries,
     jobs,
     operating,
@@ -33,6 +32,7 @@ from service.api.v1 import (
     results,
     retrying,
     submitting,
+    tokens,
     usage,
 )
 from service.payloads.blobs import STORAGE_ERRORS, Blobs
@@ -124,7 +124,7 @@ def _closed() -> APIRouter:
         retrying,
         operating,
         producers,
-        credentials,
+        tokens,
         usage,
         requests,
         progress,

@@ -75,7 +75,7 @@ class SpentView(View):
     unknown_models: Sequence[str] = Field(description="The models without a known price.")
 
 
-class UsageView(SpentView):
+class UsageRow(SpentView):
     """One row. Keys that are not in `by` are null."""
 
     day: date | None
@@ -87,7 +87,7 @@ class UsageView(SpentView):
 class UsageReport(View):
     first: date = Field(serialization_alias="from")
     last: date = Field(serialization_alias="to")
-    data: Sequence[UsageView]
+    data: Sequence[UsageRow]
     total: SpentView
 
 
@@ -118,7 +118,7 @@ def show_usage(
         first=since,
         last=until,
         data=[
-            UsageView.model_validate(
+            UsageRow.model_validate(
                 {**dict.fromkeys(KEYS), **dict(zip(by, key, strict=True)), **_spent(rows, prices)}
             )
             for key, rows in groups.items()
