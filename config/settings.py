@@ -176,6 +176,9 @@ class Settings(BaseSettings):
     create_grace_seconds: Seconds = timedelta(seconds=60)
     """How long Haulier searches for the batch of a create that got no answer, before it creates the
     batch again."""
+    settle_patience_seconds: Seconds = timedelta(hours=1)
+    """How long Haulier looks again at a batch that Together completed without lines for all of its
+    requests. Then it retries the requests that are missing."""
     retry_base_seconds: Seconds = timedelta(seconds=10)
     """The first pause before a retry. Pauses double, up to 5 minutes."""
     probe_seconds: Seconds = timedelta(seconds=30)

@@ -150,6 +150,7 @@ def _settings(directory: Path, blob_url: str) -> dict[str, str]:
         "HAULIER_ADMIN_TOKEN": "test-admin-token",
         "HAULIER_BLOB_URL": blob_url,
         "HAULIER_CREATE_GRACE_SECONDS": "0.5",
+        "HAULIER_SETTLE_PATIENCE_SECONDS": "2",
         "HAULIER_HOME": str(directory / "home"),
         "HAULIER_LEASE_SECONDS": "3",
         "HAULIER_POLL_SECONDS": "0.1",

@@ -7,6 +7,7 @@ HaulierError
 │   └── AccountBlocked the account must pause: its key is refused or its credit is used up
 ├── Refused            Together will never take this as it is: do not repeat it
 │   └── Missing        Together does not know the id
+├── Broken             something of ours is not as its row says: trying again will hardly help
 ├── BadInput           a producer's spec or lines cannot be run; says what, where, what to do
 ├── HandedBack         the worker is to stop: give the row back as it is
 ├── StaleLease         the lease was lost: drop everything, change nothing
@@ -67,6 +68,10 @@ class Refused(HaulierError):
 
 class Missing(Refused):
     """Together does not know the file or batch (404)."""
+
+
+class Broken(HaulierError):
+    """A blob or a row of ours contradicts another one: a deterministic fault."""
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,8 @@ class BatchClaim:
     attempt: int
     tries: int
     failures: int
+    not_there: int = 0
+    """How many times in a row Together answered 404 for the batch or its files."""
     poison: int
     sibling_error: str | None
     """The error of the other half, if this is one half of a batch and the other FAILED too."""
@@ -81,6 +83,10 @@ class BatchClaim:
     output_file_id: str | None = None
     error_file_id: str | None = None
     cancel_sent: bool = False
+    unsettled_since: datetime | None = None
+    look: str | None = None
+    look_since: datetime | None = None
+    """What earlier fetches saw, if it did not account for every request (`stages.settling`)."""
     submitted_at: datetime | None = None
     expected: timedelta | None = None
     """The average time from create to end in its lane; None if no batch has ended yet."""
@@ -232,6 +238,9 @@ class Changes:
     output_file_id: str | None = None
     error_file_id: str | None = None
     cancel_sent: bool | None = None
+    unsettled_since: datetime | None = None
+    look: str | None = None
+    look_since: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -262,6 +271,8 @@ class Retry:
     delay: timedelta | None = None
     not_sent: bool = False
     """Whether it is certain that no create was sent, so that the intent can be cleared."""
+    not_there: bool = False
+    """Whether Together answered 404 for the batch or its files. These are counted by themselves."""
 
 
 @dataclass(frozen=True)

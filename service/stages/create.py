@@ -5,6 +5,7 @@ is unknown, the stage looks for its batch by the input file, which no other batc
 """
 
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from datetime import timedelta
 
 import structlog
@@ -21,6 +22,8 @@ from service.together.wire import ProviderBatch
 
 log = structlog.get_logger()
 
+MOST_UNNAMED = 20
+"""How many batches a search asks for singly because the list does not show their input file."""
 MOST_UPLOADS = 3
 """How many input files Together may lose before the batch fails for it."""
 
@@ -63,9 +66,9 @@ def _find(batch: BatchClaim, clients: AccountClients) -> Outcome:
     """Look for the batch that an earlier create may have made."""
     if batch.create_deadline is None or batch.input_file_id is None:
         raise AssertionError("only a batch with an intent to create is searched for")
-    found = [job for job in clients.together.batches() if job.input_file_id == batch.input_file_id]
+    found = _with_input(clients.together, batch.input_file_id)
     if found:
-        oldest, *duplicates = sorted(found, key=lambda job: job.created_at or "")
+        oldest, *duplicates = sorted(found, key=lambda job: job.created_at or 0.0)
         _cancel(clients.together, duplicates)
         reached(CrashPoint.CREATE_FOUND)
         log.warning("batch_adopted", provider_batch_id=oldest.id)
@@ -77,6 +80,17 @@ def _find(batch: BatchClaim, clients: AccountClients) -> Outcome:
         return Wait(pause, reason="looking for the batch of an unanswered create")
     log.warning("create_given_up", input_file_id=batch.input_file_id)
     return Advance(BatchState.QUEUED)
+
+
+def _with_input(together: Together, file_id: str) -> list[ProviderBatch]:
+    """Return the batches of an input file. Asks singly for those whose entry names no file."""
+    listed = together.batches()
+    unnamed = [job for job in listed if job.input_file_id is None]
+    unnamed.sort(key=lambda job: job.created_at or 0.0, reverse=True)
+    for job in unnamed[:MOST_UNNAMED]:
+        with suppress(Refused):
+            listed.append(together.batch(job.id))
+    return [job for job in listed if job.input_file_id == file_id]
 
 
 def _adopted(batch: BatchClaim, job: ProviderBatch, clients: AccountClients) -> Advance:

@@ -4,6 +4,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import IO
 
@@ -12,12 +13,22 @@ from service.rules.crashpoints import CrashPoint, reached
 from service.rules.errors import Missing
 from service.rules.retry import backoff, own_texts
 from service.rules.states import BatchState
-from service.rules.work import BatchClaim, FinalLines, Outcome, RetryBatch, Settle, Settlement
+from service.rules.work import (
+    BatchClaim,
+    Changes,
+    FinalLines,
+    Outcome,
+    RetryBatch,
+    Settle,
+    Settlement,
+    Wait,
+)
 from service.stages.clients import AccountClients
 from service.stages.dead_letters import result_line
 from service.stages.poison import divide
-from service.stages.poll import when_missing
+from service.stages.poll import when_not_there
 from service.stages.reconcile import BLOCK, Answers, FailurePolicy, Verdicts, judge, read_answers
+from service.stages.settling import Look, illegible, look_again
 
 
 def fetch(batch: BatchClaim, clients: AccountClients) -> Outcome:
@@ -28,16 +39,27 @@ def fetch(batch: BatchClaim, clients: AccountClients) -> Outcome:
     try:
         return _fetch(batch, clients)
     except Missing as error:
-        return when_missing(batch, error)
+        return when_not_there(batch, error, clients)
 
 
 def _fetch(batch: BatchClaim, clients: AccountClients) -> Outcome:
+    batch, changes = _anew(batch, clients)
+    if batch.state is not BatchState.ENDED:
+        return Wait(clients.settings.poll_seconds, reason="Together shows the batch as unfinished")
     entries = clients.blobs.get_manifest(batch.manifest_blob)
     wanted = {entry.custom_id for entry in entries}
-    with _downloads(batch, clients) as files:
+    with _downloads(batch, clients) as (files, whole):
         reached(CrashPoint.FETCH_DOWNLOADED)
         answers = read_answers(files, wanted, clients.lease.keep)
         verdicts = judge(entries, answers, _policy(batch, clients))
+        look = _look(batch, answers, verdicts, files=len(files), whole=whole)
+        settings = clients.settings
+        again = look_again(batch, look, settings.settle_patience_seconds, settings.poll_seconds)
+        if again is not None:
+            return again
+        parked = illegible(look)
+        if parked is not None:
+            return parked
         final = _write(batch, clients, files, answers, verdicts)
         reached(CrashPoint.FETCH_WRITTEN)
         retries = tuple(_retries(batch, clients, verdicts))
@@ -49,9 +71,51 @@ def _fetch(batch: BatchClaim, clients: AccountClients) -> Outcome:
             retries=retries,
             final_lines=final,
             usage=answers.usage,
-            oddities=answers.oddities(missing=verdicts.missing),
+            oddities=answers.oddities(missing=len(verdicts.missing)),
         )
-    return Settle(BatchState.SETTLED, settlement)
+    return Settle(BatchState.SETTLED, settlement, changes)
+
+
+def _anew(batch: BatchClaim, clients: AccountClients) -> tuple[BatchClaim, Changes]:
+    """Read the batch anew, since its files may show later than its status.
+
+    A file id that was seen once is kept. The claim goes back to CREATED if the batch has not ended
+    after all.
+    """
+    if batch.provider_batch_id is None:
+        raise AssertionError("an ended batch has a provider batch id")
+    job = clients.together.batch(batch.provider_batch_id)
+    changes = Changes(
+        provider_status=job.status,
+        provider_error=job.error,
+        output_file_id=job.output_file_id or batch.output_file_id,
+        error_file_id=job.error_file_id or batch.error_file_id,
+    )
+    return (
+        replace(
+            batch,
+            state=BatchState.ENDED if job.ended else BatchState.CREATED,
+            provider_status=job.status,
+            provider_error=job.error or batch.provider_error,
+            output_file_id=changes.output_file_id,
+            error_file_id=changes.error_file_id,
+        ),
+        changes,
+    )
+
+
+def _look(
+    batch: BatchClaim, answers: Answers, verdicts: Verdicts, *, files: int, whole: bool
+) -> Look:
+    return Look(
+        status=batch.provider_status or "",
+        missing=verdicts.missing,
+        requests=batch.requests,
+        files=files,
+        whole=whole,
+        readable=answers.readable - answers.unknown,
+        unreadable=answers.unreadable + answers.unknown,
+    )
 
 
 def _policy(batch: BatchClaim, clients: AccountClients) -> FailurePolicy:
@@ -69,18 +133,24 @@ def _policy(batch: BatchClaim, clients: AccountClients) -> FailurePolicy:
 
 
 @contextmanager
-def _downloads(batch: BatchClaim, clients: AccountClients) -> Iterator[list[IO[bytes]]]:
-    """Download the output and error files, if there are any, to local scratch space."""
+def _downloads(
+    batch: BatchClaim, clients: AccountClients
+) -> Iterator[tuple[list[IO[bytes]], bool]]:
+    """Download the output and error files, if there are any, to local scratch space.
+
+    Yields them, and whether they are whole.
+    """
     with ExitStack() as stack:
         files: list[IO[bytes]] = []
+        whole = True
         for file_id in (batch.output_file_id, batch.error_file_id):
             if file_id is not None:
                 file = stack.enter_context(
                     tempfile.TemporaryFile(buffering=BLOCK, dir=clients.scratch)
                 )
-                clients.together.download(file_id, file, clients.lease.keep)
+                whole &= clients.together.download(file_id, file, clients.lease.keep)
                 files.append(file)
-        yield files
+        yield files, whole
 
 
 def _write(

@@ -102,9 +102,7 @@ class Lookup:
         if self._listed is None:
             return self._get(together, batch_id)
         batch = self._listed.get(batch_id)
-        # If an ended batch names no files, only a single call tells whether it has none or the
-        # list leaves them out.
-        if batch is not None and not (batch.ended and batch.without_files):
+        if batch is not None:
             return batch
         if self._gets >= MOST_GETS:
             return None

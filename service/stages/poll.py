@@ -5,12 +5,13 @@ from datetime import timedelta
 from service.rules.crashpoints import CrashPoint, reached
 from service.rules.errors import Missing
 from service.rules.pace import next_poll
+from service.rules.retry import backoff
 from service.rules.states import BatchState
 from service.rules.work import Advance, BatchClaim, Changes, Outcome, Park, Retry, Wait
 from service.stages.clients import AccountClients
 from service.together.wire import ProviderBatch
 
-MOST_MISSING = 20
+MOST_NOT_THERE = 20
 """How many 404s in a row park a batch. Pauses grow to five minutes: this takes over an hour."""
 
 
@@ -19,7 +20,7 @@ def poll(batch: BatchClaim, clients: AccountClients) -> Outcome:
     try:
         return _poll(batch, clients)
     except Missing as error:
-        return when_missing(batch, error)
+        return when_not_there(batch, error, clients)
 
 
 def _poll(batch: BatchClaim, clients: AccountClients) -> Outcome:
@@ -47,22 +48,21 @@ def _poll(batch: BatchClaim, clients: AccountClients) -> Outcome:
         fastest = clients.settings.poll_seconds
         pause = fastest if cancel_sent else until_next_poll(batch, job, clients)
         return Wait(pause, changes)
-    if job.without_files and batch.provider_status != job.status:
-        # The files may appear a moment after the status.
-        return Wait(clients.settings.poll_seconds, changes)
     reached(CrashPoint.POLL_ENDED)
     return Advance(BatchState.ENDED, changes)
 
 
-def when_missing(batch: BatchClaim, error: Missing) -> Outcome:
+def when_not_there(batch: BatchClaim, error: Missing, clients: AccountClients) -> Outcome:
     """Decide what happens if Together answers 404 for a batch or file that it held.
 
     The key may belong to another project by now. So retry for a long time, then park the batch
     for an operator. Never buy it again.
     """
-    if batch.failures >= MOST_MISSING:
+    if batch.not_there >= MOST_NOT_THERE:
         return Park(f"Together no longer has the batch or its files: {error}")
-    return Retry(str(error))
+    # Transient errors in between make this neither longer nor shorter.
+    pause = backoff(batch.not_there + 1, clients.settings.retry_base_seconds, 1.0)
+    return Retry(str(error), pause, not_there=True)
 
 
 def until_next_poll(batch: BatchClaim, job: ProviderBatch, clients: AccountClients) -> timedelta:

@@ -16,6 +16,7 @@ from service.rules.work import DeadLetter, Entry, Oddities, Usage
 from service.stages.dead_letters import dead_letter
 from service.stages.poison import Division
 from service.together.answers import Frame, read_frames, says_nothing
+from service.together.lenient import BOM
 
 BLOCK = 1 << 20
 """About how many bytes of lines to read at once. The last line is read to its end."""
@@ -40,6 +41,8 @@ class Answers:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     total_tokens: int = 0
+    readable: int = 0
+    """Lines that say what became of a request, of this batch or of another one."""
     unknown: int = 0
     duplicate: int = 0
     unreadable: int = 0
@@ -66,11 +69,13 @@ def read_answers(files: Sequence[IO[bytes]], wanted: set[str], keep: Callable[[]
     answers = Answers()
     for number, file in enumerate(files):
         file.seek(0)
-        offset = 0
+        offset = len(BOM) if file.read(len(BOM)) == BOM else 0
+        file.seek(offset)
         while lines := file.readlines(BLOCK):
             for line, frame in zip(lines, read_frames(lines), strict=True):
                 length = len(line)
                 if frame is not None:
+                    answers.readable += 1
                     _index(answers, frame, line, (number, offset, length), wanted)
                 elif line.strip():
                     answers.unreadable += 1
@@ -88,9 +93,8 @@ def _index(
     if custom_id not in wanted:
         answers.unknown += 1
         return
-    response = frame.response
-    body = response.body if response is not None and response.status_code == 200 else None
-    if body is None or body.error or frame.error:
+    body = frame.response.answers if frame.response is not None else None
+    if body is None or frame.error:
         answers.failures.setdefault(custom_id, _failure(frame))
         return
     if custom_id in answers.found:
@@ -118,9 +122,7 @@ def _failure(frame: Frame) -> Failure:
         return Failure(_text(code)[:200] if code else None, status, _text(message or error))
     if error:
         return Failure(None, status, _text(error))
-    if response is not None and status != 200:
-        return Failure(None, status, f"Together answered with status {status}")
-    return Failure("empty_line", None, "Together returned neither an answer nor an error")
+    return Failure(None, status, f"Together answered with status {status}")
 
 
 def _text(message: object) -> str:
@@ -165,7 +167,8 @@ class Verdicts:
     successes: set[int] = field(default_factory=set)
     dead: dict[int, DeadLetter] = field(default_factory=dict)
     groups: list[Group] = field(default_factory=list)
-    missing: int = 0
+    missing: tuple[int, ...] = ()
+    """The ordinals of the requests that have no line."""
 
     @property
     def carried(self) -> list[Entry]:
@@ -178,6 +181,7 @@ def judge(entries: list[Entry], answers: Answers, policy: FailurePolicy) -> Verd
     verdicts = Verdicts()
     carried: list[Entry] = []
     unanswered: list[Entry] = []
+    missing: list[int] = []
     for entry in entries:
         failure = answers.failures.get(entry.custom_id)
         if entry.custom_id in answers.found:
@@ -185,11 +189,12 @@ def judge(entries: list[Entry], answers: Answers, policy: FailurePolicy) -> Verd
         elif failure is not None:
             _assign(verdicts, carried, _fate(entry, failure, policy))
         else:
-            verdicts.missing += 1
+            missing.append(entry.ordinal)
             if policy.provider_status == "FAILED" and not policy.cancelled:
                 unanswered.append(entry)
             else:
                 _assign(verdicts, carried, _missing_fate(entry, policy))
+    verdicts.missing = tuple(missing)
     _divide(verdicts, unanswered, policy)
     if carried:
         verdicts.groups.append(Group(tuple(carried)))

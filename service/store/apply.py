@@ -139,6 +139,7 @@ def _apply_batch(
         case Park():
             pass
         case Retry(not_sent=not_sent):
+            batch.not_there += outcome.not_there
             _clear_intent(batch, claim, not_sent=not_sent)
         case Pause():
             # Together refused the call, so nothing of it was done.
@@ -167,6 +168,7 @@ def _change(batch: Batch, changes: Changes) -> None:
 
 def _advance(session: Session, batch: Batch, outcome: Advance) -> None:
     _change(batch, outcome.changes)
+    batch.not_there = 0
     _move(session, batch, outcome.to)
     if outcome.to is BatchState.QUEUED:
         # A create that was never answered: its file must not be used again.

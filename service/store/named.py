@@ -42,7 +42,7 @@ def named(db: Database, job_ids: Collection[UUID], names: Collection[str]) -> se
     ).subquery()
     wanted = any_(cast(list(names), ARRAY(Text)))
     with db.begin() as session:
-        return set(session.scalars(select(rows.c.name).where(rows.c.name == wanted).distinct()))
+        return set(session.scalars(select(rows.c.name).where(rows.c.name == wanted)))
 
 
 def _blob(name: Any) -> ColumnElement[str]:

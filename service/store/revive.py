@@ -128,7 +128,8 @@ def unpark(db: Database, job_id: UUID) -> int:
             *session.scalars(
                 update(Batch)
                 .where(Batch.job_id == job_id, Batch.parked_at.is_not(None))
-                .values(fresh)
+                # What is parked is looked at twice before it is parked again.
+                .values({**fresh, "not_there": 0, "look": None, "look_since": None})
                 .returning(Batch.id)
             ),
         ]

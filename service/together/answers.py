@@ -1,9 +1,16 @@
 """Reading the lines of the output and error files that Together returns."""
 
-import json
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+
+from service.together.lenient import count, number, read_json
+
+MOST_TOKENS = 10**9
+"""The most tokens that one answer counts for, so that no sum outgrows what Postgres holds."""
+
+
+Tokens = Annotated[int, msgspec.Meta(ge=0, le=MOST_TOKENS)]
 
 
 class Frame(msgspec.Struct, gc=False):
@@ -15,8 +22,14 @@ class Frame(msgspec.Struct, gc=False):
 
 
 class Response(msgspec.Struct, gc=False):
-    status_code: int = 200
+    status_code: int | None = None
     body: "ResponseBody | None" = None
+
+    @property
+    def answers(self) -> "ResponseBody | None":
+        """Return the body of a success. A status that cannot be read decides nothing."""
+        failed = self.status_code is not None and not 200 <= self.status_code < 300
+        return None if failed or self.body is None or self.body.error else self.body
 
 
 class ResponseBody(msgspec.Struct, gc=False):
@@ -26,28 +39,15 @@ class ResponseBody(msgspec.Struct, gc=False):
 
 
 class LineUsage(msgspec.Struct, gc=False):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    total_tokens: int = 0
+    prompt_tokens: Tokens = 0
+    completion_tokens: Tokens = 0
+    total_tokens: Tokens = 0
 
 
 class Choice(msgspec.Struct, gc=False):
     """A choice without its message: the text is most of a line and is slow to decode."""
 
     finish_reason: str | None = None
-
-
-class BareFrame(msgspec.Struct, gc=False):
-    """A line whose other fields have unknown shapes: only its custom_id is certain."""
-
-    custom_id: str
-    response: "BareResponse | None" = None
-    error: Any = None
-
-
-class BareResponse(msgspec.Struct, gc=False):
-    status_code: int = 200
-    body: Any = None
 
 
 class WithText(msgspec.Struct):
@@ -80,41 +80,86 @@ class Message(msgspec.Struct):
 
 _with_text = msgspec.json.Decoder(WithText)
 _frame = msgspec.json.Decoder(Frame)
-_bare = msgspec.json.Decoder(BareFrame)
 
 
 def read_answer(line: bytes) -> Frame | None:
-    """Read one line of an output or error file. Returns None if it has no legible custom_id."""
+    """Read one line of an output or error file, leniently.
+
+    Returns None if it has no legible custom_id, or neither an answer nor an error.
+    """
     try:
         if not line.isascii():
             line.decode()
-        return _frame.decode(line)
-    except msgspec.ValidationError:
-        return _read_bare(line)
-    except msgspec.DecodeError:
-        return _read_halved(line)
-    except (UnicodeDecodeError, RecursionError):
-        return None
-
-
-def _read_halved(line: bytes) -> Frame | None:
-    """Read a line with half of a surrogate pair, or return None.
-
-    A model's text may be cut in the middle of an emoji. JSON allows that, and the line is paid for.
-    """
-    if b"\\ud" not in line.lower():
-        return None
+        return _told(_frame.decode(line))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass
     try:
-        return msgspec.convert(json.loads(line), Frame)
-    except (ValueError, RecursionError, msgspec.ValidationError):
+        return _told(_frame_of(read_json(line)))
+    except (ValueError, RecursionError):
         return None
+
+
+def _told(frame: Frame | None) -> Frame | None:
+    """Return the frame if it says what became of its request."""
+    if frame is None or (not frame.error and frame.response is None):
+        return None
+    if not frame.error and frame.response is not None:
+        response = frame.response
+        if response.body is None and (response.status_code or 200) < 300:
+            return None
+    return frame
+
+
+def _frame_of(line: object) -> Frame | None:
+    """Build a frame from JSON of any shape. What is odd counts as absent."""
+    if not isinstance(line, dict):
+        return None
+    custom_id = line.get("custom_id")
+    if isinstance(custom_id, int) and not isinstance(custom_id, bool):
+        custom_id = str(custom_id)
+    if not isinstance(custom_id, str):
+        return None
+    return Frame(custom_id, _response(line.get("response")), line.get("error"))
+
+
+def _response(value: object) -> Response | None:
+    if not isinstance(value, dict):
+        return None
+    status = number(value.get("status_code"))
+    body = value.get("body")
+    return Response(
+        None if status is None or abs(status) > 999 else int(status),
+        None if body is None else _body(body),
+    )
+
+
+def _body(value: object) -> ResponseBody:
+    """Build a body of an unknown shape: what it holds is paid for, whatever that is."""
+    if not isinstance(value, dict):
+        return ResponseBody()
+    usage, choices = value.get("usage"), value.get("choices")
+    return ResponseBody(
+        usage=_usage(usage) if isinstance(usage, dict) else None,
+        error=value.get("error"),
+        choices=[_choice(choice) for choice in choices] if isinstance(choices, list) else None,
+    )
+
+
+def _usage(usage: dict[str, Any]) -> LineUsage:
+    names = ("prompt_tokens", "completion_tokens", "total_tokens")
+    return LineUsage(*(count(usage.get(name), MOST_TOKENS) for name in names))
+
+
+def _choice(value: object) -> Choice:
+    reason = value.get("finish_reason") if isinstance(value, dict) else None
+    return Choice(reason if isinstance(reason, str) else None)
 
 
 def read_frames(lines: list[bytes]) -> list[Frame | None]:
     """Read many lines at once, each as `read_answer` does."""
     if all(map(bytes.isascii, lines)):
         try:
-            return list(map(_frame.decode, lines))
+            return list(map(_told, map(_frame.decode, lines)))
         except (msgspec.DecodeError, RecursionError):
             pass  # at least one line is unusual
     return list(map(read_answer, lines))
@@ -127,19 +172,3 @@ def says_nothing(line: bytes) -> bool:
     except (msgspec.DecodeError, RecursionError):
         return False
     return any(choice.is_empty for choice in answer.response.body.choices)
-
-
-def _read_bare(line: bytes) -> Frame | None:
-    """Read a line of an unknown shape. Returns None if it has no custom_id."""
-    try:
-        bare = _bare.decode(line)
-    except (msgspec.DecodeError, RecursionError):
-        return None
-    if bare.response is None:
-        return Frame(bare.custom_id, error=bare.error)
-    body = bare.response.body if isinstance(bare.response.body, dict) else {}
-    return Frame(
-        bare.custom_id,
-        Response(bare.response.status_code, ResponseBody(error=body.get("error"))),
-        bare.error,
-    )

@@ -4,19 +4,42 @@ The client never repeats a call: the stages and the runner decide whether to try
 exception is a download, which continues where its connection was cut.
 """
 
+import gzip
 import hashlib
+import shutil
+import zlib
 from collections.abc import Callable, Collection, Iterator
 from datetime import timedelta
+from os import SEEK_END
+from tempfile import TemporaryFile
 from typing import IO, Any
-from urllib.parse import urljoin
+from urllib.parse import quote, urljoin
 
 import httpx
+import structlog
 
-from service.rules.errors import AccountBlocked, RateLimited, Transient, Unreachable
-from service.together.transport import Pool, checked, decoded, translated
-from service.together.wire import BatchObject, Created, File, ProviderBatch, provider_batch
+from service.rules.errors import (
+    AccountBlocked,
+    Broken,
+    RateLimited,
+    Refused,
+    Transient,
+    Unreachable,
+)
+from service.together.transport import Pool, checked, decoded, parsed, translated
+from service.together.wire import (
+    File,
+    ProviderBatch,
+    read_batches,
+    read_created,
+    read_file,
+)
+
+log = structlog.get_logger()
 
 BLOCK = 1 << 18
+GZIP = b"\x1f\x8b"
+"""The first bytes of a gzip file."""
 RESUMES = 8
 """How many cuts in a row a download survives without receiving a new byte."""
 
@@ -62,9 +85,9 @@ class Together:
         self._put(location, size, content)
         with translated():
             response = self._pool.post(
-                f"{self._base}/files/{file_id}/preprocess", headers=self._auth
+                f"{self._base}/files/{_quoted(file_id)}/preprocess", headers=self._auth
             )
-        file = decoded(checked(response), File)
+        file = decoded(checked(response), read_file)
         if file.bytes is not None and file.bytes != size:
             raise Transient(f"Together holds {file.bytes} of the {size} bytes of file {file.id}")
         return file
@@ -99,56 +122,71 @@ class Together:
             raise Transient(f"object storage answered {response.status_code}")
 
     def file(self, file_id: str) -> File:
-        return decoded(self._get(f"/files/{file_id}"), File)
+        return decoded(self._get(f"/files/{_quoted(file_id)}"), read_file)
 
     def delete_file(self, file_id: str) -> None:
         """Delete a file. Does nothing if it is already gone."""
-        response = self._call("DELETE", f"/files/{file_id}")
+        response = self._call("DELETE", f"/files/{_quoted(file_id)}")
         if response.status_code != 404:
             checked(response)
 
-    def download(self, file_id: str, to: IO[bytes], progress: Callable[[], None]) -> int:
-        """Write a file's content to `to` (empty, seekable) and return its size in bytes.
+    def download(self, file_id: str, to: IO[bytes], progress: Callable[[], None]) -> bool:
+        """Write a file's content to `to` (empty, seekable), decompressed.
 
-        After a cut, continues with Range, or starts over if the server ignores Range. Raises
-        Transient unless the size is what Together says. `progress` runs after each block.
+        After a cut, continues with Range, or starts over if the server ignores Range. Returns
+        whether the content is whole: its size is what Together says, or two downloads are equal
+        if Together does not say one. `progress` runs after each block.
         """
-        expected = self.file(file_id).bytes
-        self._download_whole(file_id, to, progress)
-        size = to.tell()
-        if expected is None:
-            # Without a size, compare two downloads: they would hardly be cut at the same byte.
+        expected = self._size(file_id)
+        download = _Download(to)
+        self._download_whole(file_id, download, progress)
+        whole = True
+        if expected is not None:
+            whole = expected in {download.received, download.size}
+        else:
+            # They would hardly be cut at the same byte.
             first = _sha256(to)
-            to.seek(0)
-            to.truncate()
-            self._download_whole(file_id, to, progress)
-            if _sha256(to) != first:
-                raise Transient(
-                    f"two downloads of file {file_id} differ, and Together does not say its size"
-                )
-        elif size != expected:
-            raise Transient(f"file {file_id} arrived with {size} bytes instead of {expected}")
-        return size
+            download.restart()
+            self._download_whole(file_id, download, progress)
+            whole = _sha256(to) == first
+        if not whole:
+            log.warning("file_not_whole", file_id=file_id, bytes=download.size, expected=expected)
+        download.inflate(progress)
+        return whole
 
-    def _download_whole(self, file_id: str, to: IO[bytes], progress: Callable[[], None]) -> None:
+    def _size(self, file_id: str) -> int | None:
+        """Return the size of a file. Its content may be there even if its object is not."""
+        try:
+            return self.file(file_id).bytes
+        except (Refused, Transient) as error:
+            log.warning("file_object_unavailable", file_id=file_id, reason=str(error))
+            return None
+
+    def _download_whole(
+        self, file_id: str, download: "_Download", progress: Callable[[], None]
+    ) -> None:
         """Download to the end. Continue after cuts for as long as there is progress."""
         stalled = furthest = 0
         while True:
             try:
-                self._download_from(file_id, to, progress)
+                self._download_from(file_id, download, progress)
             except Unreachable as error:
                 if isinstance(error, RateLimited | AccountBlocked):
                     raise
                 # Compare with the furthest byte: if Range is ignored, each download starts at 0.
-                stalled = 0 if to.tell() > furthest else stalled + 1
-                furthest = max(furthest, to.tell())
+                stalled = 0 if download.size > furthest else stalled + 1
+                furthest = max(furthest, download.size)
                 if stalled >= RESUMES:
                     raise
             else:
                 return
 
-    def _download_from(self, file_id: str, to: IO[bytes], progress: Callable[[], None]) -> None:
-        start = to.tell()
+    def _download_from(
+        self, file_id: str, download: "_Download", progress: Callable[[], None]
+    ) -> None:
+        if download.encoded:
+            download.restart()  # a range of compressed bytes is of no use
+        start = download.size
         headers = {**self._auth, "Accept-Encoding": "identity"}
         if start:
             headers["Range"] = f"bytes={start}-"
@@ -156,7 +194,7 @@ class Together:
             translated(),
             self._pool.stream(
                 "GET",
-                f"{self._base}/files/{file_id}/content",
+                f"{self._base}/files/{_quoted(file_id)}/content",
                 headers=headers,
                 follow_redirects=True,  # httpx drops Authorization if the host changes
             ) as response,
@@ -171,10 +209,13 @@ class Together:
                 response.status_code == 206
                 and response.headers.get("content-range", "").startswith(at)
             ):
-                to.seek(0)
-                to.truncate()
-            for block in response.iter_raw():
-                to.write(block)
+                download.restart()
+            encoding = response.headers.get("content-encoding", "").strip().lower()
+            download.encoded = encoding not in {"", "identity"}
+            before = download.received
+            for block in response.iter_bytes() if download.encoded else response.iter_raw():
+                download.to.write(block)
+                download.received = before + response.num_bytes_downloaded
                 progress()
 
     # --- batches ---------------------------------------------------------------------------
@@ -198,26 +239,28 @@ class Together:
             response = self._pool.post(
                 f"{self._base}/batches", headers=self._auth, json=body, timeout=phases
             )
-        created = decoded(checked(response), Created)
-        return None if created.job is None else provider_batch(created.job)
+        return read_created(parsed(checked(response)))
 
     def batch(self, batch_id: str) -> ProviderBatch:
-        return provider_batch(decoded(self._get(f"/batches/{batch_id}"), BatchObject))
+        """Return a batch. Raises Transient if the answer is about another one."""
+        batch = decoded(self._get(f"/batches/{_quoted(batch_id)}"), read_created)
+        if batch.id != batch_id:
+            raise Transient(f"Together answered with batch {batch.id} instead of {batch_id}")
+        return batch
 
     def batches(self, ids: Collection[str] | None = None) -> list[ProviderBatch]:
         """Return every batch of the account, or those with these ids, in no reliable order.
 
         A new batch may be missing for a while.
         """
-        response = self._get("/batches")
-        if response.content.strip() == b"null":  # an account without any
-            return []
-        jobs = decoded(response, list[BatchObject])
-        return [provider_batch(job) for job in jobs if ids is None or job.id in ids]
+        found, odd = decoded(self._get("/batches"), lambda data: read_batches(data, ids))
+        if odd:
+            log.warning("list_has_illegible_entries", entries=odd)
+        return found
 
     def cancel(self, batch_id: str) -> None:
         """Ask Together to cancel a batch. Does nothing if it has already ended."""
-        response = self._call("POST", f"/batches/{batch_id}/cancel")
+        response = self._call("POST", f"/batches/{_quoted(batch_id)}/cancel")
         if response.status_code != 409:
             checked(response)
 
@@ -231,8 +274,13 @@ class Together:
             return self._pool.request(method, f"{self._base}{path}", headers=self._auth, **content)
 
 
+def _quoted(name: str) -> str:
+    """Return an id as a segment of a URL's path."""
+    return quote(name, safe="")
+
+
 def _exactly(size: int, blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield the blocks. Raises Transient unless they add up to `size` bytes."""
+    """Yield the blocks. Raises Broken unless they add up to `size` bytes."""
     sent = 0
     for block in blocks:
         sent += len(block)
@@ -241,7 +289,47 @@ def _exactly(size: int, blocks: Iterator[bytes]) -> Iterator[bytes]:
         yield block
     if sent != size:
         more = " or more" if sent > size else ""
-        raise Transient(f"the input to upload has {sent}{more} bytes instead of {size}")
+        raise Broken(f"the input to upload has {sent}{more} bytes instead of {size}")
+
+
+class _Download:
+    """Where the content of a file is written to, and how much of it has come."""
+
+    def __init__(self, to: IO[bytes]) -> None:
+        self.to = to
+        self.received = 0
+        """Bytes that came over the wire, which are fewer than `size` if it was compressed."""
+        self.encoded = False
+
+    @property
+    def size(self) -> int:
+        return self.to.tell()
+
+    def restart(self) -> None:
+        self.to.seek(0)
+        self.to.truncate()
+        self.received = 0
+
+    def inflate(self, progress: Callable[[], None]) -> None:
+        """Decompress the content in place if it is a gzip file. Leave it alone if it is broken."""
+        self.to.seek(0)
+        is_gzip = self.to.read(2) == GZIP
+        self.to.seek(0, SEEK_END)
+        if not is_gzip:
+            return
+        self.to.seek(0)
+        with TemporaryFile() as plain:
+            try:
+                with gzip.GzipFile(fileobj=self.to) as packed:
+                    while block := packed.read(BLOCK):
+                        plain.write(block)
+                        progress()
+            except (EOFError, OSError, zlib.error):
+                self.to.seek(0, SEEK_END)
+                return
+            plain.seek(0)
+            self.restart()
+            shutil.copyfileobj(plain, self.to)
 
 
 def _sha256(file: IO[bytes]) -> bytes:

@@ -4,18 +4,17 @@ Every failure is raised as an error of `service.rules.errors`, named for what to
 """
 
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx
-import msgspec
 
 from config import VERSION
 from service.rules.errors import AccountBlocked, Missing, RateLimited, Refused, Transient
-from service.together.wire import storable
+from service.together.lenient import read_json, storable
 
 USER_AGENT = f"haulier/{VERSION}"
 """Cloudflare in front of Together answers some default user agents with 403."""
@@ -99,8 +98,8 @@ def _words(response: httpx.Response) -> str | None:
     Returns None if the body has neither shape, so that Together did not write it.
     """
     try:
-        body = msgspec.json.decode(response.content)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        body = read_json(response.content)
+    except ValueError:
         return None
     error = body.get("error") if isinstance(body, dict) else None
     if isinstance(error, dict):
@@ -125,9 +124,21 @@ def _wait(response: httpx.Response) -> timedelta | None:
     return None
 
 
-def decoded(response: httpx.Response, kind: type[T]) -> T:
-    """Parse a JSON body. Raises Transient if it does not have the expected shape."""
+def decoded(response: httpx.Response, read: Callable[[Any], T | None]) -> T:
+    """Parse a JSON body with one of the readers of `wire`.
+
+    Raises Transient if it is no JSON, or if the reader finds in it nothing of what was asked for.
+    """
+    found = read(parsed(response))
+    if found is None:
+        start = storable(response.text, 100)
+        raise Transient(f"cannot read Together's answer: it does not show what was asked: {start}")
+    return found
+
+
+def parsed(response: httpx.Response) -> Any:
+    """Parse a JSON body. Raises Transient if it is none."""
     try:
-        return msgspec.json.decode(response.content, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return read_json(response.content)
+    except ValueError as error:
         raise Transient(f"cannot read Together's answer: {error}") from error

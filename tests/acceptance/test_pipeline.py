@@ -76,6 +76,18 @@ def test_shards_and_failures_end_in_one_result_for_each_request(
     assert simulator.books().totals.batches_created == running.batch_count(job_id)
 
 
+def test_files_that_show_late_are_bought_once(running: Pipeline, simulator: Simulator) -> None:
+    simulator.switch(terminal_reads_without_files=4)
+
+    job_id = running.submit(chat(*ids(30)), shard_requests=10)
+    job = running.ended(job_id)
+
+    assert_complete(running, job, ids(30))
+    assert job.succeeded == 30
+    assert {simulator.billed(custom_id) for custom_id in ids(30)} == {1}
+    assert simulator.batches_created == 3
+
+
 def test_models_are_batched_apart_and_come_back_together(
     running: Pipeline, simulator: Simulator
 ) -> None:

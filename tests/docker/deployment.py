@@ -77,6 +77,7 @@ class Deployment:
             "HAULIER_POLL_SECONDS": "1",
             "HAULIER_RETRY_BASE_SECONDS": "1",
             "HAULIER_CREATE_GRACE_SECONDS": "5",
+            "HAULIER_SETTLE_PATIENCE_SECONDS": "10",
             "HAULIER_SHARD_REQUESTS": "50",
         }
 

@@ -28,6 +28,14 @@ class Batch(Leased, Base):
     attempt: Mapped[int] = mapped_column(server_default="1")
     poison: Mapped[int] = mapped_column(server_default="0")
     """How many batches in a row with these requests FAILED as a whole."""
+    not_there: Mapped[int] = mapped_column(server_default="0")
+    """How many times in a row Together answered 404 for the batch or its files."""
+    unsettled_since: Mapped[datetime | None]
+    """When a fetch first saw that the files do not account for every request."""
+    look: Mapped[str | None]
+    """A digest of what the last fetch saw."""
+    look_since: Mapped[datetime | None]
+    """When a fetch first saw just that."""
     account: Mapped[str]
     producer: Mapped[str] = mapped_column(server_default="")
     priority: Mapped[int] = mapped_column(server_default="0")

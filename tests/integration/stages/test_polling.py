@@ -172,14 +172,14 @@ def test_batches_that_ended_move_on_from_a_list(created: CreatedBatches) -> None
     assert created.harness.rows("SELECT ended FROM haulier.lanes") == [5]
 
 
-def test_an_end_without_files_in_a_list_is_asked_for_singly(created: CreatedBatches) -> None:
+def test_an_end_without_files_in_a_list_is_an_end(created: CreatedBatches) -> None:
     created.simulator.batch_rule(outcome="fail")
     ids = created.create(5)
     eventually(lambda: all(job.ended for job in created.together.batches()))
     before = created.calls()
-    assert list(created.runner().batches(Stage.POLL, ids)) == []
+    assert sorted(created.runner().batches(Stage.POLL, ids)) == sorted(ids)
     assert created.calls()["list"] == before["list"] + 1
-    assert created.calls()["retrieve"] == before["retrieve"] + 5
+    assert created.calls().get("retrieve", 0) == before.get("retrieve", 0)
 
 
 def test_where_the_list_fails_single_batches_are_asked_for_and_no_list_for_a_while(

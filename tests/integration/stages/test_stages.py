@@ -31,7 +31,7 @@ from service.rules.work import (
     Wait,
 )
 from service.stages import AccountClients
-from service.stages.poll import MOST_MISSING
+from service.stages.poll import MOST_NOT_THERE
 from service.together.client import Together
 from service.together.transport import Pool, open_pool
 from tests.eventually import eventually
@@ -116,6 +116,12 @@ class Bench:
 
     def fetch(self) -> Settle:
         outcome = stages.fetch(self.claim, self.clients)
+        looks = 1
+        while isinstance(outcome, Wait) and looks < 20:
+            self.learned(outcome)
+            self.claim = with_(self.claim, now=self.claim.now + outcome.delay)
+            outcome = stages.fetch(self.claim, self.clients)
+            looks += 1
         assert isinstance(outcome, Settle)
         done = outcome.settlement
         # Conservation, for whatever came back.
@@ -384,6 +390,21 @@ def test_a_batch_that_is_late_in_the_list_is_waited_for(bench: Bench) -> None:
     assert bench.simulator.batches_created == 1
 
 
+def test_a_batch_whose_entry_in_the_list_names_no_file_is_asked_for(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.upload()
+    bench.simulator.fault("create", "lost", after_commit=True)
+    assert isinstance(stages.create(bench.claim, bench.clients), Retry)
+    listed = Together.batches
+    monkeypatch.setattr(
+        Together, "batches", lambda self: [with_(b, input_file_id=None) for b in listed(self)]
+    )
+    outcome = stages.create(with_(bench.claim, create_deadline=NOW), bench.clients)
+    assert isinstance(outcome, Advance)
+    assert outcome.changes.provider_batch_id is not None
+
+
 def test_a_search_needs_a_list_that_was_read(bench: Bench) -> None:
     bench.upload()
     bench.simulator.fault("create", "lost")
@@ -453,30 +474,11 @@ def test_an_unknown_status_is_shown_and_waited_out(bench: Bench) -> None:
     eventually(seen)
 
 
-def test_a_terminal_status_without_files_is_looked_at_once_more(bench: Bench) -> None:
-    bench.simulator.switch(terminal_reads_without_files=1)
-    bench.create()
-
-    def first() -> Wait | None:
-        outcome = stages.poll(bench.claim, bench.clients)
-        assert isinstance(outcome, Wait)
-        return outcome if outcome.changes.provider_status == "COMPLETED" else None
-
-    waiting = _must(eventually(first))
-    bench.learned(waiting)
-    outcome = stages.poll(bench.claim, bench.clients)
-    assert isinstance(outcome, Advance)
-    assert outcome.changes.output_file_id is not None
-
-
-def test_a_batch_that_never_shows_a_file_ends_at_the_second_look(bench: Bench) -> None:
+def test_a_failed_batch_ends_at_the_first_look(bench: Bench) -> None:
     bench.simulator.batch_rule(outcome="fail", message="Line 2 (within chunk)")
     bench.create()
     batch_id = _must(bench.claim.provider_batch_id)
     eventually(lambda: bench.together.batch(batch_id).ended)
-    waiting = stages.poll(bench.claim, bench.clients)
-    assert isinstance(waiting, Wait)
-    bench.learned(waiting)
     outcome = stages.poll(bench.claim, bench.clients)
     assert isinstance(outcome, Advance)
     assert outcome.changes.provider_status == "FAILED"
@@ -527,8 +529,13 @@ def test_a_late_duplicate_under_a_spent_file_is_cancelled(bench: Bench) -> None:
 
 def test_a_batch_that_together_does_not_know_waits_and_then_for_an_operator(bench: Bench) -> None:
     claim = with_(bench.claim, provider_batch_id=str(uuid4()), state=BatchState.CREATED)
-    assert isinstance(stages.poll(claim, bench.clients), Retry)
-    assert isinstance(stages.poll(with_(claim, failures=MOST_MISSING), bench.clients), Park)
+    first = stages.poll(with_(claim, failures=1000), bench.clients)
+    assert isinstance(first, Retry)
+    assert first.not_there
+    last = stages.poll(with_(claim, not_there=MOST_NOT_THERE - 1), bench.clients)
+    assert isinstance(last, Retry)
+    assert _must(last.delay) > _must(first.delay)
+    assert isinstance(stages.poll(with_(claim, not_there=MOST_NOT_THERE), bench.clients), Park)
 
 
 # --- fetch --------------------------------------------------------------------------------------
@@ -547,7 +554,7 @@ def test_successes_are_the_providers_bytes(bench: Bench) -> None:
     outcome = bench.fetch()
     ours = b"".join(bench.blobs.stream(_must(outcome.settlement.final_lines).blob))
     to = bench.clients.scratch / "output"
-    with to.open("wb") as file:
+    with to.open("w+b") as file:
         bench.together.download(_must(bench.claim.output_file_id), file, lambda: None)
     assert sorted(ours.splitlines()) == sorted(to.read_bytes().splitlines())
 
@@ -636,12 +643,53 @@ def test_a_batch_that_failed_whole_is_tried_whole_once_more(bench: Bench) -> Non
     assert bench.carried(settled) == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("reads", [1, 2, 6])
+@pytest.mark.parametrize("outcome", ["complete", "expire", "cancel"])
+def test_files_that_show_late_are_waited_for(bench: Bench, outcome: str, reads: int) -> None:
+    bench.shard(*[f"r{i}" for i in range(10)])
+    if outcome != "complete":
+        bench.simulator.batch_rule(outcome=outcome, share=0.4)
+        reads = min(reads, 3)
+    bench.simulator.switch(terminal_reads_without_files=reads)
+    bench.end()
+    settled = bench.fetch()
+    assert settled.settlement.succeeded == (10 if outcome == "complete" else 4)
+
+
 def test_a_cut_download_is_no_missing_line(bench: Bench) -> None:
     bench.end()
     bench.simulator.switch(content_length=False)
+    bench.simulator.fault("content", "cut", fraction=0.5, clean=True, times=2)
+    assert isinstance(stages.fetch(bench.claim, bench.clients), Wait)
+    assert bench.succeeded(bench.fetch()) == ["a", "b", "c"]
+
+
+def test_a_file_that_stays_short_costs_only_what_is_missing_in_it(bench: Bench) -> None:
+    bench.end()
+    bench.simulator.switch(content_length=False)
     bench.simulator.fault("content", "cut", fraction=0.5, clean=True, times=None)
-    with pytest.raises(Transient):
-        stages.fetch(bench.claim, bench.clients)
+    settled = bench.fetch()
+    assert settled.settlement.succeeded + len(bench.carried(settled)) == 3
+    assert settled.settlement.succeeded > 0
+    assert bench.claim.now - NOW >= bench.clients.settings.settle_patience_seconds
+
+
+def test_a_batch_that_brings_nothing_legible_is_parked_and_not_bought_again(bench: Bench) -> None:
+    bench.simulator.line_rule("broken")
+    bench.end()
+    outcome = stages.fetch(bench.claim, bench.clients)
+    while isinstance(outcome, Wait):
+        bench.learned(outcome)
+        bench.claim = with_(bench.claim, now=bench.claim.now + outcome.delay)
+        outcome = stages.fetch(bench.claim, bench.clients)
+    assert isinstance(outcome, Park)
+
+
+def test_a_batch_that_has_not_ended_after_all_is_waited_for(bench: Bench) -> None:
+    bench.simulator.batch_rule(hang=True)
+    bench.create()
+    claim = with_(bench.claim, state=BatchState.ENDED, provider_status="COMPLETED")
+    assert isinstance(stages.fetch(claim, bench.clients), Wait)
 
 
 def test_fetching_twice_gives_the_same_under_other_names(bench: Bench) -> None:

@@ -241,7 +241,7 @@ def test_an_error_counts_as_an_attempt_on_a_bad_day_too() -> None:
 
 def test_a_missing_line_is_an_attempt() -> None:
     verdicts = _judged([entry(0), entry(1, attempts=2)], [], _policy("COMPLETED"))
-    assert verdicts.missing == 2
+    assert verdicts.missing == (0, 1)
     assert verdicts.carried == [entry(0, attempts=1)]
     assert _letter(verdicts, 1).code == "missing"
     assert "COMPLETED" in _letter(verdicts, 1).message
@@ -297,7 +297,6 @@ def test_a_cancelled_job_retries_nothing_and_keeps_what_is_done() -> None:
             "x",
             "b",
         ),
-        ({}, "empty_line", "Together returned neither an answer nor an error"),
     ],
 )
 def test_an_error_of_any_shape_keeps_its_words(

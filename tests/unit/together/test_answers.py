@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.together.answers import read_answer, read_frames
+from service.together.answers import MOST_TOKENS, read_answer, read_frames
 
 
 def test_a_success_is_read_with_its_usage() -> None:
@@ -33,7 +33,6 @@ def test_a_success_is_read_with_its_usage() -> None:
         '{"choices":[{"finish_reason":7}]}',
         '["a","list"]',
         '"a text"',
-        "null",
     ],
 )
 def test_a_success_of_any_shape_is_read(body: str) -> None:
@@ -67,6 +66,9 @@ def test_an_error_inside_an_odd_body_is_kept() -> None:
         b'{"response":{"status_code":200}}',
         b'{"custom_id":"a","response":"odd"}',
         b'{"custom_id":"a","response":{"status_code":"200"}}',
+        b'{"custom_id":"a","response":{"status_code":200,"body":null}}',
+        b'{"custom_id":"a"}',
+        b'{"custom_id":null,"response":{"status_code":200,"body":{}}}',
         b'{"custom_id":"\xff"}',
         b'{"custom_id":"a","error":' + b"[" * 5000 + b"]" * 5000 + b"}",
         b"[]",
@@ -107,3 +109,67 @@ def test_an_answer_that_ends_in_half_an_emoji_is_read() -> None:
         assert frame.response is not None
         assert frame.response.status_code == 200
     assert read_answer(line[:-3]) is None
+
+
+BODY = '{"choices":[{"finish_reason":"stop"}],"usage":{"prompt_tokens":2}}'
+
+
+@pytest.mark.parametrize(
+    "status", ["200", "200.0", '"200"', '"200.0"', "null", "true", '"OK"', "[]"]
+)
+def test_an_odd_status_beside_an_answer_decides_nothing(status: str) -> None:
+    line = f'{{"custom_id":"a","response":{{"status_code":{status},"body":{BODY}}}}}'.encode()
+    for frame in (read_answer(line), *read_frames([line, line])):
+        assert frame is not None
+        assert frame.response is not None
+        assert frame.response.answers is not None
+        assert frame.response.answers.usage is not None
+        assert frame.response.answers.usage.prompt_tokens == 2
+
+
+@pytest.mark.parametrize("status", ["500", '"500"', "400.0", "99"])
+def test_a_status_that_is_no_success_is_a_failure(status: str) -> None:
+    frame = read_answer(
+        f'{{"custom_id":"a","response":{{"status_code":{status},"body":{BODY}}}}}'.encode()
+    )
+    assert frame is not None
+    assert frame.response is not None
+    assert frame.response.answers is None
+
+
+@pytest.mark.parametrize(
+    ("written", "counted"),
+    [
+        ('"17"', 17),
+        ("17.0", 17),
+        ("null", 0),
+        ('"many"', 0),
+        ("-3", 0),
+        ("1e19", MOST_TOKENS),
+        ("10000000000000000000", MOST_TOKENS),
+        ("9" * 5000, 0),
+        ("NaN", 0),
+        ("true", 0),
+        ("[1]", 0),
+    ],
+)
+def test_odd_usage_is_read_as_a_number_that_can_be_stored(written: str, counted: int) -> None:
+    line = (
+        f'{{"custom_id":"a","response":{{"status_code":200,"body":{{"usage":'
+        f'{{"prompt_tokens":{written},"completion_tokens":1}}}}}}}}'
+    ).encode()
+    for frame in (read_answer(line), *read_frames([line, line])):
+        assert frame is not None
+        assert frame.response is not None
+        assert frame.response.answers is not None
+        usage = frame.response.answers.usage
+        assert usage is not None
+        assert (usage.prompt_tokens, usage.completion_tokens) == (counted, 1)
+
+
+def test_numbers_that_json_does_not_have_spoil_no_answer() -> None:
+    line = b'{"custom_id":"a","response":{"status_code":200,"body":{"logprobs":[NaN,-Infinity]}}}'
+    frame = read_answer(line)
+    assert frame is not None
+    assert frame.response is not None
+    assert frame.response.answers is not None
