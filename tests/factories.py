@@ -117,7 +117,7 @@ def batch_claim(**fields: Any) -> BatchClaim:
         "shard": 0,
         "attempt": 1,
         "poison": 0,
-        "sibling_error": None,
+        "sibling_errors": (),
         "suspects": 0,
         "tries": 0,
         "failures": 0,

@@ -126,6 +126,10 @@ class Blobs:
         """Return the size of a blob in bytes. Raises FileNotFoundError."""
         return int(obstore.head(self._store, name)["size"])
 
+    def is_there(self) -> bool:
+        """Whether the storage holds any blob. If not, a missing blob says nothing of itself."""
+        return any(next(self._listed(prefix), None) is not None for prefix in ("jobs/", "pages/"))
+
     def put_manifest(self, name: str, entries: list[Entry]) -> str:
         """Store a manifest. Returns the name under which `get_manifest` finds it."""
         self.put(name, packed(entries))

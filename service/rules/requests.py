@@ -12,17 +12,18 @@ AUDIO = ("/v1/audio/transcriptions", "/v1/audio/translations")
 ENDPOINTS = (CHAT, *AUDIO)
 
 CustomId = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
-Filled = Annotated[str, msgspec.Meta(min_length=1)]
+Model = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+"""Short enough for an index, which takes 2,704 bytes at most."""
 
 
 class ChatBody(msgspec.Struct, gc=False):
     """The part of a chat request that Haulier checks. The rest must be JSON and is passed on."""
 
-    model: Filled
+    model: Model
 
 
 class AudioBody(msgspec.Struct, gc=False):
-    model: Filled
+    model: Model
     file: Annotated[str, msgspec.Meta(pattern="^https?://")]
 
 

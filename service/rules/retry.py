@@ -1,16 +1,24 @@
 """Whether and when to try again. Pure: tables and arithmetic."""
 
+import re
 from collections.abc import Sequence
 from datetime import timedelta
 from enum import StrEnum
 
-from service.rules.errors import AccountBlocked, HaulierError, RateLimited, Unreachable
+from service.rules.errors import AccountBlocked, Broken, HaulierError, RateLimited, Unreachable
 from service.rules.work import Outcome, Pause, Retry
 
 LONGEST_PAUSE = timedelta(minutes=5)
+LONGEST_OUTAGE_PAUSE = timedelta(hours=1)
 
 MOST_LOST = 20
 """How often the provider may return a request unserved before that counts as a failure."""
+MOST_FAULTS = 5
+"""How many equal faults of ours in a row park a row."""
+MOST_UNCOUNTED = 3
+"""In how many rounds a line may fail with most others of its batch before that is an attempt."""
+MOST_SUSPECTS = 64
+"""How many batches the search for the bad lines of one shard may cost."""
 
 
 class Verdict(StrEnum):
@@ -81,10 +89,22 @@ def own_texts(
     )
 
 
+def is_outage(message: str) -> bool:
+    """Whether a message tells of trouble at Together, which no request has caused."""
+    words = message.lower()
+    return any(text in words for text, verdict in TEXTS if verdict is Verdict.RETRYABLE)
+
+
+def alike(message: str) -> str:
+    """Return a message without its numbers, so that equal faults have equal texts."""
+    return re.sub(r"\d+", "#", message)
+
+
 class BatchFault(StrEnum):
     """Why a whole batch FAILED."""
 
     LINES = "lines"  # one of its lines is not fit
+    OUTAGE = "outage"  # trouble at Together
     FILE = "file"  # its input file could not be read
     HOPELESS = "hopeless"  # no batch like it will ever run
     UNKNOWN = "unknown"
@@ -108,7 +128,7 @@ def batch_fault(message: str) -> BatchFault:
     for text, fault in BATCH_TEXTS:
         if text in words:
             return fault
-    return BatchFault.UNKNOWN
+    return BatchFault.OUTAGE if is_outage(message) else BatchFault.UNKNOWN
 
 
 def backoff(
@@ -123,6 +143,14 @@ def backoff(
     return full * (0.5 + 0.5 * luck)
 
 
+def outage_pause(rounds: int, base: timedelta) -> timedelta:
+    """Return the pause after the n-th round in a row that Together's trouble cost (n from 1).
+
+    Longer than a `backoff`: a minute at first (with a base of 10 s), then doubling to an hour.
+    """
+    return backoff(rounds, base * 6, 1.0, longest=LONGEST_OUTAGE_PAUSE)
+
+
 def after(error: HaulierError) -> Outcome:
     """Return the outcome for a row whose stage raised an error."""
     match error:
@@ -130,6 +158,8 @@ def after(error: HaulierError) -> Outcome:
             return Pause(str(error), wait)
         case AccountBlocked(spending=spending):
             return Pause(str(error), blocked=True, spending=spending)
+        case Broken():
+            return Retry(str(error), fault=True)
         case Unreachable(sent=sent):
             return Retry(str(error), not_sent=not sent)
         case _:

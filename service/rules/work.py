@@ -60,8 +60,8 @@ class BatchClaim:
     not_there: int = 0
     """How many times in a row Together answered 404 for the batch or its files."""
     poison: int
-    sibling_error: str | None
-    """The error of the other half, if this is one half of a batch and the other FAILED too."""
+    sibling_errors: tuple[str, ...]
+    """The errors of the other pieces, if this is a piece of a batch and all others FAILED too."""
     suspects: int
     """The number of batches that the search for bad lines has cost the shard so far."""
     endpoint: str
@@ -271,6 +271,8 @@ class Retry:
     delay: timedelta | None = None
     not_sent: bool = False
     """Whether it is certain that no create was sent, so that the intent can be cleared."""
+    fault: bool = False
+    """Whether the fault is ours and deterministic: after a few equal ones the row is parked."""
     not_there: bool = False
     """Whether Together answered 404 for the batch or its files. These are counted by themselves."""
 

@@ -14,7 +14,7 @@ import structlog
 
 from config.settings import Settings
 from service import stages
-from service.payloads.blobs import Blobs
+from service.payloads.blobs import STORAGE_ERRORS, Blobs
 from service.rules.crashpoints import CrashPoint, reached
 from service.rules.errors import AccountBlocked, HandedBack, HaulierError, StaleLease
 from service.rules.retry import after
@@ -188,7 +188,17 @@ class Runner:
         except Exception as error:
             # An error of one row must not stop the others.
             log.exception("stage_broke")
-            return Retry(f"{type(error).__name__}: {error}")
+            return Retry(f"{type(error).__name__}: {error}", fault=self._is_fault(error))
+
+    def _is_fault(self, error: Exception) -> bool:
+        """Whether an error is one of the row or of the code, so that it will come again.
+
+        A missing blob is. That Postgres, the blob storage or the scratch space are away is not.
+        """
+        if isinstance(error, FileNotFoundError):
+            in_scratch = str(error.filename or "").startswith(str(self._scratch))
+            return not in_scratch and self.blobs.is_there()
+        return not (is_unavailable(error) or isinstance(error, (OSError, *STORAGE_ERRORS)))
 
     def _give_up(self, claim: Claim, lease: HeldLease) -> Outcome:
         """Return the outcome of a row whose workers all died; park what Together may hold."""
@@ -254,9 +264,11 @@ class Runner:
         except Exception as error:
             if is_unavailable(error):
                 raise
-            # One row that cannot be stored must not stop the page. Its lease expires, which
-            # spends a try.
+            # One row that cannot be stored must not stop the page. If it never can, it is parked.
             log.exception("outcome_not_stored", outcome=type(outcome).__name__)
+            if not isinstance(outcome, Retry):
+                words = f"the outcome {type(outcome).__name__} cannot be stored: {error}"
+                self._finish(claim, lease, Retry(words.split("\n", 1)[0], fault=True))
             return False
         report(outcome)
         reached(CrashPoint.WORKER_APPLIED)

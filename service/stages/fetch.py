@@ -5,13 +5,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from typing import IO
 
 from service.payloads.results import LinesWriter
 from service.rules.crashpoints import CrashPoint, reached
 from service.rules.errors import Missing
-from service.rules.retry import backoff, own_texts
+from service.rules.retry import backoff, outage_pause, own_texts
 from service.rules.states import BatchState
 from service.rules.work import (
     BatchClaim,
@@ -25,9 +26,17 @@ from service.rules.work import (
 )
 from service.stages.clients import AccountClients
 from service.stages.dead_letters import result_line
-from service.stages.poison import divide
+from service.stages.poison import Delay, divide
 from service.stages.poll import when_not_there
-from service.stages.reconcile import BLOCK, Answers, FailurePolicy, Verdicts, judge, read_answers
+from service.stages.reconcile import (
+    BLOCK,
+    Answers,
+    FailurePolicy,
+    Group,
+    Verdicts,
+    judge,
+    read_answers,
+)
 from service.stages.settling import Look, illegible, look_again
 
 
@@ -194,6 +203,16 @@ def _retries(
             manifest_blob=name,
             requests=len(group.entries),
             bytes=sum(entry.length for entry in group.entries),
-            delay=backoff(batch.attempt, clients.settings.retry_base_seconds, 1.0),
+            delay=_delay(group, batch.attempt, clients.settings.retry_base_seconds),
             poison=group.poison,
         )
+
+
+def _delay(group: Group, attempt: int, base: timedelta) -> timedelta:
+    match group.delay:
+        case Delay.NONE:
+            return timedelta(0)
+        case Delay.OUTAGE:
+            return outage_pause(max(entry.lost for entry in group.entries), base)
+        case Delay.BACKOFF:
+            return backoff(attempt, base, 1.0)

@@ -1,20 +1,28 @@
 """Finding the bad lines of a batch that FAILED as a whole.
 
-One bad line fails its whole batch (TOGETHER_API). Such a batch is tried once more as a whole, then
-cut in halves until the bad lines stand alone. The line numbers in the provider's message do not
-help: they count within chunks of unknown size.
+One bad line fails its whole batch (TOGETHER_API). Such a batch is divided into eight, without
+pauses, until the bad lines stand alone. The line numbers in the provider's message do not help:
+they count within chunks of unknown size.
 """
 
-import re
 from dataclasses import dataclass
+from enum import StrEnum
 
 import msgspec
 
-from service.rules.retry import MOST_LOST, BatchFault, batch_fault
+from service.rules.retry import MOST_LOST, MOST_SUSPECTS, BatchFault, alike, batch_fault
 from service.rules.work import BatchClaim, Entry
 
-MOST_BATCHES = 64
-"""How many batches the search for the bad lines of one shard may cost."""
+PIECES = 8
+"""Into how many batches a FAILED one is divided: 3 bad lines among 900 take four divisions."""
+
+
+class Delay(StrEnum):
+    """How long requests pause before their next batch."""
+
+    NONE = "none"
+    BACKOFF = "backoff"
+    OUTAGE = "outage"
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,7 @@ class Division:
 
     groups: tuple[tuple[Entry, ...], ...] = ()
     poison: int = 0
+    delay: Delay = Delay.NONE
 
 
 def divide(batch: BatchClaim, entries: list[Entry]) -> Division:
@@ -33,24 +42,29 @@ def divide(batch: BatchClaim, entries: list[Entry]) -> Division:
     fault = batch_fault(batch.provider_error or "")
     if fault is BatchFault.HOPELESS:
         return Division()
-    if fault is BatchFault.FILE:
-        # Together lost the file, and nothing is wrong with its lines: upload it again.
+    if fault in {BatchFault.FILE, BatchFault.OUTAGE}:
+        # Together lost the file, or is in trouble. Nothing is wrong with the lines.
         again = tuple(msgspec.structs.replace(entry, lost=entry.lost + 1) for entry in entries)
-        lost_too_often = any(entry.lost > MOST_LOST for entry in again)
-        return Division() if lost_too_often else Division((again,), batch.poison)
-    if batch.poison == 0:
-        return Division((tuple(entries),), 1)
-    if len(entries) == 1 or batch.suspects >= MOST_BATCHES:
+        if any(entry.lost > MOST_LOST for entry in again):
+            return Division()
+        delay = Delay.OUTAGE if fault is BatchFault.OUTAGE else Delay.BACKOFF
+        return Division((again,), batch.poison, delay)
+    if fault is BatchFault.UNKNOWN and batch.poison == 0:
+        return Division((tuple(entries),), 1, Delay.BACKOFF)
+    if fault is BatchFault.UNKNOWN and _all_alike(batch):
+        # All pieces fail for the same reason, so it is not a line: do not divide further.
         return Division()
-    if fault is BatchFault.UNKNOWN and _alike(batch.sibling_error, batch.provider_error):
-        # Both halves fail for the same reason, so it is not a line: do not cut further.
-        return Division()
-    middle = len(entries) // 2
-    return Division((tuple(entries[:middle]), tuple(entries[middle:])), batch.poison + 1)
+    pieces = min(PIECES, len(entries), MOST_SUSPECTS - batch.suspects)
+    return Division(_pieces(entries, pieces), batch.poison + 1) if pieces > 1 else Division()
 
 
-def _alike(one: str | None, other: str | None) -> bool:
-    """Whether two messages are equal, apart from numbers."""
-    if one is None or other is None:
-        return False
-    return re.sub(r"\d+", "#", one) == re.sub(r"\d+", "#", other)
+def _pieces(entries: list[Entry], pieces: int) -> tuple[tuple[Entry, ...], ...]:
+    """Cut into that many groups, whose sizes differ by one at most."""
+    ends = [len(entries) * number // pieces for number in range(pieces + 1)]
+    return tuple(tuple(entries[ends[n] : ends[n + 1]]) for n in range(pieces))
+
+
+def _all_alike(batch: BatchClaim) -> bool:
+    """Whether all pieces of one batch FAILED with the same message, apart from numbers."""
+    own = alike(batch.provider_error or "")
+    return bool(batch.sibling_errors) and {alike(e) for e in batch.sibling_errors} == {own}

@@ -4,6 +4,7 @@ The comparison is a set difference and never trusts counts or statuses. A succes
 error, the first of two successes wins, and a request that is in neither file is missing.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import IO
@@ -11,13 +12,22 @@ from typing import IO
 import msgspec
 
 from service.rules.errors import error_text
-from service.rules.retry import MOST_LOST, Verdict, classify
+from service.rules.retry import (
+    MOST_LOST,
+    MOST_UNCOUNTED,
+    Verdict,
+    alike,
+    classify,
+    is_outage,
+)
 from service.rules.work import DeadLetter, Entry, Oddities, Usage
 from service.stages.dead_letters import dead_letter
-from service.stages.poison import Division
+from service.stages.poison import Delay, Division
 from service.together.answers import Frame, read_frames, says_nothing
 from service.together.lenient import BOM
 
+OUTAGE_LINES = 20
+"""The fewest lines that must fail alike to be a sign of trouble at Together."""
 BLOCK = 1 << 20
 """About how many bytes of lines to read at once. The last line is read to its end."""
 
@@ -154,6 +164,7 @@ class Group:
 
     entries: tuple[Entry, ...]
     poison: int = 0
+    delay: Delay = Delay.BACKOFF
 
 
 @dataclass
@@ -179,6 +190,7 @@ class Verdicts:
 def judge(entries: list[Entry], answers: Answers, policy: FailurePolicy) -> Verdicts:
     """Decide for each request: it succeeded, it is dead, or a retry batch carries it."""
     verdicts = Verdicts()
+    outage = is_common_outage(entries, answers)
     carried: list[Entry] = []
     unanswered: list[Entry] = []
     missing: list[int] = []
@@ -187,7 +199,11 @@ def judge(entries: list[Entry], answers: Answers, policy: FailurePolicy) -> Verd
         if entry.custom_id in answers.found:
             verdicts.successes.add(entry.ordinal)
         elif failure is not None:
-            _assign(verdicts, carried, _fate(entry, failure, policy))
+            uncounted = outage and entry.lost < MOST_UNCOUNTED and not policy.cancelled
+            if uncounted and is_outage(failure.message):
+                carried.append(msgspec.structs.replace(entry, lost=entry.lost + 1))
+            else:
+                _assign(verdicts, carried, _fate(entry, failure, policy))
         else:
             missing.append(entry.ordinal)
             if policy.provider_status == "FAILED" and not policy.cancelled:
@@ -197,10 +213,25 @@ def judge(entries: list[Entry], answers: Answers, policy: FailurePolicy) -> Verd
     verdicts.missing = tuple(missing)
     _divide(verdicts, unanswered, policy)
     if carried:
-        verdicts.groups.append(Group(tuple(carried)))
+        delay = Delay.OUTAGE if outage else Delay.BACKOFF
+        verdicts.groups.append(Group(tuple(carried), delay=delay))
     left = {entry.ordinal for entry in verdicts.carried}
     verdicts.final = [entry for entry in entries if entry.ordinal not in left] if left else entries
     return verdicts
+
+
+def is_common_outage(entries: Sequence[Entry], answers: Answers) -> bool:
+    """Whether most requests of a batch failed alike with trouble at Together.
+
+    A few lines prove nothing: at least OUTAGE_LINES must have failed.
+    """
+    words = Counter(
+        alike(failure.message)
+        for custom_id, failure in answers.failures.items()
+        if custom_id not in answers.found and is_outage(failure.message)
+    )
+    most = max(words.values(), default=0)
+    return most >= OUTAGE_LINES and most * 2 > len(entries)
 
 
 def _assign(verdicts: Verdicts, carried: list[Entry], fate: DeadLetter | Entry) -> None:
@@ -215,7 +246,9 @@ def _divide(verdicts: Verdicts, unanswered: list[Entry], policy: FailurePolicy) 
     if not unanswered:
         return
     division = policy.divide(unanswered) if policy.divide is not None else Division()
-    verdicts.groups.extend(Group(group, division.poison) for group in division.groups)
+    verdicts.groups.extend(
+        Group(group, division.poison, division.delay) for group in division.groups
+    )
     if not division.groups:
         words = policy.provider_error or "the batch failed"
         for entry in unanswered:

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from service.rules.errors import StaleLease, error_text
 from service.rules.pace import spread
-from service.rules.retry import backoff
+from service.rules.retry import MOST_FAULTS, MOST_SUSPECTS, alike, backoff
 from service.rules.states import BatchState, JobState, check_move
 from service.rules.work import (
     Advance,
@@ -38,6 +38,7 @@ from service.rules.work import (
     Wait,
 )
 from service.store.accounts import pause_account, probed
+from service.store.claim import suspects
 from service.store.engine import Database
 from service.store.lanes import learn_pace, learn_tokens
 from service.store.models import SCHEMA, Base, Batch, DeadLetter, Enqueued, Event, Job, Segment
@@ -83,7 +84,7 @@ def apply(
                 row.last_error = error_text(reason)
                 row.parked_at = func.now()
             case _:
-                row.failures = 0
+                row.failures = row.faults = 0
                 row.last_error = None
                 pause = outcome.delay if isinstance(outcome, Advance) else timedelta(0)
                 row.not_before = func.now() + pause
@@ -115,8 +116,16 @@ def _postpone(row: Job | Batch, outcome: Wait | Retry, retry_base: timedelta) ->
     if isinstance(outcome, Wait):
         delay = spread(outcome.delay, random.random())  # noqa: S311  not for secrets
         row.failures = 0 if outcome.looked else row.failures
+        row.faults = 0 if outcome.looked else row.faults
     else:
         row.failures += 1
+        if outcome.fault:
+            equal = row.faults > 0 and alike(row.last_error or "") == alike(
+                error_text(outcome.reason)
+            )
+            row.faults = row.faults + 1 if equal else 1
+            if row.faults >= MOST_FAULTS:
+                row.parked_at = func.now()
         luck = random.random()  # noqa: S311
         named = outcome.delay
         delay = named if named is not None else backoff(row.failures, retry_base, luck)
@@ -146,12 +155,26 @@ def _apply_batch(
             _clear_intent(batch, claim, not_sent=True)
         case Advance():
             _advance(session, batch, outcome)
+        case Settle() if job is not None and _search_outgrew(session, batch, claim, outcome):
+            pass  # it is due again at once, and its next claim knows the true number
         case Settle() if job is not None:
             _settle(session, job, batch, outcome)
         case _:
             raise TypeError(f"{outcome} is not an outcome for a batch")
     if isinstance(outcome, Retry | Advance):
         hurry_cancelled(session, [claim])
+
+
+def _search_outgrew(session: Session, batch: Batch, claim: BatchClaim, outcome: Settle) -> bool:
+    """Whether batches that were divided meanwhile have used up this division's share.
+
+    The job is locked, so no other division is counted at the same time.
+    """
+    pieces = sum(retry.poison > batch.poison for retry in outcome.settlement.retries)
+    if not pieces:
+        return False
+    made = suspects(session, batch.job_id, batch.shard)
+    return made > claim.suspects and made + pieces > MOST_SUSPECTS
 
 
 def _clear_intent(batch: Batch, claim: BatchClaim, *, not_sent: bool) -> None:

@@ -167,14 +167,14 @@ def _among(ids: Sequence[UUID]) -> ColumnElement[bool]:
 
 
 def _claim(session: Session, row: dict[str, Any], lease_for: timedelta) -> BatchClaim:
-    sibling_error, suspects = _sibling_error(session, row), _suspects(session, row)
+    sibling_errors, suspects = _sibling_errors(session, row), _suspects(session, row)
     del row["parent_id"]
     expected = row.pop("expected")
     return BatchClaim(
         **{**row, "spent_file_ids": tuple(row["spent_file_ids"])},
         lease=uuid4(),
         leased_until=row["now"] + lease_for,
-        sibling_error=sibling_error,
+        sibling_errors=sibling_errors,
         suspects=suspects,
         expected=None if expected is None else timedelta(seconds=expected),
     )
@@ -232,27 +232,32 @@ def _may_probe(session: Session, account: str, lease_for: timedelta) -> bool:
     )
 
 
-def _sibling_error(session: Session, row: dict[str, Any]) -> str | None:
-    if row["poison"] < 2:
-        return None
-    return session.scalar(
-        select(Batch.provider_error).where(
+def _sibling_errors(session: Session, row: dict[str, Any]) -> tuple[str, ...]:
+    """The errors of the other pieces of a divided batch, or none unless all of them FAILED."""
+    if row["poison"] == 0:
+        return ()
+    siblings = session.execute(
+        select(Batch.provider_status, Batch.provider_error).where(
             Batch.job_id == row["job_id"],
             Batch.shard == row["shard"],
             Batch.parent_id == row["parent_id"],
             Batch.id != row["id"],
-            Batch.provider_status == "FAILED",
         )
-    )
+    ).all()
+    failed = all(status == "FAILED" for status, _ in siblings)
+    return tuple(error or "" for _, error in siblings) if failed else ()
 
 
 def _suspects(session: Session, row: dict[str, Any]) -> int:
-    if row["poison"] == 0:
-        return 0
+    return suspects(session, row["job_id"], row["shard"]) if row["poison"] else 0
+
+
+def suspects(session: Session, job_id: UUID, shard: int) -> int:
+    """The number of batches that the search for bad lines has cost a shard."""
     return session.scalars(
         select(func.count())
         .select_from(Batch)
-        .where(Batch.job_id == row["job_id"], Batch.shard == row["shard"], Batch.poison > 0)
+        .where(Batch.job_id == job_id, Batch.shard == shard, Batch.poison > 0)
     ).one()
 
 

@@ -2,13 +2,7 @@
 
 from datetime import datetime, timedelta
 
-from psycopg.errors import (
-    DeadlockDetected,
-    InvalidSchemaName,
-    LockNotAvailable,
-    UndefinedColumn,
-    UndefinedTable,
-)
+from psycopg.errors import InvalidSchemaName, UndefinedColumn, UndefinedTable
 from sqlalchemy import Engine, create_engine, func, make_url, select, text
 from sqlalchemy.exc import (
     DBAPIError,
@@ -22,21 +16,38 @@ from sqlalchemy.orm import Session, sessionmaker
 
 Database = sessionmaker[Session]
 
-# Errors of Postgres itself or of the connection, not of a query.
-UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeout)
+# SQLSTATEs (PostgreSQL's appendix A) of Postgres itself, not of a statement: the connection, a
+# refused login, a missing database, too few resources, a shutdown or start, the operating system,
+# and a server that is read-only for the moment, as in a failover.
+_DOWN = ("08", "28", "3D000", "53", "57P", "58", "25006")
+# Another transaction was in the way: serialization, deadlock, a lock or a statement that waited
+# too long.
+_CONTENDED = ("40001", "40P01", "55P03", "57014")
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """Return the SQLSTATE of a database error, or None if no server answered."""
+    return getattr(error.orig, "sqlstate", None) if isinstance(error, DBAPIError) else None
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """Return whether the database is down, restarting or cut off, so that waiting helps."""
-    return isinstance(error, UNAVAILABLE) or (
-        isinstance(error, DBAPIError) and error.connection_invalidated
-    )
+    """Return whether waiting helps: the database is down, cut off, read-only, or contended.
+
+    Any other error is a fault of the row or of the code, and must not look like an outage.
+    """
+    if isinstance(error, PoolTimeout | InterfaceError):
+        return True
+    if not isinstance(error, DBAPIError):
+        return False
+    state = sqlstate(error)
+    if state is None:
+        return error.connection_invalidated or isinstance(error, OperationalError)
+    return error.connection_invalidated or state.startswith((*_DOWN, *_CONTENDED))
 
 
 def is_contended(error: BaseException) -> bool:
-    """Return whether a statement waited too long for a lock that another transaction holds."""
-    held = LockNotAvailable | DeadlockDetected
-    return isinstance(error, DBAPIError) and isinstance(error.orig, held)
+    """Return whether a statement failed because of what another transaction did."""
+    return (sqlstate(error) or "").startswith(_CONTENDED)
 
 
 def lacks_schema(error: BaseException) -> bool:

@@ -116,7 +116,7 @@ def revive(db: Database, job_id: UUID, revivals: Sequence[Revival]) -> None:
 
 def unpark(db: Database, job_id: UUID) -> int:
     """Release a job's parked rows, and return their number."""
-    fresh = {"parked_at": None, "tries": 0, "failures": 0, "not_before": func.now()}
+    fresh = {"parked_at": None, "tries": 0, "failures": 0, "faults": 0, "not_before": func.now()}
     with db.begin() as session:
         rows = [
             *session.scalars(

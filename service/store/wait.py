@@ -62,6 +62,7 @@ def write_waits(session: Session, waits: Sequence[tuple[BatchClaim, Wait]]) -> s
             dispatched_at=None,
             tries=0,
             failures=case((table.c.looked, 0), else_=Batch.failures),
+            faults=case((table.c.looked, 0), else_=Batch.faults),
             not_there=case((table.c.looked, 0), else_=Batch.not_there),
             last_error=table.c.reason,
             not_before=func.now() + table.c.pause,

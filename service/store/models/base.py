@@ -66,6 +66,8 @@ class Leased:
     """Claims in a row that ended without an outcome."""
     failures: Mapped[int] = mapped_column(server_default="0")
     """Transient errors in a row; they only make the pauses longer."""
+    faults: Mapped[int] = mapped_column(server_default="0")
+    """Equal faults of ours in a row; a few of them park the row."""
     last_error: Mapped[str | None]
     parked_at: Mapped[datetime | None]
     """Set if only an operator can help."""

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from service.rules.errors import Conflict, StaleLease
+from service.rules.retry import MOST_FAULTS
 from service.rules.states import BatchState, IllegalMove, JobState, Stage
 from service.rules.work import (
     Advance,
@@ -244,6 +245,23 @@ def test_retry_backs_off_further_each_time(harness: Harness) -> None:
         assert batch.last_error == "503 sorry"
         assert low < _due_in(harness, batch_id) <= high
         harness.due_now(batch_id)
+
+
+def test_equal_faults_of_ours_park_a_row_and_others_do_not(harness: Harness) -> None:
+    batch_id = harness.queued()
+
+    def fail(reason: str, *, fault: bool) -> bool:
+        harness.due_now(batch_id)
+        harness.apply(harness.claim(batch_id, Stage.UPLOAD), Retry(reason, fault=fault))
+        return harness.batch(batch_id).parked_at is not None
+
+    for number in range(MOST_FAULTS):
+        assert not fail(f"FileNotFoundError: blob {number}", fault=True)
+        assert not fail("503 sorry", fault=False)
+    parked = [
+        fail(f"FileNotFoundError: blob {number}", fault=True) for number in range(MOST_FAULTS)
+    ]
+    assert parked == [False] * (MOST_FAULTS - 1) + [True]
 
 
 def test_retry_waits_for_a_named_time(harness: Harness) -> None:

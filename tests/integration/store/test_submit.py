@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 from alembic import command
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from service.payloads.intake import Taken
 from service.rules.errors import MOST_PROBLEMS, BadInput, Conflict, Problem
@@ -20,7 +20,7 @@ from service.rules.work import Advance, Assembled, Pause, Wait
 from service.store import engine, heartbeats, schema
 from service.store import jobs as looking
 from service.store.due import dispatch, outstanding
-from service.store.engine import Database, is_unavailable
+from service.store.engine import Database, is_contended, is_unavailable
 from service.store.models import Base, Batch, Job
 from service.store.schema import is_migrated, migrate
 from service.store.submit import Submission, submit
@@ -402,6 +402,29 @@ def test_migrating_from_several_places_at_once_works(empty_database_url: str) ->
     assert is_migrated(db)
     migrate(empty_database_url)
     made.dispose()
+
+
+@pytest.mark.parametrize(
+    ("statement", "unavailable", "contended"),
+    [
+        ("SET TRANSACTION READ ONLY; CREATE TABLE haulier.x ()", True, False),
+        ("SET LOCAL statement_timeout = 10; SELECT pg_sleep(5)", True, True),
+        ("DO $$ BEGIN RAISE deadlock_detected; END $$", True, True),
+        ("DO $$ BEGIN RAISE serialization_failure; END $$", True, True),
+        ("DO $$ BEGIN RAISE admin_shutdown; END $$", True, False),
+        ("DO $$ BEGIN RAISE disk_full; END $$", True, False),
+        ("DO $$ BEGIN RAISE program_limit_exceeded; END $$", False, False),
+        ("SELECT 10000000000000000000::bigint", False, False),
+        ("SELECT 1 / 0", False, False),
+    ],
+)
+def test_an_error_of_postgres_is_read_by_its_sqlstate(
+    harness: Harness, statement: str, *, unavailable: bool, contended: bool
+) -> None:
+    with pytest.raises(DBAPIError) as raised, harness.db.begin() as session:
+        session.connection().exec_driver_sql(statement)
+    assert is_unavailable(raised.value) is unavailable
+    assert is_contended(raised.value) is contended
 
 
 def test_a_database_that_is_not_there_is_unavailable_not_broken() -> None:

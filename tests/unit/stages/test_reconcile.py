@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from service.rules.retry import MOST_LOST, Verdict, classify
 from service.rules.work import DeadLetter, Entry, Usage
 from service.stages.dead_letters import result_line
-from service.stages.poison import Division
+from service.stages.poison import Delay, Division
 from service.stages.reconcile import BLOCK, Answers, FailurePolicy, Verdicts, judge, read_answers
 from tests.factories import entry
 
@@ -237,6 +237,31 @@ def test_a_day_lost_by_the_provider_is_no_attempt(status: str) -> None:
 def test_an_error_counts_as_an_attempt_on_a_bad_day_too() -> None:
     verdicts = _judged([entry(0), entry(1)], [_error("r0")], _policy("EXPIRED"))
     assert verdicts.carried == [entry(0, attempts=1), entry(1, lost=1)]
+
+
+@pytest.mark.parametrize(
+    ("failing", "lost", "expected"),
+    [
+        (25, 0, entry(0, lost=1)),
+        (25, 2, entry(0, lost=3)),
+        (25, 3, entry(0, attempts=1, lost=3)),  # after three rounds they count
+        (19, 0, entry(0, attempts=1)),  # too few
+    ],
+)
+def test_most_lines_that_fail_alike_with_trouble_at_together_spend_no_attempt(
+    failing: int, lost: int, expected: Entry
+) -> None:
+    entries = [entry(i, lost=lost) for i in range(failing)]
+    verdicts = _judged(entries, [_error(e.custom_id) for e in entries], _policy())
+    assert verdicts.carried[0] == expected
+    (group,) = verdicts.groups
+    assert group.delay is (Delay.OUTAGE if failing > 20 else Delay.BACKOFF)
+
+
+def test_a_few_bad_lines_among_many_are_no_outage() -> None:
+    entries = [entry(i) for i in range(50)]
+    lines = [(_error if i < 25 else _success)(f"r{i}") for i in range(50)]
+    assert {e.attempts for e in _judged(entries, lines, _policy()).carried} == {1}
 
 
 def test_a_missing_line_is_an_attempt() -> None:
