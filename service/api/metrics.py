@@ -19,6 +19,7 @@ from prometheus_client.utils import floatToGoString
 
 from config import VERSION
 from service.rules.states import OPEN_BATCH_STATES, JobState
+from service.store.counters import SET_ASIDE
 from service.store.engine import Database, is_unavailable, lacks_schema
 from service.store.gauges import Gauges, gauges
 from service.store.ticks import UP_TO
@@ -90,6 +91,15 @@ def _stock(now: Gauges) -> Iterator[Metric]:
     )
     yield _gauge("haulier_parked", "Rows that wait for an operator", "kind", now.parked)
     yield _gauge(
+        "haulier_failing",
+        "Rows that failed many times in a row",
+        "kind",
+        now.failing,
+    )
+    yield GaugeMetricFamily(
+        "haulier_lanes_held", "Lanes whose queue at Together is full", now.held_lanes
+    )
+    yield _gauge(
         "haulier_accounts_paused",
         "Accounts that are refused (key or credit) or slowed down",
         "reason",
@@ -133,6 +143,11 @@ def _totals(now: Gauges) -> Iterator[Metric]:
     )
     yield CounterMetricFamily(
         "haulier_batches_settled", "Settled batches", value=now.used["batches"]
+    )
+    yield CounterMetricFamily(
+        "haulier_messages_set_aside",
+        "Messages on the queue that could not be read",
+        value=now.counters.get(SET_ASIDE, 0),
     )
 
 

@@ -150,6 +150,10 @@ class Api:
         body = {} if custom_ids is None else {"custom_ids": custom_ids}
         return self.send("POST", f"/v1/jobs/{job_id}/retry", Job, body)
 
+    def abandon(self, job_id: UUID, requests: str) -> Document[Job]:
+        """Give up the parked batches of a job: their requests are `dead`, or go `again`."""
+        return self.send("POST", f"/v1/jobs/{job_id}/abandon", Job, {"requests": requests})
+
     def results(
         self,
         job_id: UUID,

@@ -20,8 +20,8 @@ OLDEST = 8
 TOKENS_PER_BYTE = 0.25
 """The estimate until usage is known: a token is about four bytes of a request line."""
 
-LaneName = tuple[str, str]
-"""(account, model)"""
+LaneName = tuple[str, str, str]
+"""(account, endpoint, model)"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ HaulierError
 ├── Unreachable        the world outside did not answer as it should: try again later
 │   ├── Transient      nothing is known to be wrong with what was asked
 │   ├── RateLimited    the whole account must slow down
+│   ├── QueueFull      the batch's lane must wait: its queue at Together is full
 │   └── AccountBlocked the account must pause: its key is refused or its credit is used up
 ├── Refused            Together will never take this as it is: do not repeat it
 │   └── Missing        Together does not know the id
@@ -47,10 +48,19 @@ class RateLimited(Unreachable):
         self.wait = wait
 
 
+class QueueFull(Unreachable):
+    """Hold the lane, for `wait` where Together named a time."""
+
+    def __init__(self, message: str, *, wait: timedelta | None) -> None:
+        super().__init__(message, sent=False)
+        self.wait = wait
+
+
 class AccountBlocked(Unreachable):
     """The key is refused (401, 403) or the credit used up (402): pause the account.
 
-    `spending` where only what costs money is refused.
+    `spending` where only what costs money is refused. Together may also mean only what was asked:
+    `service.stages.refusals` finds out.
     """
 
     def __init__(self, message: str, *, spending: bool = False) -> None:

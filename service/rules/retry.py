@@ -10,11 +10,18 @@ from service.rules.work import Outcome, Pause, Retry
 
 LONGEST_PAUSE = timedelta(minutes=5)
 LONGEST_OUTAGE_PAUSE = timedelta(hours=1)
+LONGEST_HOLD = timedelta(minutes=15)
 
 MOST_LOST = 20
 """How often the provider may return a request unserved before that counts as a failure."""
+MANY_FAILURES = 5
+"""After so many failures in a row, people are told."""
 MOST_FAULTS = 5
 """How many equal faults of ours in a row park a row."""
+MOST_REFUSALS = 5
+"""How often Together may refuse a batch with a key that works before the batch fails for it."""
+MOST_HELD = 100
+"""How often a batch may find its lane's queue full, or the credit used up, before it fails."""
 MOST_UNCOUNTED = 3
 """In how many rounds a line may fail with most others of its batch before that is an attempt."""
 MOST_SUSPECTS = 64

@@ -49,6 +49,8 @@ class Permissions(msgspec.Struct, frozen=True):
     input_roots: tuple[str, ...] = ()
     notice_tasks: frozenset[str] | None = frozenset()
     notice_queues: frozenset[str] | None = frozenset()
+    priorities: tuple[int, int] | None = (0, 9)
+    """The lowest and the highest; None where every one is allowed."""
     private_webhooks: bool = False
     """Whether webhooks may go to private addresses, and without TLS."""
 
@@ -101,6 +103,11 @@ def envelope_problems(spec: Spec, permissions: Permissions) -> list[Problem]:
         problems.append(
             Problem(f"input {spec.input!r} does not lie under one of the allowed input roots")
         )
+    if permissions.priorities is not None:
+        lowest, highest = permissions.priorities
+        if not lowest <= spec.priority <= highest:
+            words = f"`priority` {spec.priority} is not yours; use {lowest} to {highest}"
+            problems.append(Problem(words))
     problems += map(
         Problem,
         notice_problems(

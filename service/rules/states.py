@@ -52,7 +52,7 @@ JOB_TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
 BATCH_TRANSITIONS: Mapping[BatchState, frozenset[BatchState]] = {
     B.QUEUED: frozenset({B.UPLOADED, B.FAILED, B.CANCELLED}),
     B.UPLOADED: frozenset({B.CREATED, B.QUEUED, B.FAILED, B.CANCELLED}),  # queued: upload anew
-    B.CREATED: frozenset({B.ENDED}),
+    B.CREATED: frozenset({B.ENDED, B.SETTLED}),  # settled: given up without its results
     B.ENDED: frozenset({B.SETTLED}),
     B.SETTLED: frozenset(),
     B.FAILED: frozenset(),

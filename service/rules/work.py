@@ -5,12 +5,22 @@ claim → stage(claim, clients) → Outcome → apply
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 from uuid import UUID
 
 import msgspec
 
 from service.rules.errors import Problem
 from service.rules.states import BatchState, JobState
+
+
+class Ending(StrEnum):
+    """How a batch ends without another word from Together."""
+
+    CANCELLED = "cancelled"  # its job was cancelled: as far as nothing of it was sent
+    DEAD = "dead"  # an operator gives it up: its requests become dead letters
+    AGAIN = "again"  # the same, but its requests go into a new batch
+
 
 # --- claims: what a stage gets -----------------------------------------------------------------
 
@@ -28,6 +38,7 @@ class JobClaim:
     leased_until: datetime
     state: JobState
     tries: int
+    failures: int = 0
     producer: str
     endpoint: str
     account: str
@@ -35,6 +46,7 @@ class JobClaim:
     input: str | None
     shards: "tuple[Shard, ...] | None"
     enqueued: bytes | None = None
+    cancel_requested: bool = False
     final_lines: "tuple[FinalLines, ...]" = ()
 
 
@@ -59,6 +71,10 @@ class BatchClaim:
     failures: int
     not_there: int = 0
     """How many times in a row Together answered 404 for the batch or its files."""
+    refusals: int = 0
+    """How many times in a row Together refused it although the account's key works."""
+    held: int = 0
+    """How often it found its lane's queue full, or the credit used up."""
     poison: int
     sibling_errors: tuple[str, ...]
     """The errors of the other pieces, if this is a piece of a batch and all others FAILED too."""
@@ -67,6 +83,8 @@ class BatchClaim:
     endpoint: str
     account: str
     account_blocked: bool
+    lane_held: bool = False
+    """Whether a full queue at Together held the lane: the next create that passes releases it."""
     model: str
     max_attempts: int
     requests: int
@@ -74,6 +92,8 @@ class BatchClaim:
     manifest_blob: str
     upload_bytes: int
     cancel_requested: bool
+    cancelled_at: datetime | None = None
+    ending: Ending | None = None
     create_deadline: datetime | None = None
     spent_file_ids: tuple[str, ...] = ()
     input_file_id: str | None = None
@@ -90,6 +110,11 @@ class BatchClaim:
     submitted_at: datetime | None = None
     expected: timedelta | None = None
     """The average time from create to end in its lane; None if no batch has ended yet."""
+
+    @property
+    def sent(self) -> bool:
+        """Whether Together holds the batch, or may hold it."""
+        return self.provider_batch_id is not None or self.create_deadline is not None
 
     @property
     def elapsed(self) -> timedelta:
@@ -275,6 +300,8 @@ class Retry:
     """Whether the fault is ours and deterministic: after a few equal ones the row is parked."""
     not_there: bool = False
     """Whether Together answered 404 for the batch or its files. These are counted by themselves."""
+    refused: bool = False
+    """Whether Together refused it although the key works. These are counted by themselves, too."""
 
 
 @dataclass(frozen=True)
@@ -291,13 +318,25 @@ class Pause:
 
 
 @dataclass(frozen=True)
+class Hold:
+    """The lane's queue at Together is full: it must wait, `delay` where Together named one."""
+
+    reason: str
+    delay: timedelta | None = None
+
+
+@dataclass(frozen=True)
 class Settle:
-    """Every request of the batch is accounted for."""
+    """Every request of the batch is accounted for.
+
+    If the batch is `given_up`, Together may still run it: a sweep will cancel it.
+    """
 
     to: BatchState
     settlement: Settlement
     changes: Changes = Changes()
     reason: str | None = None
+    given_up: bool = False
 
 
 @dataclass(frozen=True)
@@ -333,4 +372,4 @@ class Park:
     reason: str
 
 
-Outcome = Park | Advance | Wait | Retry | Pause | Settle | Fail | Split | Assembled
+Outcome = Park | Advance | Wait | Retry | Pause | Hold | Settle | Fail | Split | Assembled

@@ -16,7 +16,13 @@ from config.settings import Settings
 from service import stages
 from service.payloads.blobs import STORAGE_ERRORS, Blobs
 from service.rules.crashpoints import CrashPoint, reached
-from service.rules.errors import AccountBlocked, HandedBack, HaulierError, StaleLease
+from service.rules.errors import (
+    AccountBlocked,
+    HandedBack,
+    HaulierError,
+    StaleLease,
+    Unreachable,
+)
 from service.rules.retry import after
 from service.rules.states import BatchState, Stage
 from service.rules.work import (
@@ -29,6 +35,7 @@ from service.rules.work import (
     Park,
     Pause,
     Retry,
+    Split,
     Wait,
 )
 from service.runner.lease import HeldLease, while_lasts
@@ -56,6 +63,15 @@ class Work:
 
     batches: Mapping[Stage, BatchWork]
     jobs: Mapping[Stage, JobWork]
+
+
+CANCELLED_TRIES = 3
+"""After so many failures to read the requests of a cancelled job, it ends without reading them."""
+
+
+def _without_requests(outcome: Outcome | None) -> Outcome | None:
+    """Return what ends a cancelled job if its requests, of which nothing was sent, are not read."""
+    return Split(()) if isinstance(outcome, Retry | Pause | Park) else outcome
 
 
 class Runner:
@@ -117,7 +133,11 @@ class Runner:
             return
         with bound(claim, stage):
             lease = self._lease(claim, taken)
-            self._finish(claim, lease, self._work(claim, stage, lease))
+            outcome = self._work(claim, stage, lease)
+            stuck = claim.cancel_requested and claim.failures >= CANCELLED_TRIES
+            if stuck and stage is Stage.SPLIT:
+                outcome = _without_requests(outcome)
+            self._finish(claim, lease, outcome)
 
     def batches(self, stage: Stage, ids: Iterable[UUID]) -> Iterator[UUID]:
         """Run a stage on batches, one after the other. Yields the ids of those that advanced.
@@ -177,7 +197,7 @@ class Runner:
                 return self._give_up(claim, lease)
             if isinstance(claim, JobClaim):
                 return self._functions.jobs[stage](claim, self._job_clients(claim, lease))
-            return self._functions.batches[stage](claim, self._account_clients(claim, lease, view))
+            return self._batch(claim, stage, lease, view)
         except StaleLease:
             log.warning("lease_lost")
             return None
@@ -189,6 +209,23 @@ class Runner:
             # An error of one row must not stop the others.
             log.exception("stage_broke")
             return Retry(f"{type(error).__name__}: {error}", fault=self._is_fault(error))
+
+    def _batch(
+        self, claim: BatchClaim, stage: Stage, lease: HeldLease, view: stages.Lookup | None
+    ) -> Outcome:
+        ended = stages.ended_here(claim, self._clients(lease))
+        if ended is not None:
+            return ended
+        if claim.cancel_requested and self.settings.account(claim.account) is None:
+            return stages.give_up(claim, self._clients(lease))
+        clients = self._account_clients(claim, lease, view)
+        if claim.account_blocked:
+            # The batch that was refused may not be fit to prove that the key works again.
+            clients.together.check_key()
+        try:
+            return self._functions.batches[stage](claim, clients)
+        except Unreachable as error:
+            return stages.weigh(claim, error, clients)
 
     def _is_fault(self, error: Exception) -> bool:
         """Whether an error is one of the row or of the code, so that it will come again.

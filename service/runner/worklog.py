@@ -1,5 +1,6 @@
 """Log lines about the work on a row."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +13,7 @@ from service.rules.work import (
     BatchClaim,
     Claim,
     Fail,
+    Hold,
     Outcome,
     Park,
     Pause,
@@ -37,6 +39,15 @@ def bound(claim: Claim, stage: Stage) -> Iterator[None]:
             yield
 
 
+_TROUBLE = {
+    Retry: (logging.WARNING, "postponed"),
+    Hold: (logging.WARNING, "lane_held"),
+    Pause: (logging.ERROR, "account_paused"),
+    Fail: (logging.ERROR, "job_failed"),
+    Park: (logging.CRITICAL, "parked"),
+}
+
+
 def report(outcome: Outcome) -> None:
     """Log an outcome under a constant event name. The ids are in the context."""
     match outcome:
@@ -57,11 +68,6 @@ def report(outcome: Outcome) -> None:
             log.info("assembled", segments=len(segments))
         case Wait():
             log.debug("waiting")
-        case Retry(reason=reason):
-            log.warning("postponed", reason=reason)
-        case Pause(reason=reason):
-            log.error("account_paused", reason=reason)
-        case Fail(reason=reason):
-            log.error("job_failed", reason=reason)
-        case Park(reason=reason):
-            log.critical("parked", reason=reason)
+        case _:
+            level, event = _TROUBLE[type(outcome)]
+            log.log(level, event, reason=outcome.reason)

@@ -14,6 +14,7 @@ from service.simulator import wire
 from service.simulator.operations import Call
 from service.simulator.rows import TERMINAL, BatchRow
 from service.simulator.simulation import Simulation
+from service.simulator.validation import first_model
 
 
 class CreateBatch(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,13 +26,16 @@ class CreateBatch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def create_targets(simulation: Simulation, request: Request) -> tuple[str, ...]:
-    """The input file's id and name, for faults that aim at them."""
+    """The input file's id and name and its first model, for faults that aim at them."""
     try:
         wanted = msgspec.json.decode(await request.body(), type=CreateBatch)
     except msgspec.DecodeError:
         return ()
     file = simulation.storage.file(wanted.input_file_id)
-    return (wanted.input_file_id, file.filename) if file else (wanted.input_file_id,)
+    if file is None:
+        return (wanted.input_file_id,)
+    model = first_model(simulation.storage.path(wanted.input_file_id))
+    return (wanted.input_file_id, file.filename, *([model] if model else []))
 
 
 async def create(simulation: Simulation, call: Call) -> Response:

@@ -93,6 +93,15 @@ def _poison(line: bytes, poisons: Sequence[LineRule]) -> LineRule | None:
     return next((rule for rule in poisons if rule.matches(custom_id, line)), None)
 
 
+def first_model(path: Path) -> str | None:
+    """The model that the first line of a file asks for, if there is such a line."""
+    try:
+        with path.open("rb") as lines:
+            return _model(lines.readline(BUFFER))
+    except OSError:
+        return None
+
+
 def _model(line: bytes) -> str | None:
     """The model a line asks for, if it says so properly."""
     try:

@@ -32,10 +32,6 @@ def create(batch: BatchClaim, clients: AccountClients) -> Outcome:
     """Create the batch, or adopt the one that an earlier create made."""
     if batch.create_deadline is not None:
         return _find(batch, clients)
-    if batch.cancel_requested:
-        return settle_unserved(
-            batch, clients, BatchState.CANCELLED, "cancelled", "the job was cancelled"
-        )
     if batch.input_file_id is None:
         raise AssertionError("an uploaded batch has an input file")
     # Waiting for a turn may take a while, so check the lease afterwards.

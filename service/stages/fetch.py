@@ -66,7 +66,7 @@ def _fetch(batch: BatchClaim, clients: AccountClients) -> Outcome:
         again = look_again(batch, look, settings.settle_patience_seconds, settings.poll_seconds)
         if again is not None:
             return again
-        parked = illegible(look)
+        parked = None if batch.cancel_requested else illegible(look)
         if parked is not None:
             return parked
         final = _write(batch, clients, files, answers, verdicts)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from service.rules.errors import Refused, Transient
+from service.rules.errors import Refused, Unreachable
 from service.together.client import Together
 from service.together.wire import ProviderBatch
 
@@ -120,7 +120,7 @@ class Lookup:
         started = time.monotonic()
         try:
             found = together.batches(self.ids)
-        except (Transient, Refused) as error:
+        except (Unreachable, Refused) as error:
             self.costs.list_broke(time.monotonic())
             log.warning("list_failed", reason=str(error), due=len(self.ids))
             return

@@ -9,10 +9,13 @@ from service.rules.retry import backoff
 from service.rules.states import BatchState
 from service.rules.work import Advance, BatchClaim, Changes, Outcome, Park, Retry, Wait
 from service.stages.clients import AccountClients
+from service.stages.endings import give_up
 from service.together.wire import ProviderBatch
 
 MOST_NOT_THERE = 20
 """How many 404s in a row park a batch. Pauses grow to five minutes: this takes over an hour."""
+MOST_NOT_THERE_CANCELLED = 3
+"""The same for a batch of a cancelled job, which then ends without results."""
 
 
 def poll(batch: BatchClaim, clients: AccountClients) -> Outcome:
@@ -56,8 +59,10 @@ def when_not_there(batch: BatchClaim, error: Missing, clients: AccountClients) -
     """Decide what happens if Together answers 404 for a batch or file that it held.
 
     The key may belong to another project by now. So retry for a long time, then park the batch
-    for an operator. Never buy it again.
+    for an operator. Never buy it again. If its job was cancelled, it soon ends instead.
     """
+    if batch.cancel_requested and batch.not_there >= MOST_NOT_THERE_CANCELLED:
+        return give_up(batch, clients)
     if batch.not_there >= MOST_NOT_THERE:
         return Park(f"Together no longer has the batch or its files: {error}")
     # Transient errors in between make this neither longer nor shorter.

@@ -13,10 +13,6 @@ from service.stages.dead_letters import settle_unserved
 
 def upload(batch: BatchClaim, clients: AccountClients) -> Outcome:
     """Upload the input file as `<batch id>.jsonl`. Every upload makes a new file."""
-    if batch.cancel_requested:
-        return settle_unserved(
-            batch, clients, BatchState.CANCELLED, "cancelled", "the job was cancelled"
-        )
     for file_id in batch.spent_file_ids:
         # A create that is still in flight must not find its input file.
         clients.together.delete_file(file_id)

@@ -9,7 +9,16 @@ from sqlalchemy.orm import Session
 from service.rules.errors import error_text
 from service.rules.retry import backoff
 from service.rules.states import OPEN_BATCH_STATES, BatchState
-from service.rules.work import Advance, BatchClaim, Outcome, Pause, Settle, Wait
+from service.rules.work import (
+    Advance,
+    BatchClaim,
+    Hold,
+    Outcome,
+    Pause,
+    Retry,
+    Settle,
+    Wait,
+)
 from service.store.engine import Database
 from service.store.models import Account, Batch
 
@@ -61,14 +70,22 @@ def probed(session: Session, claim: BatchClaim, outcome: Outcome) -> None:
         # Only spending proves that spending is allowed again.
         proven = isinstance(outcome, Advance) and outcome.to is BatchState.CREATED
     else:
-        proven = isinstance(outcome, Wait | Advance | Settle)
+        # A batch that Together refused although its key works proves that the key works.
+        proven = isinstance(outcome, Wait | Advance | Settle | Hold) or (
+            isinstance(outcome, Retry) and outcome.refused
+        )
     if proven:
         # What was sent and came to nothing meanwhile need not wait until its messages expire.
-        session.execute(
-            update(Batch)
+        unheld = (
+            select(Batch.id)
             .where(Batch.account == claim.account, Batch.state.in_(OPEN_BATCH_STATES))
             .where(Batch.dispatched_at.is_not(None), Batch.lease.is_(None))
-            .values(dispatched_at=None)
+            # Not waited for: whoever has a batch may wait for the account's row.
+            .with_for_update(skip_locked=True)
+            .cte("unheld")
+        )
+        session.execute(
+            update(Batch).where(Batch.id.in_(select(unheld.c.id))).values(dispatched_at=None)
         )
         account.paused_until = account.blocked_since = account.reason = None
         account.spending = False

@@ -10,12 +10,11 @@ from sqlalchemy.orm import Session
 
 from service.rules.admission import TOKENS_PER_BYTE, Capacity, LaneName, Scene, Waiting, choose
 from service.rules.states import Stage
+from service.store.chores import take_turn
 from service.store.due import Due
 from service.store.engine import Database
 from service.store.lanes import token_rates
 from service.store.models import Batch, Lane
-
-_ADMISSION = 0x61646D6974  # "admit"
 
 UNDER_WAY = text(
     "batches.admitted_at IS NOT NULL AND batches.parked_at IS NULL"
@@ -30,23 +29,28 @@ _WAITING = "state = 'queued' AND admitted_at IS NULL AND parked_at IS NULL"
 # by skipping from one to the next along the index, not by reading what is in them.
 _CANDIDATES = text(f"""
 WITH RECURSIVE groups AS (
-  (SELECT account, model, priority, producer FROM haulier.batches WHERE {_WAITING}
-   ORDER BY account, model, priority, producer LIMIT 1)
+  (SELECT account, endpoint, model, priority, producer FROM haulier.batches WHERE {_WAITING}
+   ORDER BY account, endpoint, model, priority, producer LIMIT 1)
   UNION ALL
   SELECT following.* FROM groups, LATERAL (
-    SELECT b.account, b.model, b.priority, b.producer FROM haulier.batches b
-    WHERE {_WAITING} AND (b.account, b.model, b.priority, b.producer)
-      > (groups.account, groups.model, groups.priority, groups.producer)
-    ORDER BY b.account, b.model, b.priority, b.producer LIMIT 1) following)
+    SELECT b.account, b.endpoint, b.model, b.priority, b.producer FROM haulier.batches b
+    WHERE {_WAITING} AND (b.account, b.endpoint, b.model, b.priority, b.producer)
+      > (groups.account, groups.endpoint, groups.model, groups.priority, groups.producer)
+    ORDER BY b.account, b.endpoint, b.model, b.priority, b.producer LIMIT 1) following)
 SELECT first.* FROM groups, LATERAL (
-  SELECT b.id, b.account, b.model, b.producer, b.priority, b.not_before, b.requests, b.bytes
+  SELECT b.id, b.account, b.endpoint, b.model, b.producer, b.priority, b.not_before,
+    b.requests, b.bytes
   FROM haulier.batches b
-  WHERE {_WAITING} AND b.account = groups.account AND b.model = groups.model
+  WHERE {_WAITING} AND b.account = groups.account
+    AND b.endpoint = groups.endpoint AND b.model = groups.model
     AND b.priority = groups.priority AND b.producer = groups.producer AND b.not_before <= now()
     AND (b.lease IS NULL OR b.leased_until < now())
   ORDER BY b.not_before, b.shard LIMIT :limit) first
 WHERE NOT EXISTS (SELECT FROM haulier.accounts a
                   WHERE a.name = groups.account AND a.paused_until > now())
+AND NOT EXISTS (SELECT FROM haulier.lanes l
+                WHERE l.account = groups.account AND l.endpoint = groups.endpoint
+                AND l.model = groups.model AND l.held_until > now())
 """)  # noqa: S608  constant words
 
 
@@ -58,13 +62,13 @@ def admit(db: Database, *, limit: int, capacity: Capacity) -> list[Due]:
     if limit <= 0:
         return []
     with db.begin() as session:
-        if not session.scalar(select(func.pg_try_advisory_xact_lock(_ADMISSION))):
+        if not take_turn(session, "admit"):
             return []
         found = session.execute(_CANDIDATES, {"limit": limit}).all()
         if not found:
             return []
         scene = load(session)
-        rates = token_rates(session, {(row.account, row.model) for row in found})
+        rates = token_rates(session, {(row.account, row.endpoint, row.model) for row in found})
         waiting = [_waiting(row, rates) for row in found]
         return _admit(session, choose(waiting, scene, capacity, limit))
 
@@ -74,6 +78,7 @@ def load(session: Session) -> Scene:
     rows = session.execute(
         select(
             Batch.account,
+            Batch.endpoint,
             Batch.model,
             Batch.producer,
             func.count(),
@@ -81,21 +86,21 @@ def load(session: Session) -> Scene:
             func.sum(Batch.requests),
         )
         .where(UNDER_WAY)
-        .group_by(Batch.account, Batch.model, Batch.producer)
+        .group_by(Batch.account, Batch.endpoint, Batch.model, Batch.producer)
     )
     scene = Scene()
-    for account, model, producer, batches, tokens, requests in rows:
-        lane = scene.lanes[account, model]
+    for account, endpoint, model, producer, batches, tokens, requests in rows:
+        lane = scene.lanes[account, endpoint, model]
         lane.batches += batches
         lane.tokens += int(tokens)
         scene.producers[producer] += int(requests)
     for name in session.scalars(select(Lane)):
-        scene.lanes[name.account, name.model].admitted = name.admitted
+        scene.lanes[name.account, name.endpoint, name.model].admitted = name.admitted
     return scene
 
 
 def _waiting(row: Any, rates: dict[LaneName, float]) -> Waiting:
-    lane = (row.account, row.model)
+    lane = (row.account, row.endpoint, row.model)
     return Waiting(
         id=row.id,
         lane=lane,
@@ -131,16 +136,17 @@ def _admit(session: Session, chosen: Sequence[Waiting]) -> list[Due]:
         update(Batch)
         .where(Batch.id == asked.c.id, Batch.id.in_(select(free.c.id)))
         .values(admitted_at=func.now(), dispatched_at=func.now(), tokens=asked.c.tokens)
-        .returning(Batch.id, Batch.account, Batch.model)
+        .returning(Batch.id, Batch.account, Batch.endpoint, Batch.model)
     ).all()
-    counts = Counter((account, model) for _, account, model in let_in)
-    for (account, model), count in sorted(counts.items()):
+    counts = Counter((account, endpoint, model) for _, account, endpoint, model in let_in)
+    for (account, endpoint, model), count in sorted(counts.items()):
         session.execute(
             insert(Lane)
-            .values(account=account, model=model, admitted=count)
+            .values(account=account, endpoint=endpoint, model=model, admitted=count)
             .on_conflict_do_update(
-                index_elements=["account", "model"], set_={"admitted": Lane.admitted + count}
+                index_elements=["account", "endpoint", "model"],
+                set_={"admitted": Lane.admitted + count},
             )
         )
-    accounts = {batch_id: account for batch_id, account, _ in let_in}
+    accounts = {batch_id: account for batch_id, account, *_ in let_in}
     return [Due(Stage.UPLOAD, b.id, accounts[b.id]) for b in chosen if b.id in accounts]

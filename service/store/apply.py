@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from service.rules.errors import StaleLease, error_text
 from service.rules.pace import spread
-from service.rules.retry import MOST_FAULTS, MOST_SUSPECTS, alike, backoff
+from service.rules.retry import LONGEST_HOLD, MOST_FAULTS, MOST_SUSPECTS, alike, backoff
 from service.rules.states import BatchState, JobState, check_move
 from service.rules.work import (
     Advance,
@@ -25,7 +25,9 @@ from service.rules.work import (
     BatchClaim,
     Changes,
     Claim,
+    Ending,
     Fail,
+    Hold,
     JobClaim,
     Outcome,
     Park,
@@ -40,7 +42,7 @@ from service.rules.work import (
 from service.store.accounts import pause_account, probed
 from service.store.claim import suspects
 from service.store.engine import Database
-from service.store.lanes import learn_pace, learn_tokens
+from service.store.lanes import hold_lane, learn_pace, learn_tokens, release_lane
 from service.store.models import SCHEMA, Base, Batch, DeadLetter, Enqueued, Event, Job, Segment
 from service.store.notices import announce, announce_progress
 from service.store.quotas import count_late
@@ -72,14 +74,9 @@ def apply(
             case Wait() | Retry():
                 _postpone(row, outcome, retry_base)
             case Pause():
-                probing = isinstance(claim, BatchClaim) and claim.account_blocked
-                paused_until = pause_account(
-                    session, claim.account, outcome, probe, probing=probing
-                )
-                row.last_error = error_text(outcome.reason)
-                if isinstance(row, Job):
-                    # Batches wait for their account by themselves, jobs would be due at once.
-                    row.not_before = paused_until
+                _pause(session, row, claim, outcome, probe)
+            case Hold() if isinstance(row, Batch):
+                _hold(session, row, outcome, retry_base)
             case Park(reason=reason):
                 row.last_error = error_text(reason)
                 row.parked_at = func.now()
@@ -92,6 +89,29 @@ def apply(
             _apply_batch(session, job, row, claim, outcome)
         elif isinstance(row, Job):
             _apply_job(session, row, outcome)
+
+
+def _pause(
+    session: Session, row: Job | Batch, claim: Claim, outcome: Pause, probe: timedelta
+) -> None:
+    probing = isinstance(claim, BatchClaim) and claim.account_blocked
+    paused_until = pause_account(session, claim.account, outcome, probe, probing=probing)
+    row.last_error = error_text(outcome.reason)
+    if isinstance(row, Job):
+        # Batches wait for their account by themselves, jobs would be due at once.
+        row.not_before = paused_until
+    elif probing and outcome.spending:
+        # Perhaps only this batch costs too much: the next probe is another one.
+        row.not_before = paused_until + probe
+
+
+def _hold(session: Session, batch: Batch, outcome: Hold, retry_base: timedelta) -> None:
+    batch.held += 1
+    held_until = hold_lane(session, batch, outcome, retry_base)
+    luck = random.random()  # noqa: S311
+    own = backoff(batch.held, retry_base, luck, longest=LONGEST_HOLD)
+    batch.last_error = error_text(outcome.reason)
+    batch.not_before = func.greatest(held_until, func.now() + own)
 
 
 def _wait(session: Session, claim: BatchClaim, outcome: Wait) -> None:
@@ -145,16 +165,12 @@ def _apply_batch(
         # Nothing of it is over there: what cannot go must not keep others from going.
         batch.admitted_at = None
     match outcome:
-        case Park():
-            pass
-        case Retry(not_sent=not_sent):
-            batch.not_there += outcome.not_there
-            _clear_intent(batch, claim, not_sent=not_sent)
-        case Pause():
-            # Together refused the call, so nothing of it was done.
-            _clear_intent(batch, claim, not_sent=True)
+        case Park() | Retry() | Pause() | Hold():
+            _count_failure(batch, claim, outcome)
         case Advance():
             _advance(session, batch, outcome)
+            if claim.lane_held and outcome.to is BatchState.CREATED:
+                release_lane(session, batch)
         case Settle() if job is not None and _search_outgrew(session, batch, claim, outcome):
             pass  # it is due again at once, and its next claim knows the true number
         case Settle() if job is not None:
@@ -163,6 +179,21 @@ def _apply_batch(
             raise TypeError(f"{outcome} is not an outcome for a batch")
     if isinstance(outcome, Retry | Advance):
         hurry_cancelled(session, [claim])
+
+
+def _count_failure(batch: Batch, claim: BatchClaim, outcome: Park | Retry | Pause | Hold) -> None:
+    """Count by kind, and clear the intent to create if it is this claim's and nothing was sent."""
+    # A call that Together refused has done nothing.
+    not_sent = isinstance(outcome, Pause | Hold)
+    match outcome:
+        case Retry():
+            batch.not_there += outcome.not_there
+            batch.refusals += outcome.refused
+            not_sent = outcome.not_sent
+        case Pause(spending=True) if not claim.account_blocked:
+            batch.held += 1  # others had found credit
+    if not_sent and claim.create_deadline is None:
+        batch.create_deadline = None
 
 
 def _search_outgrew(session: Session, batch: Batch, claim: BatchClaim, outcome: Settle) -> bool:
@@ -177,12 +208,6 @@ def _search_outgrew(session: Session, batch: Batch, claim: BatchClaim, outcome: 
     return made > claim.suspects and made + pieces > MOST_SUSPECTS
 
 
-def _clear_intent(batch: Batch, claim: BatchClaim, *, not_sent: bool) -> None:
-    """Clear the intent to create if it is this claim's own and nothing was sent."""
-    if not_sent and claim.create_deadline is None:
-        batch.create_deadline = None
-
-
 def _change(batch: Batch, changes: Changes) -> None:
     for name, value in vars(changes).items():
         if value is not None:
@@ -191,7 +216,7 @@ def _change(batch: Batch, changes: Changes) -> None:
 
 def _advance(session: Session, batch: Batch, outcome: Advance) -> None:
     _change(batch, outcome.changes)
-    batch.not_there = 0
+    batch.not_there = batch.refusals = 0
     _move(session, batch, outcome.to)
     if outcome.to is BatchState.QUEUED:
         # A create that was never answered: its file must not be used again.
@@ -223,6 +248,9 @@ def _settle(session: Session, job: Job, batch: Batch, outcome: Settle) -> None:
     batch.settle_order = job.settled_batches
     batch.oddities = to_builtins(settlement.oddities)
     batch.create_deadline = None
+    if outcome.given_up and batch.input_file_id is not None:
+        # Together may still run it, or be about to.
+        batch.spent_file_ids = [*batch.spent_file_ids, batch.input_file_id]
     batch.finished_at = func.now()
     if outcome.reason is not None:
         batch.last_error = error_text(outcome.reason)
@@ -251,6 +279,7 @@ def _add_retry(session: Session, job: Job, parent: Batch, retry: RetryBatch) -> 
     cancelled = job.cancel_requested_at is not None
     delay = timedelta(0) if cancelled else retry.delay
     batch = successor(
+        job,
         parent,
         manifest_blob=retry.manifest_blob,
         requests=retry.requests,
@@ -259,6 +288,7 @@ def _add_retry(session: Session, job: Job, parent: Batch, retry: RetryBatch) -> 
     )
     batch.not_before = func.now() + delay
     batch.admitted_at = job.cancel_requested_at
+    batch.ending = Ending.CANCELLED if cancelled else None
     session.add(batch)
     job.attempts = max(job.attempts, batch.attempt)
     session.add(
@@ -348,10 +378,12 @@ def _split(session: Session, job: Job, shards: tuple[Shard, ...]) -> None:
             "state": BatchState.QUEUED,
             "shard": number,
             "account": job.account,
+            "endpoint": job.endpoint,
             "producer": job.producer,
             "priority": job.priority,
             # A cancelled job's batches have nothing to wait for: they are to end.
             "admitted_at": job.cancel_requested_at,
+            "ending": None if job.cancel_requested_at is None else Ending.CANCELLED,
             "model": shard.model,
             "input_blob": shard.input_blob,
             "manifest_blob": shard.manifest_blob,
@@ -360,6 +392,8 @@ def _split(session: Session, job: Job, shards: tuple[Shard, ...]) -> None:
         }
         for number, shard in enumerate(shards)
     ]
+    if not rows:
+        return  # a cancelled job whose requests nobody could read
     session.execute(insert(Batch), rows)
     # A batch's log begins when it does.
     queued = {"job_id": job.id, "target": BatchState.QUEUED}

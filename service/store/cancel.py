@@ -8,6 +8,7 @@ from service.rules.errors import Conflict
 from service.rules.states import OPEN_BATCH_STATES, JobState
 from service.store.engine import Database
 from service.store.models import Batch, Event, Job
+from service.store.wait import TO_END
 
 
 def cancel(db: Database, job_id: UUID) -> None:
@@ -31,12 +32,14 @@ def cancel(db: Database, job_id: UUID) -> None:
         if job.cancel_requested_at is not None:
             return
         job.cancel_requested_at = func.now()
+        if job.parked_at is not None or job.failures:
+            job.parked_at, job.not_before = None, func.now()
+            job.tries = job.failures = job.faults = 0
         session.add(Event(job_id=job.id, source=job.state, target="cancel_requested"))
         # Whoever waits for its next look at Together is to look now.
         session.execute(
             update(Batch)
             .where(Batch.job_id == job_id, Batch.state.in_(OPEN_BATCH_STATES))
-            .where(Batch.lease.is_(None), Batch.create_deadline.is_(None))
-            # An unsent batch need not wait for admission: its requests become dead letters.
-            .values(not_before=func.now(), admitted_at=func.coalesce(Batch.admitted_at, func.now()))
+            .where(Batch.lease.is_(None))
+            .values(TO_END)
         )

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
 
 from service.store.engine import Database
 from service.store.models import Chore
@@ -29,3 +30,18 @@ def begin(db: Database, name: str, *, every: timedelta) -> bool:
         if is_time or unattended:
             chore.begun_at = now
         return is_time and not unattended
+
+
+def take_turn(session: Session, name: str) -> bool:
+    """Return whether this transaction is the only one at a chore. Never waits.
+
+    The turn is a row's lock, not an advisory lock: those anybody can take who may connect.
+    """
+    turn = select(Chore.name).where(Chore.name == name).with_for_update(skip_locked=True)
+    if session.scalar(turn) is not None:
+        return True
+    # Nobody has had a turn yet, or somebody has it now.
+    if session.scalar(select(Chore.name).where(Chore.name == name)) is not None:
+        return False
+    session.execute(insert(Chore).values(name=name).on_conflict_do_nothing())
+    return session.scalar(turn) is not None

@@ -22,12 +22,13 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from service.rules.errors import StaleLease
 from service.rules.states import BATCH_STAGES, JOB_STAGES, BatchState, JobState, Stage
-from service.rules.work import BatchClaim, Claim, FinalLines, JobClaim, Shard
+from service.rules.work import BatchClaim, Claim, Ending, FinalLines, JobClaim, Shard
 from service.store.engine import Database
+from service.store.lanes import lane_of
 from service.store.models import Account, Batch, Enqueued, Job, Lane
 
 _BATCH_STATES = {stage: state for state, stage in BATCH_STAGES.items()}
@@ -43,17 +44,38 @@ def is_free(row: type[Job | Batch]) -> ColumnElement[bool]:
     )
 
 
-def account_is_open(row: type[Batch]) -> ColumnElement[bool]:
-    return ~exists().where(Account.paused_until > func.now(), _holds(row))
+def may_be_sent(row: type[Batch]) -> ColumnElement[bool]:
+    """Whether neither its account nor its lane keeps a batch from going on."""
+    paused = exists().where(Account.paused_until > func.now(), _holds(row))
+    held = exists().where(_HeldLane.held_until > func.now(), lane_of(row, _HeldLane))
+    return and_(~paused, or_(_ends_here(row), ~row.state.in_(_UNSENT), ~held))
+
+
+_UNSENT = [BatchState.QUEUED, BatchState.UPLOADED]
+_HeldLane = aliased(Lane)
+"""A name of its own, since a claim joins the lane for its pace."""
+
+
+def _ends_here(row: type[Batch]) -> ColumnElement[bool]:
+    """Whether a batch is to end although nothing may be sent."""
+    return row.ending.is_not(None)
 
 
 def _holds(row: type[Batch]) -> ColumnElement[bool]:
-    """Whether a pause of the account holds for the row."""
+    """Whether a pause of the account holds for the row.
+
+    What ends without Together does not wait for a refused key.
+    """
     return and_(
         Account.name == row.account,
+        or_(~Account.spending, row.state.in_(_UNSENT)),
         or_(
-            ~Account.spending,
-            row.state.in_([BatchState.QUEUED, BatchState.UPLOADED]),
+            ~_ends_here(row),
+            and_(
+                Account.blocked_since.is_(None),
+                row.ending == Ending.CANCELLED,
+                row.provider_batch_id.is_not(None),
+            ),
         ),
     )
 
@@ -81,6 +103,7 @@ def claim_job(db: Database, job_id: UUID, stage: Stage, lease_for: timedelta) ->
             leased_until=until,
             state=job.state,
             tries=job.tries,
+            failures=job.failures,
             producer=job.producer,
             endpoint=job.endpoint,
             account=job.account,
@@ -88,6 +111,7 @@ def claim_job(db: Database, job_id: UUID, stage: Stage, lease_for: timedelta) ->
             input=job.input,
             shards=_shards(job),
             enqueued=_enqueued(session, job),
+            cancel_requested=job.cancel_requested_at is not None,
             final_lines=_final_lines(session.scalars(_settled(job_id)).all())
             if job.state is JobState.RUNNING
             else (),
@@ -104,8 +128,10 @@ def claim_batches(
     with db.begin() as session:
         found = session.execute(_DUE.where(Batch.state == _BATCH_STATES[stage], _among(ids)))
         rows = [dict(row) for row in found.mappings()]
-        if any(row["account_blocked"] for row in rows):
-            rows = rows[:1] if _may_probe(session, rows[0]["account"], lease_for) else []
+        blocked = [row for row in rows if row["account_blocked"]]
+        if blocked:
+            probes = 1 if _may_probe(session, blocked[0]["account"], lease_for) else 0
+            rows = [row for row in rows if not row["account_blocked"]] + blocked[:probes]
         claims = [_claim(session, row, lease_for) for row in rows]
         _lease(session, claims)
         return claims
@@ -128,11 +154,14 @@ _DUE = (
         _TRIES.label("tries"),
         Batch.failures,
         Batch.not_there,
+        Batch.refusals,
+        Batch.held,
+        Batch.ending,
         Batch.unsettled_since,
         Batch.look,
         Batch.look_since,
         Batch.poison,
-        Job.endpoint,
+        Batch.endpoint,
         Batch.account,
         exists().where(Account.blocked_since.is_not(None), _holds(Batch)).label("account_blocked"),
         Batch.model,
@@ -142,6 +171,7 @@ _DUE = (
         Batch.manifest_blob,
         Batch.bytes.label("upload_bytes"),
         Job.cancel_requested_at.is_not(None).label("cancel_requested"),
+        Job.cancel_requested_at.label("cancelled_at"),
         Batch.create_deadline,
         Batch.spent_file_ids,
         Batch.input_file_id,
@@ -153,10 +183,11 @@ _DUE = (
         Batch.cancel_sent,
         Batch.submitted_at,
         Lane.seconds.label("expected"),
+        func.coalesce(Lane.refusals > 0, False).label("lane_held"),
     )
     .join(Job, Job.id == Batch.job_id)
-    .outerjoin(Lane, and_(Lane.account == Batch.account, Lane.model == Batch.model))
-    .where(is_free(Batch), account_is_open(Batch))
+    .outerjoin(Lane, lane_of(Batch))
+    .where(is_free(Batch), may_be_sent(Batch))
     .with_for_update(of=Batch, skip_locked=True)
 )
 
@@ -217,19 +248,24 @@ def _may_probe(session: Session, account: str, lease_for: timedelta) -> bool:
     One batch at a time may; the others wait for its outcome. All batches of a page belong to one
     account.
     """
-    return (
-        session.scalar(
-            update(Account)
-            .where(
-                Account.name == account,
-                Account.blocked_since.is_not(None),
-                Account.paused_until <= func.now(),
-            )
-            .values(paused_until=func.now() + lease_for)
-            .returning(Account.name)
+    due = (
+        select(Account.name)
+        .where(
+            Account.name == account,
+            Account.blocked_since.is_not(None),
+            Account.paused_until <= func.now(),
         )
-        is not None
+        # Not waited for: whoever has the account's row may wait for one of these batches.
+        .with_for_update(skip_locked=True)
+        .cte("due")
     )
+    probes = (
+        update(Account)
+        .where(Account.name.in_(select(due.c.name)))
+        .values(paused_until=func.now() + lease_for)
+        .returning(Account.name)
+    )
+    return session.scalar(probes) is not None
 
 
 def _sibling_errors(session: Session, row: dict[str, Any]) -> tuple[str, ...]:

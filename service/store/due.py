@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, and_, func, literal_column, or_, select, update
 
 from service.rules.states import BATCH_STAGES, JOB_STAGES, BatchState, JobState, Stage
-from service.store.claim import account_is_open, is_free
+from service.store.claim import is_free, may_be_sent
 from service.store.engine import Database
 from service.store.models import Batch, Job
 
@@ -61,7 +61,7 @@ def dispatch(
         .with_for_update(skip_locked=True)
     )
     if row is Batch:
-        due = due.where(account_is_open(Batch))
+        due = due.where(may_be_sent(Batch))
     # As a CTE it runs once: a plan that ran a subquery for each row would lock beyond the limit.
     picked = due.cte("picked")
     with db.begin() as session:

@@ -6,8 +6,9 @@ Finished jobs and batches are many and stay: they are counted by what they have 
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 
+from service.rules.retry import MANY_FAILURES
 from service.store.engine import Database
 from service.store.models import SCHEMA
 
@@ -15,8 +16,9 @@ from service.store.models import SCHEMA
 _JOBS = """
 SELECT state, count(*) AS rows, count(*) FILTER (WHERE parked_at IS NOT NULL) AS parked,
        count(*) FILTER (WHERE due) AS due,
+       count(*) FILTER (WHERE parked_at IS NULL AND failures >= {many}) AS failing,
        extract(epoch FROM now() - min(not_before) FILTER (WHERE due)) AS oldest
-FROM (SELECT state, parked_at, not_before,
+FROM (SELECT state, parked_at, not_before, failures,
              parked_at IS NULL AND open_batches = 0 AND not_before <= now()
              AND (lease IS NULL OR leased_until < now()) AS due
       FROM {schema}.jobs WHERE finished_at IS NULL) AS open
@@ -25,8 +27,9 @@ GROUP BY state
 
 _BATCHES = """
 SELECT state, count(*) AS rows, count(*) FILTER (WHERE due) AS due,
+       count(*) FILTER (WHERE failures >= {many}) AS failing,
        extract(epoch FROM now() - min(not_before) FILTER (WHERE due)) AS oldest
-FROM (SELECT state, not_before,
+FROM (SELECT state, not_before, failures,
              not_before <= now() AND (lease IS NULL OR leased_until < now())
              AND NOT EXISTS (
                  SELECT FROM {schema}.accounts a
@@ -39,9 +42,12 @@ GROUP BY state
 """
 
 _WAITING = """
-SELECT count(*) FROM {schema}.batches
-WHERE state = 'queued' AND admitted_at IS NULL AND parked_at IS NULL
+SELECT count(*) AS rows, count(*) FILTER (WHERE failures >= {many}) AS failing
+FROM {schema}.batches WHERE state = 'queued' AND admitted_at IS NULL AND parked_at IS NULL
 """
+
+_HELD_LANES = "SELECT count(*) FROM {schema}.lanes WHERE held_until > now()"
+_COUNTERS = "SELECT name, count FROM {schema}.counters"
 
 _PARKED_BATCHES = "SELECT count(*) FROM {schema}.batches WHERE parked_at IS NOT NULL"
 _PARKED_DELIVERIES = "SELECT count(*) FROM {schema}.deliveries WHERE parked_at IS NOT NULL"
@@ -90,6 +96,10 @@ class Gauges:
     due: dict[str, int]
     oldest: dict[str, float]
     parked: dict[str, int]
+    failing: dict[str, int]
+    """Rows that failed many times in a row and go on trying."""
+    held_lanes: int
+    counters: dict[str, int]
     blocked_accounts: int
     slowed_accounts: int
     heartbeat_ages: dict[str, float] = field(default_factory=dict)
@@ -104,18 +114,18 @@ def gauges(db: Database) -> Gauges:
     with db.begin() as session:
 
         def rows(statement: str) -> list[Any]:
-            return list(session.execute(text(statement.format(schema=SCHEMA))).mappings())
+            return list(session.execute(_filled(statement)).mappings())
 
         def number(statement: str) -> int:
-            return int(session.scalars(text(statement.format(schema=SCHEMA))).one())
+            return int(session.scalars(_filled(statement)).one())
 
-        jobs, batches = rows(_JOBS), rows(_BATCHES)
+        jobs, batches, (waiting,) = rows(_JOBS), rows(_BATCHES), rows(_WAITING)
         (deliveries,), (accounts,), (used,) = rows(_DELIVERIES), rows(_ACCOUNTS), rows(_USED)
         processes = rows(_PROCESSES)
         return Gauges(
             jobs={row["state"]: row["rows"] for row in jobs},
             batches={row["state"]: row["rows"] for row in batches},
-            waiting=number(_WAITING),
+            waiting=waiting["rows"],
             due={
                 "job": sum(row["due"] for row in jobs),
                 "batch": sum(row["due"] for row in batches),
@@ -131,6 +141,12 @@ def gauges(db: Database) -> Gauges:
                 "batch": number(_PARKED_BATCHES),
                 "delivery": number(_PARKED_DELIVERIES),
             },
+            failing={
+                "job": sum(row["failing"] for row in jobs),
+                "batch": sum(row["failing"] for row in (*batches, waiting)),
+            },
+            held_lanes=number(_HELD_LANES),
+            counters={row["name"]: row["count"] for row in rows(_COUNTERS)},
             blocked_accounts=accounts["blocked"],
             slowed_accounts=accounts["slowed"],
             heartbeat_ages={row["kind"]: float(row["age"]) for row in processes},
@@ -138,6 +154,10 @@ def gauges(db: Database) -> Gauges:
             used={name: int(value) for name, value in used.items()},
             ticks=[(row["up_to"], row["count"], row["seconds"]) for row in rows(_TICKS)],
         )
+
+
+def _filled(statement: str) -> TextClause:
+    return text(statement.format(schema=SCHEMA, many=MANY_FAILURES))
 
 
 def _oldest(rows: list[Any]) -> float:

@@ -1,14 +1,19 @@
-"""What Haulier has learned about each lane: how long batches take, and tokens per byte."""
+"""Lanes: how long batches take, tokens per byte, and whether the queue at Together is full."""
 
 from collections.abc import Iterable
+from datetime import datetime, timedelta
 
-from sqlalchemy import func, select, tuple_
+from sqlalchemy import ColumnElement, and_, func, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from service.rules.admission import LaneName
-from service.rules.work import Usage
+from service.rules.errors import error_text
+from service.rules.retry import backoff
+from service.rules.work import Hold, Usage
 from service.store.models import Batch, Lane
+
+_KEY = ["account", "endpoint", "model"]
 
 MEMORY = 10
 """The number of batches that the moving averages cover."""
@@ -20,6 +25,7 @@ def learn_pace(session: Session, batch: Batch) -> None:
         return
     added = insert(Lane).values(
         account=batch.account,
+        endpoint=batch.endpoint,
         model=batch.model,
         ended=1,
         seconds=func.extract("epoch", func.now() - batch.submitted_at),
@@ -29,7 +35,7 @@ def learn_pace(session: Session, batch: Batch) -> None:
     mean = Lane.seconds + (added.excluded.seconds - Lane.seconds) / weight
     session.execute(
         added.on_conflict_do_update(
-            index_elements=[Lane.account, Lane.model],
+            index_elements=_KEY,
             set_={
                 "ended": Lane.ended + 1,
                 "seconds": func.coalesce(mean, added.excluded.seconds),
@@ -41,11 +47,12 @@ def learn_pace(session: Session, batch: Batch) -> None:
 def token_rates(session: Session, lanes: Iterable[LaneName]) -> dict[LaneName, float]:
     """Return tokens per byte of request lines, for lanes that have settled a batch."""
     rows = session.execute(
-        select(Lane.account, Lane.model, Lane.tokens_per_byte).where(
-            tuple_(Lane.account, Lane.model).in_(list(lanes)), Lane.tokens_per_byte.is_not(None)
+        select(Lane.account, Lane.endpoint, Lane.model, Lane.tokens_per_byte).where(
+            tuple_(Lane.account, Lane.endpoint, Lane.model).in_(list(lanes)),
+            Lane.tokens_per_byte.is_not(None),
         )
     )
-    return {(account, model): float(rate or 0) for account, model, rate in rows}
+    return {(account, endpoint, model): float(rate or 0) for account, endpoint, model, rate in rows}
 
 
 def learn_tokens(session: Session, batch: Batch, usage: Usage) -> None:
@@ -57,9 +64,52 @@ def learn_tokens(session: Session, batch: Batch, usage: Usage) -> None:
     known = func.coalesce(Lane.tokens_per_byte, rate)
     session.execute(
         insert(Lane)
-        .values(account=batch.account, model=batch.model, tokens_per_byte=rate)
+        .values(
+            account=batch.account,
+            endpoint=batch.endpoint,
+            model=batch.model,
+            tokens_per_byte=rate,
+        )
         .on_conflict_do_update(
-            index_elements=["account", "model"],
+            index_elements=_KEY,
             set_={"tokens_per_byte": known + (rate - known) / MEMORY},
         )
+    )
+
+
+def lane_of(batch: type[Batch] | Batch, lane: type[Lane] = Lane) -> ColumnElement[bool]:
+    """Match the lane of a batch."""
+    return and_(
+        lane.account == batch.account,
+        lane.endpoint == batch.endpoint,
+        lane.model == batch.model,
+    )
+
+
+def hold_lane(session: Session, batch: Batch, outcome: Hold, retry_base: timedelta) -> datetime:
+    """Send nothing into a lane whose queue is full, longer each time. Return until when.
+
+    What was sent before the lane was held, and is refused as well, counts as the same refusal.
+    """
+    session.execute(
+        insert(Lane)
+        .values(account=batch.account, endpoint=batch.endpoint, model=batch.model)
+        .on_conflict_do_nothing()
+    )
+    lane, now = session.execute(
+        select(Lane, func.now()).where(lane_of(batch)).with_for_update()
+    ).one()
+    if lane.held_until is None or lane.held_until <= now:
+        lane.refusals += 1
+        named = outcome.delay
+        pause = named if named is not None else backoff(lane.refusals, retry_base, 1.0)
+        lane.held_until = now + pause
+    lane.reason = error_text(outcome.reason)
+    return lane.held_until
+
+
+def release_lane(session: Session, batch: Batch) -> None:
+    """Let a lane go on, since a batch has just been created in it."""
+    session.execute(
+        update(Lane).where(lane_of(batch)).values(held_until=None, reason=None, refusals=0)
     )

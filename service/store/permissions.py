@@ -14,6 +14,7 @@ def permissions_of(producer: Producer | None, settings: Settings) -> Permissions
             input_roots=settings.input_roots,
             notice_tasks=None,
             notice_queues=None,
+            priorities=None,
             private_webhooks=settings.webhook_allow_private,
         )
     names = settings.account_names
@@ -25,6 +26,7 @@ def permissions_of(producer: Producer | None, settings: Settings) -> Permissions
         else tuple(root for root in producer.input_roots if may_read(root, settings.input_roots)),
         notice_tasks=_allowed(producer.notice_tasks),
         notice_queues=_allowed(producer.notice_queues),
+        priorities=(producer.lowest_priority, producer.highest_priority),
         private_webhooks=settings.webhook_allow_private,
     )
 
@@ -37,6 +39,8 @@ def newcomer(name: str) -> Producer:
         input_roots=[],
         notice_tasks=[],
         notice_queues=[],
+        lowest_priority=0,
+        highest_priority=9,
         signing_secrets=[],
     )
 

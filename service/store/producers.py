@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from service.rules.credentials import DEFAULT_SCOPES, NewCredential, Scope, new_credential
-from service.rules.errors import Conflict
+from service.rules.errors import BadInput, Conflict, Problem
 from service.rules.signatures import new_secret
 from service.store.engine import Database
 from service.store.models import Credential, Producer
@@ -87,11 +87,18 @@ def producers_named(db: Database, names: Collection[str]) -> dict[str, Producer]
 
 
 def set_producer(db: Database, name: str, fields: dict[str, Any]) -> Producer | None:
-    """Change these fields of a producer; None if it does not exist."""
+    """Change these fields of a producer; None if it does not exist.
+
+    Raises BadInput if no priority would be left to it.
+    """
     with db.begin() as session:
         row = session.get(Producer, name, with_for_update={"key_share": True})
-        for field, value in fields.items() if row is not None else ():
+        if row is None:
+            return None
+        for field, value in fields.items():
             setattr(row, field, value)
+        if row.lowest_priority > row.highest_priority:
+            raise BadInput([Problem("lowest_priority lies above highest_priority")])
         return row
 
 

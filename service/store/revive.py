@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import ARRAY, BigInteger, Text, any_, cast, delete, func, select, update
+from sqlalchemy import ARRAY, BigInteger, Text, any_, cast, delete, func, select
 
 from service.rules.errors import Conflict
 from service.rules.states import JobState, check_move
@@ -90,6 +90,7 @@ def revive(db: Database, job_id: UUID, revivals: Sequence[Revival]) -> None:
                 raise Conflict("the job's dead letters have changed; ask again")
             session.add(
                 successor(
+                    job,
                     parent,
                     manifest_blob=revival.manifest_blob,
                     requests=len(revival.ordinals),
@@ -112,27 +113,3 @@ def revive(db: Database, job_id: UUID, revivals: Sequence[Revival]) -> None:
         job.pending += requests
         job.open_batches += len(revivals)
         job.finished_at = job.cancel_requested_at = None
-
-
-def unpark(db: Database, job_id: UUID) -> int:
-    """Release a job's parked rows, and return their number."""
-    fresh = {"parked_at": None, "tries": 0, "failures": 0, "faults": 0, "not_before": func.now()}
-    with db.begin() as session:
-        rows = [
-            *session.scalars(
-                update(Job)
-                .where(Job.id == job_id, Job.parked_at.is_not(None))
-                .values(fresh)
-                .returning(Job.id)
-            ),
-            *session.scalars(
-                update(Batch)
-                .where(Batch.job_id == job_id, Batch.parked_at.is_not(None))
-                # What is parked is looked at twice before it is parked again.
-                .values({**fresh, "not_there": 0, "look": None, "look_since": None})
-                .returning(Batch.id)
-            ),
-        ]
-        if rows:
-            session.add(Event(job_id=job_id, target="unparked", detail={"rows": len(rows)}))
-        return len(rows)

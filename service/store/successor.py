@@ -3,11 +3,11 @@
 from uuid import uuid4
 
 from service.rules.states import BatchState
-from service.store.models import Batch
+from service.store.models import Batch, Job
 
 
 def successor(
-    parent: Batch, *, manifest_blob: str, requests: int, size: int, poison: int = 0
+    job: Job, parent: Batch, *, manifest_blob: str, requests: int, size: int, poison: int = 0
 ) -> Batch:
     """A queued batch of the same shard, one attempt later."""
     return Batch(
@@ -19,6 +19,7 @@ def successor(
         attempt=parent.attempt + 1,
         poison=poison,
         account=parent.account,
+        endpoint=job.endpoint,
         producer=parent.producer,
         priority=parent.priority,
         model=parent.model,

@@ -1,7 +1,7 @@
 """The one writer of Wait: for a single batch and for a page of them, in one statement."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 from uuid import UUID
@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session
 
 from service.rules.errors import error_text
 from service.rules.pace import spread
-from service.rules.work import BatchClaim, Changes, Wait
+from service.rules.work import BatchClaim, Changes, Ending, Wait
 from service.store.engine import Database
 from service.store.models import Batch, Job
 
@@ -64,6 +64,7 @@ def write_waits(session: Session, waits: Sequence[tuple[BatchClaim, Wait]]) -> s
             failures=case((table.c.looked, 0), else_=Batch.failures),
             faults=case((table.c.looked, 0), else_=Batch.faults),
             not_there=case((table.c.looked, 0), else_=Batch.not_there),
+            refusals=case((table.c.looked, 0), else_=Batch.refusals),
             last_error=table.c.reason,
             not_before=func.now() + table.c.pause,
             **{name: func.coalesce(table.c[name], getattr(Batch, name)) for name in _LEARNED},
@@ -76,11 +77,27 @@ def write_waits(session: Session, waits: Sequence[tuple[BatchClaim, Wait]]) -> s
     return {claim.id for claim, _ in waits} - kept
 
 
+TO_END: Mapping[Any, Any] = {
+    Batch.ending: Ending.CANCELLED,
+    # An unanswered create has to be looked for in its own time.
+    Batch.not_before: case((Batch.create_deadline.is_(None), func.now()), else_=Batch.not_before),
+    # An unsent batch need not wait for admission: its requests become dead letters.
+    Batch.admitted_at: func.coalesce(Batch.admitted_at, func.now()),
+    # What waited for an operator is looked at once more, and then it ends.
+    Batch.parked_at: None,
+    Batch.tries: 0,
+    Batch.faults: 0,
+    Batch.not_there: 0,
+    Batch.refusals: 0,
+}
+"""What a cancel writes into each open batch of the job."""
+
+
 def hurry_cancelled(session: Session, claims: Sequence[BatchClaim]) -> None:
     """Make batches due at once whose job was cancelled while a worker held them.
 
     A cancel passes over leased batches, so the worker has to look for it. A claim that already
-    saw the cancel has acted on it, and an unanswered create has to be looked for in its own time.
+    saw the cancel has acted on it.
     """
     unaware = [claim.id for claim in claims if not claim.cancel_requested]
     if not unaware:
@@ -88,12 +105,9 @@ def hurry_cancelled(session: Session, claims: Sequence[BatchClaim]) -> None:
     session.flush()
     session.execute(
         update(Batch)
-        .where(Batch.id == any_(cast(unaware, ARRAY(Uuid))), Batch.create_deadline.is_(None))
+        .where(Batch.id == any_(cast(unaware, ARRAY(Uuid))))
         .where(Job.id == Batch.job_id, Job.cancel_requested_at.is_not(None))
-        .values(
-            not_before=func.now(),
-            admitted_at=func.coalesce(Batch.admitted_at, Job.cancel_requested_at),
-        )
+        .values(TO_END)
         .execution_options(synchronize_session=False)
     )
 

@@ -3,15 +3,16 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import func, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from service.rules.admission import TOKENS_PER_BYTE, Capacity
-from service.rules.states import OPEN_BATCH_STATES, JobState
+from service.rules.retry import MANY_FAILURES
+from service.rules.states import OPEN_BATCH_STATES, BatchState, JobState
 from service.store.admit import load
 from service.store.engine import Database
-from service.store.lanes import token_rates
-from service.store.models import Account, Batch, Job
+from service.store.lanes import lane_of, token_rates
+from service.store.models import Account, Batch, Job, Lane
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,12 +25,19 @@ class Reason:
     code: str
     detail: str
     until: datetime | None = None
+    error: str | None = None
+    """The last error of the row that keeps the job, if it is an error that does."""
 
 
 def why(db: Database, job: Job, capacity: Capacity) -> Reason | None:
-    """Return what a job waits for, or None if it is being worked on or has ended."""
+    """Return what a job waits for, or None if it is being worked on or has ended.
+
+    A row that is parked, or fails again and again, is told even while others are in progress.
+    """
     if job.parked_at is not None:
         return _parked(job)
+    if job.finished_at is None and job.failures >= MANY_FAILURES:
+        return _failing(job)
     if job.state is JobState.ACCEPTED:
         return Reason(code="worker", detail="waits for a worker to cut it into batches")
     if job.state is not JobState.RUNNING:
@@ -38,12 +46,21 @@ def why(db: Database, job: Job, capacity: Capacity) -> Reason | None:
         open_batches = select(Batch).where(
             Batch.job_id == job.id, Batch.state.in_(OPEN_BATCH_STATES)
         )
+        stuck = session.scalar(
+            open_batches.where(or_(Batch.parked_at.is_not(None), Batch.failures >= MANY_FAILURES))
+            .order_by(Batch.parked_at, Batch.failures.desc())
+            .limit(1)
+        )
         first = session.scalar(open_batches.order_by(Batch.not_before).limit(1))
         if first is None:
             return Reason(code="worker", detail="waits for a worker to put its results together")
-        pause = _pause(session, first.account)
+        if stuck is not None and stuck.parked_at is not None:
+            return _parked(stuck)
+        pause = _pause(session, first.account) or _hold(session, first)
         if pause is not None:
             return pause
+        if stuck is not None:
+            return _failing(stuck)
         under_way = open_batches.where(Batch.parked_at.is_(None), Batch.admitted_at.is_not(None))
         if session.scalar(under_way.limit(1)) is not None:
             return None
@@ -51,7 +68,13 @@ def why(db: Database, job: Job, capacity: Capacity) -> Reason | None:
 
 
 def _parked(row: Job | Batch) -> Reason:
-    return Reason(code="parked", detail=f"only an operator can help: {row.last_error}")
+    detail = f"only an operator can help: {row.last_error}"
+    return Reason(code="parked", detail=detail, error=row.last_error)
+
+
+def _failing(row: Job | Batch) -> Reason:
+    detail = f"{row.failures:,} tries in a row have failed, the last one with: {row.last_error}"
+    return Reason(code="failing", detail=detail, until=row.not_before, error=row.last_error)
 
 
 def _pause(session: Session, name: str) -> Reason | None:
@@ -64,12 +87,20 @@ def _pause(session: Session, name: str) -> Reason | None:
     return Reason(code="account_paused", detail=detail, until=account.paused_until)
 
 
+def _hold(session: Session, batch: Batch) -> Reason | None:
+    if batch.state not in {BatchState.QUEUED, BatchState.UPLOADED}:
+        return None
+    lane = session.scalar(select(Lane).where(lane_of(batch), Lane.held_until > func.now()))
+    if lane is None:
+        return None
+    detail = f"Together's queue for {batch.model} is full: {lane.reason}"
+    return Reason(code="lane_held", detail=detail, until=lane.held_until)
+
+
 def _not_let_in(session: Session, batch: Batch, capacity: Capacity) -> Reason:
-    if batch.parked_at is not None:
-        return _parked(batch)
     if batch.not_before > session.scalars(select(func.now())).one():
         return Reason(code="retry", detail="pauses before another attempt", until=batch.not_before)
-    name = (batch.account, batch.model)
+    name = (batch.account, batch.endpoint, batch.model)
     lane = load(session).lanes[name]
     tokens = round(batch.bytes * token_rates(session, [name]).get(name, TOKENS_PER_BYTE))
     where = f"account {batch.account} has"

@@ -9,11 +9,13 @@ import hashlib
 import shutil
 import zlib
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from os import SEEK_END
 from tempfile import TemporaryFile
 from typing import IO, Any
 from urllib.parse import quote, urljoin
+from uuid import UUID
 
 import httpx
 import structlog
@@ -47,7 +49,8 @@ RESUMES = 8
 class Together:
     """One account at Together.
 
-    Every method raises Transient, RateLimited, AccountBlocked or Refused (Missing for a 404).
+    Every method raises Transient, RateLimited, QueueFull, AccountBlocked or Refused (Missing for
+    a 404).
     `gate` runs before each call except those that carry the bytes of a file. It may wait, and
     raises Transient if the wait would be too long.
     """
@@ -71,6 +74,11 @@ class Together:
         Call this first, and check the lease in between, since the wait may be long.
         """
         self._gate()
+
+    def check_key(self) -> None:
+        """Ask for a batch that does not exist. Raises AccountBlocked if the key is refused."""
+        with suppress(Refused):
+            self._get(f"/batches/{UUID(int=0)}")
 
     # --- files -----------------------------------------------------------------------------
 

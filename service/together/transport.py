@@ -13,7 +13,14 @@ from typing import Any, TypeVar
 import httpx
 
 from config import VERSION
-from service.rules.errors import AccountBlocked, Missing, RateLimited, Refused, Transient
+from service.rules.errors import (
+    AccountBlocked,
+    Missing,
+    QueueFull,
+    RateLimited,
+    Refused,
+    Transient,
+)
 from service.together.lenient import read_json, storable
 
 USER_AGENT = f"haulier/{VERSION}"
@@ -70,18 +77,21 @@ def _name(error: Exception) -> str:
 def checked(response: httpx.Response) -> httpx.Response:
     """Return the response if it is a success.
 
-    Raises RateLimited, AccountBlocked, Missing, Refused or Transient.
+    Raises QueueFull, RateLimited, AccountBlocked, Missing, Refused or Transient.
     """
     if response.is_success:
         return response
     status = response.status_code
     words = _words(response)
     message = f"{status} {words or _unworded(response)}"
-    full = status < 500 and any(sign in message.lower() for sign in _FULL)
-    if status == 429 or full:
+    lower = message.lower()
+    if status < 500 and any(sign in lower for sign in _FULL):
+        raise QueueFull(message, wait=_wait(response))
+    if status == 429:
         raise RateLimited(message, wait=_wait(response))
     if status in {401, 402, 403}:
-        raise AccountBlocked(message, spending=status == 402)
+        # An upload beyond the free credit is answered with 401 (TOGETHER_API).
+        raise AccountBlocked(message, spending=status == 402 or "trial credits" in lower)
     if words is None:
         # The answer comes from something in between, such as a proxy, so it proves nothing.
         raise Transient(message)

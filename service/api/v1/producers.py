@@ -32,6 +32,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 _Entry = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=r"^[^\x00]+$")]
 _Entries = Annotated[list[_Entry], Field(max_length=1000)]
 _Limit = Annotated[int, Field(ge=1, le=2**63 - 1)]
+_Priority = Annotated[int, Field(ge=-1000, le=1000)]
 
 
 class ProducerFields(BaseModel):
@@ -51,6 +52,8 @@ class ProducerFields(BaseModel):
     notice_queues: _Entries | None = Field(
         default=[], description="The queues it may name in notices; null allows any."
     )
+    lowest_priority: _Priority = Field(default=0, description="The lowest priority of its jobs.")
+    highest_priority: _Priority = Field(default=9, description="The highest priority of its jobs.")
     body_bytes: _Limit | None = Field(default=None, description="The most bytes of one submission.")
     open_requests: _Limit | None = Field(
         default=None, description="The most requests in its unfinished jobs."
@@ -71,6 +74,8 @@ class ProducerFields(BaseModel):
             for root in self.input_roots or []
             if not may_read(root, settings.input_roots)
         ]
+        if self.lowest_priority > self.highest_priority:
+            problems.append(Problem("lowest_priority lies above highest_priority"))
         if problems:
             raise BadInput(problems)
         return self.model_dump(exclude_unset=True, exclude={"name"})
@@ -87,6 +92,8 @@ class ProducerView(View):
     input_roots: Sequence[str] | None
     notice_tasks: Sequence[str] | None
     notice_queues: Sequence[str] | None
+    lowest_priority: int
+    highest_priority: int
     body_bytes: int | None
     open_requests: int | None
     requests_per_day: int | None

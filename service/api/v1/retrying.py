@@ -1,22 +1,23 @@
-"""Retrying the failed requests of a job."""
+"""Retrying the failed requests of a job, and giving up batches that wait for an operator."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import uuid4
 
 import msgspec
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from service.api.auth import SUBMIT, CalledBy
+from service.api.auth import ADMIN, SUBMIT, CalledBy
 from service.api.body import SMALL_BODY
 from service.api.openapi import problem
-from service.api.problems import INVALID, NOT_RETRYABLE, HttpProblem
+from service.api.problems import INVALID, NOT_RETRYABLE, NOTHING_PARKED, HttpProblem
 from service.api.services import Uses
 from service.api.v1.jobs import VisibleJob, visible_job
 from service.payloads.blobs import Blobs
 from service.rules.crashpoints import CrashPoint, reached
 from service.rules.errors import MOST_PROBLEMS, Conflict
-from service.store.revive import DeadLetters, Revival, dead_letters_by_batch, revive, unpark
+from service.store.parked import abandon, unpark
+from service.store.revive import DeadLetters, Revival, dead_letters_by_batch, revive
 from service.store.views import JobView
 
 router = APIRouter(max_body_size=SMALL_BODY)
@@ -67,6 +68,33 @@ def retry_job(
         revive(services.db, job.id, revivals)
     except Conflict as error:
         raise HttpProblem(NOT_RETRYABLE, str(error)) from None
+    return JobView.of(visible_job(str(job.id), services, caller))
+
+
+class Abandon(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    requests: Literal["dead", "again"] = Field(
+        description="What becomes of the requests of the parked batches: `dead` makes them dead"
+        " letters; `again` puts them into new batches, which may buy them a second time."
+    )
+
+
+@router.post(
+    "/jobs/{job_id}/abandon",
+    status_code=202,
+    dependencies=[ADMIN],
+    responses={409: problem("No batch of the job waits for an operator")},
+)
+def abandon_job(job: VisibleJob, services: Uses, caller: CalledBy, asked: Abandon) -> JobView:
+    """Give up the batches of a job that wait for an operator.
+
+    What Together holds of them is left there. If it still runs, it will be cancelled.
+    """
+    try:
+        abandon(services.db, job.id, again=asked.requests == "again")
+    except Conflict as error:
+        raise HttpProblem(NOTHING_PARKED, str(error), state=job.state) from None
     return JobView.of(visible_job(str(job.id), services, caller))
 
 

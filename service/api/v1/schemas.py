@@ -26,8 +26,8 @@ class ReasonView(View):
     """Why a job waits. `code` is stable and for programs; `detail` is for people."""
 
     code: str = Field(
-        description="One of worker, turn, inflight_batches, enqueued_tokens, account_paused, retry,"
-        " parked."
+        description="One of worker, turn, inflight_batches, enqueued_tokens, account_paused,"
+        " lane_held, retry, failing, parked."
     )
     detail: str
     until: datetime | None = Field(description="When the wait ends by itself, if that is known.")
@@ -35,13 +35,14 @@ class ReasonView(View):
 
 class JobDetail(JobView):
     waiting: ReasonView | None = Field(
-        default=None, description="Why the job waits; null while any of its batches is in progress."
+        default=None, description="Why the job, or a batch that it cannot end without, waits."
     )
 
     @classmethod
     def explained(cls, job: Job, reason: Reason | None) -> Self:
         shown = None if reason is None else ReasonView.model_validate(reason)
-        return cls.of(job).model_copy(update={"waiting": shown})
+        last_error = job.last_error or (None if reason is None else reason.error)
+        return cls.of(job).model_copy(update={"waiting": shown, "last_error": last_error})
 
 
 class BatchView(View):

@@ -1,4 +1,4 @@
-"""`haulier cancel` and `retry`."""
+"""`haulier cancel`, `retry` and `abandon`."""
 
 from typing import Annotated
 
@@ -43,3 +43,27 @@ def retry(
         else:
             pending = document.value.pending
             output().line(f"Job {job} is running again: {pending:,} requests are pending.")
+
+
+@app.command(rich_help_panel=CLIENT)
+def abandon(
+    job: JobId,
+    dead: Annotated[
+        bool, typer.Option("--dead", help="Their requests become dead letters.")
+    ] = False,
+    again: Annotated[
+        bool,
+        typer.Option("--again", help="Their requests go into new batches, and may be paid twice."),
+    ] = False,
+    json: AsJson = False,
+) -> None:
+    """Give up the batches of a job that wait for an operator (needs the admin token)."""
+    if dead == again:
+        raise typer.BadParameter("say what becomes of the requests: --dead or --again")
+    with connected() as api:
+        document = api.abandon(job, "again" if again else "dead")
+        if json:
+            output().line(document.line)
+        else:
+            fate = "go into new batches" if again else "become dead letters"
+            output().line(f"The parked batches of job {job} are given up: their requests {fate}.")

@@ -41,6 +41,8 @@ OpenRequests = Annotated[
     int | None, typer.Option(min=0, help="Requests of all unfinished jobs; 0 is no limit.")
 ]
 PerDay = Annotated[int | None, typer.Option(min=0, help="Requests a UTC day; 0 is no limit.")]
+Lowest = Annotated[int | None, typer.Option(help="The lowest priority of its jobs; 0 at first.")]
+Highest = Annotated[int | None, typer.Option(help="The highest priority of its jobs; 9 at first.")]
 
 PRODUCERS = "/v1/producers"
 
@@ -51,6 +53,8 @@ class Producer(msgspec.Struct, frozen=True):
     input_roots: list[str] | None
     notice_tasks: list[str] | None
     notice_queues: list[str] | None
+    lowest_priority: int
+    highest_priority: int
     body_bytes: int | None
     open_requests: int | None
     requests_per_day: int | None
@@ -86,11 +90,17 @@ class Grants:
     body_bytes: int | None
     open_requests: int | None
     requests_per_day: int | None
+    lowest_priority: int | None
+    highest_priority: int | None
 
     @property
     def fields(self) -> dict[str, Any]:
         """As the API takes them."""
-        return {name: _meant(value) for name, value in asdict(self).items() if value is not None}
+        return {
+            name: value if name.endswith("_priority") else _meant(value)
+            for name, value in asdict(self).items()
+            if value is not None
+        }
 
 
 def _meant(value: list[str] | int) -> list[str] | int | None:
@@ -126,12 +136,14 @@ def add_producer(
     body_bytes: BodyBytes = None,
     open_requests: OpenRequests = None,
     requests_per_day: PerDay = None,
+    lowest_priority: Lowest = None,
+    highest_priority: Highest = None,
     json: AsJson = False,
 ) -> None:
     """Add a producer, and print its first token. It is shown this once."""
     lists = (account, input_root, notice_task, notice_queue)
     limits = (body_bytes, open_requests, requests_per_day)
-    grants = Grants(*lists, *limits)
+    grants = Grants(*lists, *limits, lowest_priority, highest_priority)
     with connected() as api:
         made = api.send("POST", PRODUCERS, NewToken, {"name": name, **grants.fields})
     output().line(made.line if json else made.value.token)
@@ -148,12 +160,14 @@ def set_producer(
     body_bytes: BodyBytes = None,
     open_requests: OpenRequests = None,
     requests_per_day: PerDay = None,
+    lowest_priority: Lowest = None,
+    highest_priority: Highest = None,
     json: AsJson = False,
 ) -> None:
     """Change what a producer may use; what is left out stays as it is."""
     lists = (account, input_root, notice_task, notice_queue)
     limits = (body_bytes, open_requests, requests_per_day)
-    grants = Grants(*lists, *limits)
+    grants = Grants(*lists, *limits, lowest_priority, highest_priority)
     with connected() as api:
         shown = api.send("PATCH", _path(name), Producer, grants.fields)
     if json:

@@ -5,7 +5,7 @@ from service.store.models.base import SCHEMA, Base, Leased
 from service.store.models.batches import Batch
 from service.store.models.jobs import DeadLetter, Enqueued, Event, Job, Segment
 from service.store.models.notices import Delivery
-from service.store.models.operations import Chore, Heartbeat, Leftover, Tick, Usage
+from service.store.models.operations import Chore, Counter, Heartbeat, Leftover, Tick, Usage
 from service.store.models.producers import Credential, File, Producer
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Base",
     "Batch",
     "Chore",
+    "Counter",
     "Credential",
     "DeadLetter",
     "Delivery",

@@ -24,11 +24,12 @@ class Account(Base):
 
 
 class Lane(Base):
-    """A lane: what Haulier has learned about one model under one account, and its admissions."""
+    """A lane: what is known of one model at one endpoint under one account, and its admissions."""
 
     __tablename__ = "lanes"
 
     account: Mapped[str] = mapped_column(primary_key=True)
+    endpoint: Mapped[str] = mapped_column(primary_key=True)
     model: Mapped[str] = mapped_column(primary_key=True)
     ended: Mapped[int] = mapped_column(server_default="0")
     """Batches that Together completed."""
@@ -38,3 +39,8 @@ class Lane(Base):
     """Tokens used for each byte of request lines: a moving average."""
     admitted: Mapped[int] = mapped_column(server_default="0")
     """Batches that were ever admitted."""
+    held_until: Mapped[datetime | None]
+    """Set while its queue at Together is full: until then, nothing is sent into it."""
+    reason: Mapped[str | None]
+    refusals: Mapped[int] = mapped_column(server_default="0")
+    """How many times in a row its queue was found full."""

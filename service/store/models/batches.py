@@ -14,6 +14,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.rules.states import OPEN_BATCH_STATES, BatchState
+from service.rules.work import Ending
 from service.store.models.base import Base, Leased, one_of
 
 
@@ -30,6 +31,12 @@ class Batch(Leased, Base):
     """How many batches in a row with these requests FAILED as a whole."""
     not_there: Mapped[int] = mapped_column(server_default="0")
     """How many times in a row Together answered 404 for the batch or its files."""
+    refusals: Mapped[int] = mapped_column(server_default="0")
+    """How many times in a row Together refused it although the account's key works."""
+    held: Mapped[int] = mapped_column(server_default="0")
+    """How often it found its lane's queue full, or the credit used up."""
+    ending: Mapped[Ending | None]
+    """How it ends without another word from Together."""
     unsettled_since: Mapped[datetime | None]
     """When a fetch first saw that the files do not account for every request."""
     look: Mapped[str | None]
@@ -37,6 +44,7 @@ class Batch(Leased, Base):
     look_since: Mapped[datetime | None]
     """When a fetch first saw just that."""
     account: Mapped[str]
+    endpoint: Mapped[str] = mapped_column(server_default="")
     producer: Mapped[str] = mapped_column(server_default="")
     priority: Mapped[int] = mapped_column(server_default="0")
     model: Mapped[str]
@@ -81,6 +89,7 @@ class Batch(Leased, Base):
 
     __table_args__ = (
         CheckConstraint(one_of("state", BatchState), name="state"),
+        CheckConstraint(one_of("ending", Ending), name="ending"),
         CheckConstraint("(lease IS NULL) = (leased_until IS NULL)", name="lease"),
         CheckConstraint(
             f"({one_of('state', OPEN_BATCH_STATES)}"
@@ -109,6 +118,7 @@ class Batch(Leased, Base):
         Index(
             "batches_waiting_idx",
             "account",
+            "endpoint",
             "model",
             "priority",
             "producer",
@@ -119,6 +129,7 @@ class Batch(Leased, Base):
         Index(
             "batches_admitted_idx",
             "account",
+            "endpoint",
             "model",
             postgresql_where=text(
                 "admitted_at IS NOT NULL AND parked_at IS NULL"

@@ -86,3 +86,12 @@ class Tick(Base):
     count: Mapped[int] = mapped_column(server_default="0")
     seconds: Mapped[float] = mapped_column(server_default="0")
     """The sum of their durations."""
+
+
+class Counter(Base):
+    """Something that happened so many times, for `/metrics`."""
+
+    __tablename__ = "counters"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    count: Mapped[int] = mapped_column(server_default="0")

@@ -27,6 +27,9 @@ class Producer(Base):
     notice_tasks: Mapped[list[Any] | None] = mapped_column(server_default=text("'[]'"))
     notice_queues: Mapped[list[Any] | None] = mapped_column(server_default=text("'[]'"))
 
+    lowest_priority: Mapped[int] = mapped_column(server_default="0")
+    highest_priority: Mapped[int] = mapped_column(server_default="9")
+
     # How much of it; None is no limit.
     body_bytes: Mapped[int | None]
     open_requests: Mapped[int | None]
@@ -42,6 +45,7 @@ class Producer(Base):
         CheckConstraint(
             "body_bytes > 0 AND open_requests > 0 AND requests_per_day > 0", name="limits"
         ),
+        CheckConstraint("lowest_priority <= highest_priority", name="priorities"),
     )
 
 

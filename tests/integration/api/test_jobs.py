@@ -9,7 +9,7 @@ import pytest
 
 from config.settings import Account, Settings
 from service.rules.states import BatchState, Stage
-from service.rules.work import Pause
+from service.rules.work import Park, Pause
 from service.store.heartbeats import beat
 from tests.api import TOKEN, Api, chat, messages, problem, serving
 from tests.factories import settlement
@@ -321,3 +321,28 @@ def test_the_newest_job_is_listed_as_it_shows_itself(api: Api) -> None:
     shown = api.http.post("/v1/jobs", json=chat("a", metadata={"x": [1]})).json()
 
     assert next(pages(api, "/v1/jobs")) == [shown]
+
+
+@pytest.mark.parametrize("requests", ["dead", "again"])
+def test_an_operator_gives_up_what_is_parked(api: Api, requests: str) -> None:
+    batch_id = api.harness.created()
+    job_id = api.harness.batch(batch_id).job_id
+    path = f"/v1/jobs/{job_id}/abandon"
+    refused = api.http.post(path, json={"requests": requests})
+    assert problem(refused, 409)["type"].endswith("nothing-parked")
+
+    api.harness.due_now(batch_id)
+    api.harness.apply(api.harness.claim(batch_id, Stage.POLL), Park("404 not known there"))
+    shown = api.job(job_id)
+    assert (shown["waiting"]["code"], shown["last_error"]) == ("parked", "404 not known there")
+    answer = api.http.post(path, json={"requests": requests})
+    assert answer.status_code == 202
+    assert api.harness.claim(batch_id, Stage.POLL).ending == requests
+
+
+@pytest.mark.parametrize("asked", [{}, {"requests": "both"}, {"requests": "dead", "x": 1}])
+def test_giving_up_says_what_becomes_of_the_requests(
+    refusing_api: Api, asked: dict[str, object]
+) -> None:
+    answer = refusing_api.http.post(f"/v1/jobs/{uuid4()}/abandon", json=asked)
+    assert answer.status_code in {404, 422}

@@ -8,7 +8,7 @@ import pytest
 
 from service.rules.credentials import Scope
 from service.store.producers import add_credential, producer
-from tests.api import Api, messages, problem
+from tests.api import Api, chat, messages, problem
 
 
 def token_of(api: Api, name: str) -> str:
@@ -79,6 +79,26 @@ def test_what_a_producer_may_use_is_set_and_shown(api: Api) -> None:
     assert api.http.patch("/v1/producers/billing", json={}).json() == shown
 
 
+def test_a_producers_priorities_are_bounded(api: Api) -> None:
+    token = token_of(api, "billing")
+
+    def submit(priority: int) -> httpx.Response:
+        with as_bearer(api, token) as client:
+            return client.post("/v1/jobs", json=chat("a", priority=priority))
+
+    assert submit(9).status_code == 201
+    assert "`priority` 10 is not yours; use 0 to 9" in submit(10).text
+    assert "`priority` -1 is not yours; use 0 to 9" in submit(-1).text
+    low = {"lowest_priority": -5, "highest_priority": -2}
+    assert api.http.patch("/v1/producers/billing", json=low).status_code == 200
+    above = api.http.patch("/v1/producers/billing", json={"lowest_priority": -1})
+    assert "lies above" in above.text
+    assert "use -5 to -2" in submit(0).text
+    assert submit(-3).status_code == 201
+    # The operator's own token may use every one.
+    assert api.http.post("/v1/jobs", json=chat("a", priority=1000)).status_code == 201
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
@@ -88,6 +108,8 @@ def test_what_a_producer_may_use_is_set_and_shown(api: Api) -> None:
         ({"open_requests": 0}, "greater than or equal to 1"),
         ({"body_bytes": 2**63}, "less than or equal to"),
         ({"notice_tasks": ["a\x00b"]}, "match pattern"),
+        ({"lowest_priority": 10}, "lowest_priority lies above highest_priority"),
+        ({"highest_priority": 1001}, "less than or equal to 1000"),
         ({"colour": "red"}, "there is no such parameter"),
     ],
 )

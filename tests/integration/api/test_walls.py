@@ -110,7 +110,12 @@ def test_another_producers_job_is_not_there_on_any_operation(
     before = everything(api_settings.database_url or "")
     batch_id = api.harness.open_batches(owned)[0]
     known = {"job_id": str(owned), "batch_id": str(batch_id), "custom_id": "a"}
-    owning = [found for found in operations(api_settings) if "{job_id}" in found[1]]
+    # To give up batches is the operator's, and refused to both alike.
+    owning = [
+        found
+        for found in operations(api_settings)
+        if "{job_id}" in found[1] and not found[1].endswith("/abandon")
+    ]
     assert len(owning) >= 7
     with as_bearer(api, tokens[1]) as stranger, as_bearer(api, tokens[0]) as owner:
         for method, path in owning:

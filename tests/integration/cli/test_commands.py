@@ -4,12 +4,14 @@ import json
 import re
 import signal
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
+from sqlalchemy import text
 
 from service.cli.up.ports import free_port
 from tests.cli import MODEL, Cli, requests
+from tests.eventually import eventually
 from tests.pipeline import Pipeline, chat
 from tests.simulator import Simulator
 
@@ -171,6 +173,24 @@ def test_a_cancelled_job_ends_with_what_was_done_by_then(
     assert re.search(
         r"cancelled in .*: (0 succeeded, 2|1 succeeded, 1) failed", watched.out.splitlines()[-1]
     )
+
+
+def test_parked_batches_are_given_up(
+    working: Cli, pipeline: Pipeline, simulator: Simulator
+) -> None:
+    simulator.batch_rule(hang=True)
+    job = working.submit("a", "b")
+    assert working("abandon", job).status == 2
+    assert "--dead or --again" in working("abandon", job).err
+    eventually(lambda: any(b.provider_batch_id for b in pipeline.batches(UUID(job))))
+    with pipeline.db.begin() as session:
+        session.execute(text("UPDATE haulier.batches SET parked_at = now()"))
+    given_up = working("abandon", job, "--dead")
+    assert (given_up.status, given_up.err) == (0, "")
+    assert "become dead letters" in given_up.out
+    assert working("watch", job).status == 1
+    failures = working("failures", job, "--json").documents
+    assert [row["code"] for row in failures] == ["abandoned"] * 2
 
 
 def test_usage_is_shown_with_what_is_not_known(working: Cli) -> None:

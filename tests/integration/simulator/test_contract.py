@@ -386,7 +386,7 @@ def test_the_log_tells_who_called_what(api: ByHand, simulator: Simulator) -> Non
         "retrieve",
     ]
     assert calls[-1].targets == (batch_id,)
-    assert calls[3].targets == (file_id, "input.jsonl")
+    assert calls[3].targets == (file_id, "input.jsonl", "m")
     assert [call.status for call in calls] == [302, 200, 200, 201, 200]
     assert simulator.counts()["retrieve"] == 1
     assert len(simulator.requests("put")) == 1

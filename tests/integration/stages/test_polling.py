@@ -338,8 +338,9 @@ def test_the_pace_of_a_model_is_learned_from_its_finished_batches(harness: Harne
 
 def test_old_paces_are_forgotten_bit_by_bit(harness: Harness) -> None:
     harness.run(
-        "INSERT INTO haulier.lanes (account, model, ended, seconds)"
-        " VALUES ('default', :model, 500, 1000)",
+        "INSERT INTO haulier.lanes (account, endpoint, model, ended, seconds)"
+        " VALUES ('default', :endpoint, :model, 500, 1000)",
+        endpoint=CHAT,
         model=MODEL,
     )
     harness.ended()

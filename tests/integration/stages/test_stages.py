@@ -199,7 +199,7 @@ def test_upload_of_a_retry_sends_only_what_is_left(bench: Bench) -> None:
 
 
 def test_an_upload_of_a_cancelled_job_sends_nothing(bench: Bench) -> None:
-    outcome = stages.upload(with_(bench.claim, cancel_requested=True), bench.clients)
+    outcome = stages.ended_here(with_(bench.claim, cancel_requested=True), bench.clients)
     _buried(outcome, BatchState.CANCELLED, "cancelled", bench)
     assert bench.simulator.requests() == []
 
@@ -249,7 +249,7 @@ def test_create_makes_one_batch_of_the_file(bench: Bench) -> None:
 
 def test_a_create_of_a_cancelled_job_sends_nothing(bench: Bench) -> None:
     bench.upload()
-    outcome = stages.create(with_(bench.claim, cancel_requested=True), bench.clients)
+    outcome = stages.ended_here(with_(bench.claim, cancel_requested=True), bench.clients)
     _buried(outcome, BatchState.CANCELLED, "cancelled", bench)
     assert bench.simulator.batches_created == 0
 
@@ -786,7 +786,7 @@ def test_assemble_puts_batches_in_order(bench: Bench) -> None:
     assert str(claim.lease) in segment.blob
 
 
-STAGES: list[Callable[[BatchClaim, AccountClients], object]] = [stages.upload, stages.create]
+STAGES: list[Callable[[BatchClaim, AccountClients], object]] = [stages.upload, stages.ended_here]
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.__name__)

@@ -32,7 +32,7 @@ from service.rules.work import (
 from service.store import engine
 from service.store.cancel import cancel
 from service.store.claim import claim_batches, claim_job, extend
-from service.store.revive import unpark
+from service.store.parked import unpark
 from service.store.wait import wait
 from tests.factories import LEASE, Harness, settlement, shard
 from tests.servers import Databases

@@ -195,9 +195,9 @@ def test_no_more_than_the_window_is_sent(harness: Harness, limit: int) -> None:
 
 
 def test_the_highest_priority_goes_first_then_the_longest_due(harness: Harness) -> None:
-    low = harness.queued(priority=-1)
-    first = harness.queued()
-    second = harness.queued()
+    low = harness.queued(priority=0)
+    first = harness.queued(priority=1)
+    second = harness.queued(priority=1)
     high = harness.queued(priority=9)
     harness.run(
         "UPDATE haulier.batches SET not_before = now() - interval '1 h' WHERE id = :i", i=low

@@ -20,6 +20,7 @@ from service.rules.errors import (
     Broken,
     HaulierError,
     Missing,
+    QueueFull,
     RateLimited,
     Refused,
     Transient,
@@ -285,7 +286,7 @@ def test_a_refused_key_blocks_the_account(pool: Pool, simulator: Simulator) -> N
         assert key not in str(blocked.value)
 
 
-@pytest.mark.parametrize(("status", "kind"), [(400, RateLimited), (503, Transient)])
+@pytest.mark.parametrize(("status", "kind"), [(400, QueueFull), (503, Transient)])
 def test_a_full_queue_is_backpressure_where_nothing_was_begun(
     together: Together, simulator: Simulator, status: int, kind: type[Unreachable]
 ) -> None:

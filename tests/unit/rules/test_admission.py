@@ -5,7 +5,7 @@ from itertools import count
 from uuid import UUID
 
 from service.rules.admission import OLDEST, Capacity, Load, Scene, Waiting, choose
-from tests.factories import NOW
+from tests.factories import CHAT, NOW
 
 WIDE = Capacity(batches=None, tokens=10**12)
 _numbers = count()
@@ -17,7 +17,7 @@ def waiting(
     """A batch of ten requests that has waited for `age` seconds."""
     return Waiting(
         id=UUID(int=next(_numbers)),
-        lane=("default", model),
+        lane=("default", CHAT, model),
         producer=producer,
         priority=priority,
         since=NOW - timedelta(seconds=age),
@@ -30,7 +30,7 @@ def let_in(
     found: list[Waiting], limit: int, capacity: Capacity = WIDE, **load: int
 ) -> list[Waiting]:
     scene = Scene()
-    scene.lanes["default", "m"] = Load(**load)
+    scene.lanes["default", CHAT, "m"] = Load(**load)
     return choose(found, scene, capacity, limit)
 
 

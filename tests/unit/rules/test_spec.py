@@ -49,10 +49,10 @@ def test_everything_can_be_given() -> None:
     spec = _read(
         idempotency_key="nightly",
         max_attempts=100,
-        priority=-1000,
+        priority=9,
         metadata={"team": "search", "n": [1, {"x": None}]},
     )
-    assert (spec.idempotency_key, spec.max_attempts, spec.priority) == ("nightly", 100, -1000)
+    assert (spec.idempotency_key, spec.max_attempts, spec.priority) == ("nightly", 100, 9)
     assert spec.metadata == {"team": "search", "n": [1, {"x": None}]}
 
 
@@ -88,6 +88,8 @@ def test_an_input_under_a_root_is_taken() -> None:
         ({"max_attempts": "3"}, "$.max_attempts"),
         ({"priority": 1001}, "$.priority"),
         ({"priority": -1001}, "$.priority"),
+        ({"priority": 10}, "`priority` 10 is not yours; use 0 to 9"),
+        ({"priority": -1}, "`priority` -1 is not yours; use 0 to 9"),
         ({"priority": True}, "$.priority"),
         ({"metadata": []}, "$.metadata"),
         ({"metadata": {"x": "y" * METADATA_BYTES}}, "`metadata` may have 16,384 bytes"),

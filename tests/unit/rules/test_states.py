@@ -26,6 +26,7 @@ BATCH_MOVES = {
     ("uploaded", "failed"),
     ("uploaded", "cancelled"),
     ("created", "ended"),
+    ("created", "settled"),
     ("ended", "settled"),
 }
 JOB_MOVES = {

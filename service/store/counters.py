@@ -1,0 +1,19 @@
+"""Counts of what happened, which all processes add to, for `/metrics`."""
+
+from sqlalchemy.dialects.postgresql import insert
+
+from service.store.engine import Database
+from service.store.models import Counter
+
+SET_ASIDE = "messages_set_aside"
+"""Messages on the queue that could not be read and have no job."""
+
+
+def count(db: Database, name: str, more: int) -> None:
+    """Add to a counter."""
+    with db.begin() as session:
+        session.execute(
+            insert(Counter)
+            .values(name=name, count=more)
+            .on_conflict_do_update(index_elements=["name"], set_={"count": Counter.count + more})
+        )

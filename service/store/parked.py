@@ -1,0 +1,70 @@
+"""Rows that wait for an operator: let them go on, or give them up."""
+
+from uuid import UUID
+
+from sqlalchemy import func, update
+
+from service.rules.errors import Conflict
+from service.rules.states import OPEN_BATCH_STATES
+from service.rules.work import Ending
+from service.store.engine import Database
+from service.store.models import Batch, Event, Job
+
+_FRESH = {
+    "parked_at": None,
+    "tries": 0,
+    "failures": 0,
+    "faults": 0,
+    "not_before": func.now(),
+}
+
+
+def unpark(db: Database, job_id: UUID) -> int:
+    """Release a job's parked rows, and return their number."""
+    with db.begin() as session:
+        rows = [
+            *session.scalars(
+                update(Job)
+                .where(Job.id == job_id, Job.parked_at.is_not(None))
+                .values(_FRESH)
+                .returning(Job.id)
+            ),
+            *session.scalars(
+                update(Batch)
+                .where(Batch.job_id == job_id, Batch.parked_at.is_not(None))
+                # What is parked is looked at twice before it is parked again.
+                .values({**_FRESH, "not_there": 0, "refusals": 0, "look": None, "look_since": None})
+                .returning(Batch.id)
+            ),
+        ]
+        if rows:
+            session.add(Event(job_id=job_id, target="unparked", detail={"rows": len(rows)}))
+        return len(rows)
+
+
+def abandon(db: Database, job_id: UUID, *, again: bool) -> int:
+    """Give up a job's parked batches, and return their number.
+
+    Their requests become dead letters, or go into new batches (`again`), which may buy them a
+    second time. Raises Conflict if no batch of the job is parked.
+    """
+    ending = Ending.AGAIN if again else Ending.DEAD
+    with db.begin() as session:
+        given_up = session.scalars(
+            update(Batch)
+            .where(Batch.job_id == job_id, Batch.parked_at.is_not(None))
+            .where(Batch.state.in_(OPEN_BATCH_STATES))
+            .values(
+                {
+                    **_FRESH,
+                    "ending": ending,
+                    "admitted_at": func.coalesce(Batch.admitted_at, func.now()),
+                }
+            )
+            .returning(Batch.id)
+        ).all()
+        if not given_up:
+            raise Conflict("no batch of the job waits for an operator")
+        detail = {"batches": len(given_up), "requests": str(ending)}
+        session.add(Event(job_id=job_id, target="abandoned", detail=detail))
+        return len(given_up)
