@@ -36,7 +36,7 @@ from service.store.apply import apply
 from service.store.claim import claim_batches, claim_job
 from service.store.engine import Database
 from service.store.models import Account, Batch, Job
-from service.store.submit import Submission, submit
+from service.store.submit import Submission, Submitted, submit_each
 from service.together.client import Together
 
 CHAT = "/v1/chat/completions"
@@ -211,6 +211,15 @@ def settlement(
     return Settlement(
         succeeded=succeeded, dead=letters, retries=(retry,) if carried else (), **fields
     )
+
+
+def submit(db: Database, submissions: Sequence[Submission]) -> list[Submitted]:
+    """Store submissions; raises the first of what kept one from being stored."""
+    stored = submit_each(db, submissions)
+    for one in stored:
+        if not isinstance(one, Submitted):
+            raise one
+    return [one for one in stored if isinstance(one, Submitted)]
 
 
 @dataclass

@@ -19,8 +19,9 @@ from service.rules.spec import Permissions, read_spec
 from service.rules.states import JobState
 from service.store import engine, jobs
 from service.store.models import Batch, Job
-from service.store.submit import Submission, submit
+from service.store.submit import Submission
 from tests.eventually import eventually
+from tests.factories import submit
 from tests.processes import Processes, Running
 from tests.simulator import Simulator
 

@@ -104,9 +104,9 @@ class OldJobs:
 
     def discard(self) -> None:
         """What workers do about what is left, until nothing is due."""
-        times = {"claim_for": timedelta(minutes=1), "retry": MOMENT}
-        retention.discard_blobs(self.harness.db, self.blobs, **times)
-        retention.discard_files(self.harness.db, "default", self.together, **times)
+        terms = retention.Terms(claim_for=timedelta(minutes=1), retry=MOMENT)
+        retention.discard_blobs(self.harness.db, self.blobs, terms)
+        retention.discard_files(self.harness.db, "default", self.together, terms)
 
     def leftovers(self) -> int:
         return int(self.harness.rows("SELECT count(*) FROM haulier.leftovers")[0])

@@ -5,6 +5,7 @@
 
 import json
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from redis import Redis
@@ -12,9 +13,6 @@ from redis.exceptions import RedisError
 
 from config.settings import Settings
 from workers.process import run
-
-SUBMIT = "haulier.submit"
-"""The queue of producers' submissions. The inbox reads it; a worker never does."""
 
 
 def transport_options() -> dict[str, Any]:
@@ -27,6 +25,15 @@ def transport_options() -> dict[str, Any]:
         "health_check_interval": 10,
         "visibility_timeout": 3600,
     }
+
+
+def depths(redis: Redis, queues: Iterable[str]) -> dict[str, int]:
+    """Return how many messages each queue holds. Raises RedisError."""
+    names = sorted(queues)
+    with redis.pipeline(transaction=False) as asked:
+        for name in names:
+            asked.llen(name)
+        return dict(zip(names, asked.execute(), strict=True))
 
 
 def describe(url: str) -> dict[str, Any]:

@@ -1,53 +1,45 @@
 """The inbox: a loop that reads producers' submissions from the queue and stores them as jobs.
 
-It is a kombu consumer, not a Celery task. It reads a page of messages, stores their jobs in one
-transaction, and acknowledges the messages after the commit. While Postgres is down, it reads none.
+It takes a page of messages, stores their jobs in one transaction, and deletes the messages after
+the commit. While Postgres is down, it takes none. Nothing that one message is or holds makes it
+pause: what cannot be read is set aside, and so is what another transaction holds, for a while.
 """
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
-from uuid import uuid5
+from uuid import UUID, uuid5
 
 import msgspec
 import structlog
-from kombu import Connection, Consumer, Queue
+from redis.exceptions import RedisError
 
 from config.settings import Settings
 from service.payloads.blobs import STORAGE_ERRORS, Blobs
 from service.payloads.bundles import BUNDLE_BYTES, BUNDLE_SPECS, take_in_together
 from service.payloads.intake import Taken
 from service.rules.crashpoints import CrashPoint, reached
-from service.rules.errors import BadInput, IdTaken, Problem
+from service.rules.errors import BadInput, Contended, IdTaken, Problem
 from service.rules.spec import Spec, read_spec
-from service.store import engine
+from service.store import counters, engine
 from service.store.models import Producer
 from service.store.permissions import newcomer, permissions_of
 from service.store.producers import producers_named
-from service.store.submit import NotStored, Submission, Submitted, submit_each
-from workers.broker import SUBMIT, transport_options
-from workers.messages import (
-    body_of,
-    bound_unpacking,
-    check_signature,
-    check_size,
-    job_id_of,
-    needs_proof,
-    producer_of,
-    spec_of,
-    stray_id_of,
-    task_id_of,
-)
-from workers.process import Heartbeat, log_trouble, run
+from service.store.submit import Answer, Submission, Submitted, submit_each
+from workers.messages import Message, Unreadable, check_size, open_message
+from workers.process import Every, Heartbeat, log_trouble, run
+from workers.submit_queue import SUBMIT, SubmitQueue
 
 log = structlog.get_logger("workers.inbox")  # the module itself is run as __main__
 
 PAUSE = 1.0
-"""Seconds to wait after a failure of the broker or the database."""
-REDELIVERY = 60
-"""Seconds after which kombu delivers a dead inbox's messages again."""
+"""Seconds to wait after a failure of Redis, the database or blob storage."""
+HELD_AT_ONCE = 64
+HELD_PAUSES = (1.0, 15.0)
+"""Seconds between tries of messages whose keys are held: at first, and at most."""
+LOST_PAUSE = 10.0
+"""Seconds between looks for what dead inboxes held."""
 
 
 class Inbox:
@@ -55,12 +47,12 @@ class Inbox:
 
     def __init__(self, settings: Settings) -> None:
         settings.required("database_url", "redis_url")
-        bound_unpacking()
         self._settings = settings
         self._db = engine.database(engine.create(settings.database_url or ""))
         self._blobs = Blobs(settings.blobs)
-        self._page: list[Any] = []
-        self._page_bytes = 0
+        self._queue = SubmitQueue(settings.redis_url or "")
+        self._lost = Every(LOST_PAUSE)
+        self._held = Every(HELD_PAUSES[0])
         self._heartbeat = Heartbeat(settings, "inbox")
         self._stop = threading.Event()
 
@@ -78,132 +70,139 @@ class Inbox:
             log.info("inbox_stopped")
 
     def _consume(self) -> None:
-        """Read pages until an error. Messages that are not acknowledged are delivered again."""
+        """Read pages until an error, or until the end. Then what is held goes back."""
         self._heartbeat.touch()
-        self._turn_page()
-        options = {**transport_options(), "visibility_timeout": REDELIVERY}
         try:
-            with (
-                Connection(self._settings.redis_url, transport_options=options) as connection,
-                Consumer(
-                    connection,
-                    [Queue(SUBMIT)],
-                    on_message=self._take,
-                    # A message that cannot be unpacked goes the usual way and is rejected there.
-                    on_decode_error=lambda message, _error: self._take(message),
-                    prefetch_count=BUNDLE_SPECS,
-                    accept=None,
-                ),
-            ):
-                while not self._stop.is_set():
-                    self._heartbeat.touch()
-                    self._read_page(connection)
-                    if self._page:
-                        self.store(self._page)
-                        self._turn_page()
-        except connection_errors() as error:
+            engine.clock(self._db)
+            self._queue.give_back()
+            while not self._stop.is_set():
+                self._heartbeat.touch()
+                self._read()
+            self._queue.leave()
+        except RedisError as error:
             log.warning("redis_unavailable", reason=str(error))
             self._stop.wait(PAUSE)
         except Exception as error:  # noqa: BLE001  the loop goes on
             log_trouble("inbox_failed", error)
             self._stop.wait(PAUSE)
 
-    def _read_page(self, connection: Any) -> None:
-        """Wait for a message, then take the others that are there, up to a page."""
-        timeout = 1.0
-        while len(self._page) < BUNDLE_SPECS and self._page_bytes < BUNDLE_BYTES:
+    def _read(self) -> None:
+        if self._lost.due():
+            lost = self._queue.give_back()
+            if lost:
+                log.warning("messages_given_back", messages=lost)
+        page = self._queue.take(BUNDLE_SPECS, BUNDLE_BYTES, wait=1)
+        if page:
+            self.store(page)
+        if self._held.due():
+            self._try_held()
+
+    def _try_held(self) -> None:
+        page = self._queue.take_held(HELD_AT_ONCE)
+        still = self.store(page) if page else 0
+        first, longest = HELD_PAUSES
+        self._held.seconds = first if still < len(page) else min(2 * self._held.seconds, longest)
+
+    def store(self, page: Sequence[bytes]) -> int:
+        """Store a page and delete it from Redis. Returns how many messages have to wait."""
+        messages, unreadable = self._opened(page)
+        held = [message.raw for message in self._stored_messages(messages)]
+        self._queue.done(held=held, unreadable=unreadable)
+        if held:
+            log.info("messages_wait", messages=len(held), reason="their keys are held")
+        return len(held)
+
+    def _opened(self, page: Iterable[bytes]) -> tuple[list[Message], list[bytes]]:
+        """Return the messages, and those that can neither be read nor become a rejected job."""
+        messages, unreadable = [], []
+        for raw in page:
             try:
-                connection.drain_events(timeout=timeout)
-            except TimeoutError:
-                return
-            timeout = 0.01
+                messages.append(open_message(raw))
+            except Unreadable as error:
+                log.warning("message_set_aside", reason=str(error), bytes=len(raw))
+                unreadable.append(raw)
+        if unreadable:
+            counters.count(self._db, counters.SET_ASIDE, len(unreadable))
+        return messages, unreadable
 
-    def _take(self, message: Any) -> None:
-        self._page.append(message)
-        self._page_bytes += len(body_of(message))
+    def _stored_messages(self, messages: Sequence[Message]) -> list[Message]:
+        """Store messages in one transaction, or each by itself if one spoils that.
 
-    def _turn_page(self) -> None:
-        self._page.clear()
-        self._page_bytes = 0
-
-    def store(self, page: list[Any]) -> None:
-        """Store a page in one transaction, or each message in its own if that fails."""
+        Returns those whose keys another transaction holds.
+        """
         try:
-            self._store_together(page)
+            return self._store_together(messages)
         except Exception as error:
             if _will_pass(error):
                 raise
-            log.exception("page_failed", messages=len(page))
-            for message in page:
-                self._store_alone(message)
+            log.exception("page_failed", messages=len(messages))
+            return [held for message in messages for held in self._store_alone(message)]
 
-    def _store_alone(self, message: Any) -> None:
+    def _store_alone(self, message: Message) -> list[Message]:
         try:
-            self._store_together([message])
+            return self._store_together([message])
         except Exception as error:
             if _will_pass(error):
                 raise
-            if engine.is_contended(error):
-                # Without an acknowledgement the message is delivered again.
-                log.warning("message_waits", reason="another transaction holds its key")
-                return
             log.exception("message_failed")
             bare = self._bare(message)
             words = f"the submission could not be stored ({type(error).__name__})"
             self._submitted([_refused(bare, words)])
-            message.ack()
+            return []
 
-    def _bare(self, message: Any) -> Submission:
+    def _bare(self, message: Message) -> Submission:
         """Return a submission without a spec: the message's producer and job, if readable."""
         try:
-            (read,) = self._read([message])
+            (read,) = self._read_all([message])
         except Exception as error:
             if _will_pass(error):
                 raise
-            stray = stray_id_of(message, job_id_of(task_id_of(message)))
-            return Submission(id=stray, producer="default", spec=Spec(endpoint=""))
+            return Submission(id=message.stray_id, producer="default", spec=Spec(endpoint=""))
         return replace(read, spec=Spec(endpoint=""))
 
-    def _store_together(self, page: list[Any]) -> None:
-        """Store messages in one transaction, and acknowledge them after the commit."""
+    def _store_together(self, messages: Sequence[Message]) -> list[Message]:
+        read = self._read_all(messages)
         # A page may hold a message twice, if it was delivered again.
-        unique = list({(read.producer, read.id): read for read in self._read(page)}.values())
-        stored = list(self._stored(self._taken_in(unique)))
+        unique = list({(one.producer, one.id): one for one in read}.values())
+        held: set[UUID] = set()
+        stored: list[tuple[Submission, Submitted]] = []
+        for submission, done in self._stored(self._taken_in(unique)):
+            if isinstance(done, Contended):
+                held.add(submission.id)
+            else:
+                stored.append((submission, done))
         reached(CrashPoint.INBOX_STORED)
-        for message in page:
-            message.ack()
         for submission, done in stored:
-            with structlog.contextvars.bound_contextvars(job=str(done.id)):
-                if not done.new:
-                    log.info("submission_known", asked_as=str(submission.id))
-                elif submission.bad is not None:
-                    log.warning("submission_rejected", problems=len(submission.bad.problems))
-                else:
-                    log.info("submission_accepted")
-
-    def _read(self, page: list[Any]) -> list[Submission]:
-        """Return messages as submissions. One that cannot be read becomes a rejected one."""
-        known = producers_named(self._db, {producer_of(message) for message in page})
+            _report(submission, done)
         return [
-            self._read_as(known.get(name) or newcomer(name), message)
-            for name, message in ((producer_of(message), message) for message in page)
+            message
+            for message, one in zip(messages, read, strict=True)
+            if not held.isdisjoint({one.id, _renamed(one).id})
         ]
 
-    def _read_as(self, producer: Producer, message: Any) -> Submission:
-        job_id = job_id_of(task_id_of(message))
-        proven = not needs_proof(message, always=self._settings.queue_signed)
+    def _read_all(self, messages: Sequence[Message]) -> list[Submission]:
+        """Return messages as submissions. One that cannot be read becomes a rejected one."""
+        known = producers_named(self._db, {message.producer for message in messages})
+        return [
+            self._read_as(known.get(message.producer) or newcomer(message.producer), message)
+            for message in messages
+        ]
+
+    def _read_as(self, producer: Producer, message: Message) -> Submission:
+        proven = not message.needs_proof(always=self._settings.queue_signed)
         try:
-            data = spec_of(message)
+            if isinstance(message.spec, BadInput):
+                raise message.spec
             if not proven:
-                check_signature(message, data, producer)
+                message.check_signature(message.spec, producer)
                 proven = True
-            check_size(data, producer)
-            spec = read_spec(data, permissions_of(producer, self._settings))
-            return Submission(id=job_id, producer=producer.name, spec=spec)
+            check_size(message.spec, producer)
+            spec = read_spec(message.spec, permissions_of(producer, self._settings))
+            return Submission(id=message.job_id, producer=producer.name, spec=spec)
         except BadInput as error:
             # A message without proof must not count against the producer that it names.
             return Submission(
-                id=job_id if proven else stray_id_of(message, job_id),
+                id=message.job_id if proven else message.stray_id,
                 producer=producer.name if proven else "default",
                 spec=Spec(endpoint=""),
                 bad=error,
@@ -215,21 +214,21 @@ class Inbox:
         found = iter(take_in_together(good, self._blobs, self._settings))
         return [one if one.bad is not None else _with(one, next(found)) for one in read]
 
-    def _stored(self, submissions: list[Submission]) -> Iterator[tuple[Submission, Submitted]]:
-        """Store submissions. Yields each with its job.
+    def _stored(
+        self, submissions: list[Submission]
+    ) -> Iterator[tuple[Submission, Submitted | Contended]]:
+        """Store submissions. Yields each with its job, or with the word that its key is held.
 
         A submission whose idempotency key is used for another job, or that is over a limit of its
         producer, becomes a rejected job without the key.
         """
         for submission, found in self._submitted(submissions):
-            if isinstance(found, Submitted):
+            if isinstance(found, Submitted | Contended):
                 yield submission, found
             else:
                 yield from self._stored([_refused(submission, str(found))])
 
-    def _submitted(
-        self, submissions: list[Submission]
-    ) -> list[tuple[Submission, Submitted | NotStored]]:
+    def _submitted(self, submissions: list[Submission]) -> list[tuple[Submission, Answer]]:
         """Store submissions, under another id if theirs is taken. Returns each with the result."""
         if not submissions:
             return []
@@ -261,18 +260,20 @@ def _refused(submission: Submission, reason: str) -> Submission:
     return replace(submission, spec=keyless, taken=None, bad=bad)
 
 
-def connection_errors() -> tuple[type[BaseException], ...]:
-    """Return the errors that kombu raises when Redis is away."""
-    transport = Connection("redis://")
-    errors: set[type[BaseException]] = {*transport.connection_errors, *transport.channel_errors}
-    return tuple(errors - {KeyError})  # kombu lists KeyError too, which would hide bugs
+def _report(submission: Submission, done: Submitted) -> None:
+    with structlog.contextvars.bound_contextvars(job=str(done.id)):
+        if not done.new:
+            log.info("submission_known", asked_as=str(submission.id))
+        elif submission.bad is not None:
+            log.warning("submission_rejected", problems=len(submission.bad.problems))
+        else:
+            log.info("submission_accepted")
 
 
 def _will_pass(error: Exception) -> bool:
-    """Return whether the database, broker or storage is to blame, not a message."""
-    outside: tuple[type[BaseException], ...] = (OSError, *STORAGE_ERRORS, *connection_errors())
-    away = engine.is_unavailable(error) and not engine.is_contended(error)
-    return away or isinstance(error, outside)
+    """Return whether the database, Redis or storage is to blame, not a message."""
+    outside = isinstance(error, (OSError, RedisError, *STORAGE_ERRORS))
+    return outside or engine.is_of_the_database(error)
 
 
 if __name__ == "__main__":

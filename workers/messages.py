@@ -1,15 +1,21 @@
-"""Reads producers' messages: their producer, job id, spec, signature and compression."""
+"""Reads producers' messages: their task id, producer, signature and spec.
 
+The envelope is kombu's and the body is Celery's task message, protocol 1 or 2. Whoever can write to
+the broker can write anything, so each part is read by itself, and what is wrong is told in words.
+"""
+
+import base64
 import bz2
+import json
 import lzma
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
-from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
+from uuid import NAMESPACE_URL, UUID, uuid5
 
 import msgspec
-from kombu import compression
 
 from service.rules.errors import BadInput, Problem
 from service.rules.signatures import is_signed
@@ -20,122 +26,201 @@ PRODUCER = "haulier-producer"
 TIMESTAMP = "haulier-timestamp"
 SIGNATURE = "haulier-signature"
 
+UNPACKED_BYTES = 2 * SPEC_BYTES
+"""The most bytes of a message's body after it is unpacked."""
+MESSAGE_BYTES = 2 * UNPACKED_BYTES
+"""The most bytes of a message as it stands in the queue: a body may be base64."""
 
-def producer_of(message: Any) -> str:
-    """Return the producer that a message names. `check_signature` tells whether that is true."""
-    return _storable((message.headers or {}).get(PRODUCER) or "default")[:255]
+
+class Unreadable(Exception):
+    """A message that nobody can be told about: it has no task id. Says why."""
 
 
-def job_id_of(task_id: object) -> UUID:
+@dataclass(frozen=True)
+class Message:
+    """A message that has a task id. Its `spec` is JSON, or what is wrong with the message."""
+
+    raw: bytes
+    task_id: str
+    headers: Mapping[str, Any]
+    spec: bytes | BadInput
+    size: int
+    """Bytes of its body in the queue."""
+
+    @property
+    def producer(self) -> str:
+        """The producer that it names. `check_signature` tells whether that is true."""
+        return storable(self.headers.get(PRODUCER) or "default")[:255]
+
+    @property
+    def job_id(self) -> UUID:
+        """The task id, or a UUID made from it if it is not one."""
+        return job_id_of(self.task_id)
+
+    @property
+    def stray_id(self) -> UUID:
+        """An id for the rejected job of a message whose sender is not proven.
+
+        It is not the id that it asks for: a forged message must not take the true one's place.
+        """
+        return uuid5(self.job_id, sha256(self.raw).hexdigest())
+
+    def needs_proof(self, *, always: bool) -> bool:
+        """Return whether to check the signature: always, or if there is one."""
+        return always or SIGNATURE in self.headers
+
+    def check_signature(self, spec: bytes, producer: Producer) -> None:
+        """Raise BadInput unless the producer has signed the message."""
+        if SIGNATURE not in self.headers:
+            words = "the message is not signed, and HAULIER_QUEUE_SIGNED is set"
+        elif is_signed(
+            spec.decode(errors="replace"),
+            message_id=self.task_id,
+            timestamp=str(self.headers.get(TIMESTAMP)),
+            signatures=storable(self.headers[SIGNATURE]),
+            by=producer.signing_secrets,
+        ):
+            return
+        else:
+            words = f"{SIGNATURE} is not a signature of {producer.name!r}"
+        raise _bad(f"{words}; its task id is {self.task_id}")
+
+
+def open_message(raw: bytes) -> Message:
+    """Read a message. Raises Unreadable if it has no task id."""
+    if len(raw) > MESSAGE_BYTES:
+        raise Unreadable(f"it has {len(raw):,} bytes")
+    try:
+        envelope = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise Unreadable(f"it is not JSON: {error}") from None
+    if not isinstance(envelope, dict):
+        raise Unreadable("it is not a JSON object")
+    headers, properties = _mapping(envelope, "headers"), _mapping(envelope, "properties")
+    body = envelope.get("body")
+    try:
+        arguments = _arguments(_body(envelope, headers, properties))
+        problem = None
+    except BadInput as error:
+        arguments, problem = None, error
+    # In protocol 1 the id stands in the body.
+    of_body = arguments.get("id") if isinstance(arguments, dict) else None
+    ids = (headers.get("id"), of_body, properties.get("correlation_id"))
+    task_id = next((str(i) for i in ids if i and isinstance(i, str | int)), None)
+    if task_id is None:
+        raise Unreadable("it has no task id")
+    return Message(
+        raw=raw,
+        task_id=storable(task_id),
+        headers=headers,
+        spec=problem or _spec(arguments),
+        size=len(body) if isinstance(body, str) else 0,
+    )
+
+
+def job_id_of(task_id: str) -> UUID:
     """Return the task id as the job's id, or a UUID made from it if it is not one."""
-    text = _storable(task_id or uuid4())
     try:
-        return UUID(text)
+        return UUID(task_id)
     except ValueError:
-        return uuid5(NAMESPACE_URL, text)
-
-
-def task_id_of(message: Any) -> object:
-    """Return the task id as the message has it, which may be anything."""
-    return (message.headers or {}).get("id") or message.properties.get("correlation_id")
-
-
-def stray_id_of(message: Any, job_id: UUID) -> UUID:
-    """Return an id for the rejected job of a message whose sender is not proven.
-
-    It is not the id that the message asks for: a forged message must not take the true one's place.
-    """
-    return uuid5(job_id, sha256(body_of(message)).hexdigest())
-
-
-def spec_of(message: Any) -> bytes:
-    """Return the JSON of a task message's `spec` argument, byte for byte. Raises BadInput."""
-    if message.content_type != "application/json":
-        kind = _storable(message.content_type)
-        raise BadInput([Problem(f"the message is {kind}, not application/json")])
-    try:
-        arguments = msgspec.json.decode(
-            body_of(message), type=tuple[list[Any], dict[str, msgspec.Raw], Any]
-        )
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadInput([Problem(f"the message is not a Celery task message: {error}")]) from None
-    positional, named, _ = arguments
-    if positional or set(named) != {"spec"}:
-        raise BadInput([Problem('send the spec as the one keyword argument: kwargs={"spec": {…}}')])
-    return bytes(named["spec"])
-
-
-def needs_proof(message: Any, *, always: bool) -> bool:
-    """Return whether to check a message's signature: always, or if it has one."""
-    return always or SIGNATURE in (message.headers or {})
-
-
-def check_signature(message: Any, spec: bytes, producer: Producer) -> None:
-    """Raise BadInput unless the producer has signed the message."""
-    headers = message.headers or {}
-    task_id = _storable(task_id_of(message))
-    if SIGNATURE not in headers:
-        words = "the message is not signed, and HAULIER_QUEUE_SIGNED is set"
-    elif is_signed(
-        spec.decode(errors="replace"),
-        message_id=task_id,
-        timestamp=str(headers.get(TIMESTAMP)),
-        signatures=_storable(headers[SIGNATURE]),
-        by=producer.signing_secrets,
-    ):
-        return
-    else:
-        words = f"{SIGNATURE} is not a signature of {producer.name!r}"
-    raise BadInput([Problem(f"{words}; its task id is {task_id}")])
+        return uuid5(NAMESPACE_URL, task_id)
 
 
 def check_size(spec: bytes, producer: Producer) -> None:
     """Raise BadInput if the spec is larger than the producer's limit."""
     if producer.body_bytes is not None and len(spec) > producer.body_bytes:
-        words = f"the spec has {len(spec):,} bytes; the limit is {producer.body_bytes:,} bytes"
-        raise BadInput([Problem(words)])
+        raise _bad(f"the spec has {len(spec):,} bytes; the limit is {producer.body_bytes:,} bytes")
 
 
-def _storable(header: object) -> str:
+def storable(header: object) -> str:
     """Return a header as text that Postgres takes, without NULs and lone surrogates."""
     return str(header).replace("\x00", "").encode(errors="replace").decode()
 
 
-def body_of(message: Any) -> bytes:
-    """Return a message's body as bytes. Someone who writes to Redis directly may send a number."""
-    body = message.body
-    return body if isinstance(body, bytes) else str(body).encode(errors="replace")
+def _bad(words: str) -> BadInput:
+    return BadInput([Problem(words)])
 
 
-# --- compressed messages -----------------------------------------------------------------------
+def _mapping(envelope: dict[str, Any], name: str) -> dict[str, Any]:
+    found = envelope.get(name)
+    return found if isinstance(found, dict) else {}
 
-UNPACKED_BYTES = 2 * SPEC_BYTES
-"""The most bytes of a message after it is unpacked."""
+
+# --- the body ----------------------------------------------------------------------------------
+
+
+def _body(envelope: dict[str, Any], headers: dict[str, Any], properties: dict[str, Any]) -> bytes:
+    """Return the body's bytes, decoded and unpacked. Raises BadInput."""
+    kind = envelope.get("content-type")
+    if not isinstance(kind, str) or kind.partition(";")[0].strip().lower() != "application/json":
+        raise _bad(f"the message is {storable(kind)[:100]}, not application/json")
+    body = envelope.get("body")
+    if not isinstance(body, str):
+        raise _bad("the message has no body, or one that is not text")
+    encoding = properties.get("body_encoding")
+    try:
+        if encoding == "base64":
+            data = base64.b64decode(body)
+        elif encoding in (None, "utf-8"):
+            data = body.encode()
+        else:
+            raise _bad(f"body_encoding is {storable(encoding)[:100]}, not base64 or utf-8")
+    except ValueError as error:
+        raise _bad(f"the body cannot be decoded: {error}") from None
+    packed = headers.get("compression")
+    return data if packed is None else _unpacked(data, packed)
+
 
 _UNPACKERS: dict[str, Callable[[], Any]] = {
-    "application/x-gzip": zlib.decompressobj,
+    "application/x-gzip": lambda: zlib.decompressobj(wbits=47),  # zlib's own frame, or gzip's
     "application/x-bz2": bz2.BZ2Decompressor,
     "application/x-lzma": lzma.LZMADecompressor,
 }
 
 
-def bound_unpacking() -> None:
-    """Let kombu in this process unpack no more than UNPACKED_BYTES of a compressed message.
+def _unpacked(data: bytes, kind: object) -> bytes:
+    """Return what is packed, if it has no more than UNPACKED_BYTES. Raises BadInput.
 
-    A few kilobytes may unpack to gigabytes. A message that is refused becomes a rejected job.
+    A few kilobytes may unpack to gigabytes.
     """
-    for content_type in compression.encoders():
-        encoder, _ = compression.get_encoder(content_type)
-        compression.register(encoder, _bounded(_UNPACKERS.get(content_type)), content_type)
+    unpacker = _UNPACKERS.get(kind) if isinstance(kind, str) else None
+    if unpacker is None:
+        raise _bad("the message must be compressed with gzip, bzip2 or lzma")
+    try:
+        unpacked: bytes = unpacker().decompress(data, UNPACKED_BYTES + 1)
+    except (OSError, ValueError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise _bad(f"the body cannot be unpacked: {error}") from None
+    if len(unpacked) > UNPACKED_BYTES:
+        raise _bad(f"the unpacked message has more than {UNPACKED_BYTES:,} bytes")
+    return unpacked
 
 
-def _bounded(unpacker: Callable[[], Any] | None) -> Callable[[bytes], bytes]:
-    def unpack(body: bytes) -> bytes:
-        if unpacker is None:
-            raise ValueError("the message must be compressed with gzip, bzip2 or lzma")
-        unpacked: bytes = unpacker().decompress(body, UNPACKED_BYTES + 1)
-        if len(unpacked) > UNPACKED_BYTES:
-            raise ValueError(f"the unpacked message has more than {UNPACKED_BYTES:,} bytes")
-        return unpacked
+_Named = dict[str, msgspec.Raw]
+_PROTOCOL_2 = tuple[list[Any], _Named, Any]
 
-    return unpack
+
+class _Protocol1(msgspec.Struct):
+    id: Any = None
+    args: Any = None
+    kwargs: _Named | None = None
+
+
+def _arguments(body: bytes) -> Any:
+    """Return the body as `[args, kwargs, embed]`, or as a dict where it is of protocol 1."""
+    try:
+        if body.lstrip()[:1] == b"{":
+            return msgspec.structs.asdict(msgspec.json.decode(body, type=_Protocol1))
+        return msgspec.json.decode(body, type=_PROTOCOL_2)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _bad(f"the message is not a Celery task message: {error}") from None
+
+
+def _spec(arguments: Any) -> bytes | BadInput:
+    """Return the JSON of the `spec` argument, byte for byte."""
+    if isinstance(arguments, dict):
+        positional, named = arguments["args"], arguments["kwargs"]
+    else:
+        positional, named, _ = arguments
+    if positional or set(named or ()) != {"spec"}:
+        return _bad('send the spec as the one keyword argument: kwargs={"spec": {…}}')
+    return bytes(named["spec"])

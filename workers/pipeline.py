@@ -6,7 +6,6 @@ is a nudge: it carries only ids, it may get lost, and it decides nothing.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from itertools import groupby
 from typing import Any
 from uuid import UUID
@@ -92,26 +91,21 @@ def _windows() -> list[Window]:
 WINDOWS = _windows()
 
 
-def message(name: object, *arguments: Any, queue: str, expires: timedelta) -> Any:
+def message(name: object, *arguments: Any, queue: str) -> Any:
     """Return the Celery signature of the task `haulier.<name>`.
 
-    Each signature has its own expiry: Celery does not pass a chain's expiry on to later links.
+    It never expires: that would compare the clocks of two machines. The scheduler looks how many
+    messages a queue holds instead.
     """
-    return signature(
-        f"haulier.{name}",
-        args=arguments,
-        immutable=True,
-        queue=queue,
-        expires=expires.total_seconds(),
-    )
+    return signature(f"haulier.{name}", args=arguments, immutable=True, queue=queue)
 
 
-def link(stage: Stage, *arguments: Any, expires: timedelta) -> Any:
+def link(stage: Stage, *arguments: Any) -> Any:
     """Return the signature of a stage's task, for the stage's queue."""
-    return message(stage, *arguments, queue=PIPELINE[stage].queue, expires=expires)
+    return message(stage, *arguments, queue=PIPELINE[stage].queue)
 
 
-def messages(due: Iterable[Due], expires: timedelta) -> Iterator[tuple[Any, list[UUID]]]:
+def messages(due: Iterable[Due]) -> Iterator[tuple[Any, list[UUID]]]:
     """Yield a message for each row or page of rows that is due, with the ids it carries.
 
     A message is a chain if the stage chains to another one.
@@ -122,16 +116,16 @@ def messages(due: Iterable[Due], expires: timedelta) -> Iterator[tuple[Any, list
         size = PIPELINE[stage].page
         for start in range(0, len(ids), size):
             page = ids[start : start + size]
-            yield _chain(stage, page, expires), page
+            yield _chain(stage, page), page
 
 
-def _chain(stage: Stage, page: list[UUID], expires: timedelta) -> Any:
+def _chain(stage: Stage, page: list[UUID]) -> Any:
     names = [str(row_id) for row_id in page]
     # The task of a stage with pages takes one list of ids; other tasks take one id.
     argument: list[str] | str = names if PIPELINE[stage].page > 1 else names[0]
     links = []
     following: Stage | None = stage
     while following is not None:
-        links.append(link(following, argument, expires=expires))
+        links.append(link(following, argument))
         following = PIPELINE[following].chains_to
     return chain(*links) if len(links) > 1 else links[0]

@@ -4,6 +4,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from uuid import uuid4
@@ -41,6 +42,21 @@ def log_trouble(event: str, error: Exception) -> None:
 def first_line(error: Exception) -> str:
     """Return the first line of an error's message. Messages of Postgres have several lines."""
     return (str(error).splitlines() or [repr(error)])[0]
+
+
+class Every:
+    """Says once in so many seconds that it is time: at once at first."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._last = -float("inf")
+
+    def due(self) -> bool:
+        now = time.monotonic()
+        if now - self._last < self.seconds:
+            return False
+        self._last = now
+        return True
 
 
 class Heartbeat:

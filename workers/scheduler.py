@@ -4,6 +4,7 @@ import signal
 import threading
 import time
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
@@ -11,6 +12,8 @@ from typing import Any
 
 import structlog
 from kombu.exceptions import OperationalError
+from redis import Redis
+from redis.exceptions import RedisError
 
 from config.settings import Settings
 from service.rules.admission import Capacity
@@ -24,13 +27,14 @@ from service.store.leftovers import spent_files
 from service.store.ticks import UP_TO, Bucket, add_ticks
 from service.upkeep.sweep import DAY
 from workers.app import CONTROL, TRANSFER
+from workers.broker import depths
 from workers.pipeline import WINDOWS, Window, message, messages
 from workers.process import EVERY, Heartbeat, first_line, log_trouble, run
 
 log = structlog.get_logger("workers.scheduler")  # the module itself is run as __main__
 
 AHEAD = 3
-"""The most rows under way at once, for each worker slot."""
+"""The most messages of a window under way at once, for each worker slot."""
 SOON = 0.05
 """The shortest pause between two ticks, in seconds."""
 FEW = 4
@@ -45,6 +49,9 @@ class Scheduler:
         self._settings = settings
         self._db = engine.database(engine.create(settings.database_url or ""))
         self._stop = threading.Event()
+        self._redis = Redis.from_url(
+            settings.redis_url or "", socket_connect_timeout=3, socket_timeout=5
+        )
         self._look_at = 0.0
         self._gather_at = 0.0
 
@@ -65,6 +72,8 @@ class Scheduler:
                 sent = 0
                 try:
                     sent = self.tick()
+                except RedisError as error:
+                    log.warning("redis_unavailable", reason=str(error))
                 except Exception as error:  # noqa: BLE001  the loop goes on
                     log_trouble("tick_failed", error)
                 times.note(time.monotonic() - started)
@@ -77,20 +86,32 @@ class Scheduler:
 
     def tick(self) -> int:
         """Send what is due. Returns the number of rows sent."""
-        within = max(EVERY * 3, self._settings.tick_seconds * 3)
-        queues = {window.queue for window in WINDOWS}
-        slots = {name: heartbeats.slots(self._db, name, within=within) or FEW for name in queues}
+        sizes, room = self._sizes_and_room()
         due: list[Due] = []
         try:
             for window in WINDOWS:
-                due += self._take(window, slots[window.queue] * AHEAD * window.page)
+                due += self._take(window, sizes[window.queue], room)
         finally:
             # Rows that are stamped are sent even if an error stopped the loop.
             if due:
                 reached(CrashPoint.SCHEDULER_STAMPED)
             sent = self._publish(due)
-        self._now_and_then()
+        if room[CONTROL] > 0 and room[TRANSFER] > 0:
+            self._now_and_then()
         return sent
+
+    def _sizes_and_room(self) -> tuple[dict[str, int], Counter[str]]:
+        """Return for each queue the size of its windows, and how many messages it may still get.
+
+        A row is sent again after a while, since its message may be lost. If no worker takes any,
+        this bounds how many messages the queue gets for the same row. Raises RedisError.
+        """
+        within = max(EVERY * 3, self._settings.tick_seconds * 3)
+        windows = Counter(window.queue for window in WINDOWS)
+        found = {name: heartbeats.slots(self._db, name, within=within) for name in windows}
+        sizes = {name: (slots or FEW) * AHEAD for name, slots in found.items()}
+        held = depths(self._redis, windows)
+        return sizes, Counter({name: sizes[name] * windows[name] - held[name] for name in windows})
 
     def _now_and_then(self) -> None:
         """Send the chores, less often than at every tick."""
@@ -106,27 +127,29 @@ class Scheduler:
     def _chores(self, every: timedelta) -> Iterator[Any]:
         """Yield messages for the chores that are due. Only the first scheduler to ask gets them."""
         if self._settings.retention_days is not None and begin(self._db, "prune", every=every):
-            yield message("prune", queue=CONTROL, expires=every)
+            yield message("prune", queue=CONTROL)
         if begin(self._db, "discard", every=every):
             for account in leftovers.owners(self._db, self._settings.account_names):
                 queue = TRANSFER if account is None else CONTROL
-                yield message("discard", account, queue=queue, expires=every)
+                yield message("discard", account, queue=queue)
         if begin(self._db, "sweep_blobs", every=DAY):
-            yield message("sweep_blobs", queue=TRANSFER, expires=DAY)
+            yield message("sweep_blobs", queue=TRANSFER)
         for account, file_ids in spent_files(self._db).items():
-            yield message("sweep", account, file_ids, queue=CONTROL, expires=every)
+            yield message("sweep", account, file_ids, queue=CONTROL)
 
-    def _take(self, window: Window, size: int) -> list[Due]:
-        """Stamp and return due rows, as many as still fit into the window's `size`."""
+    def _take(self, window: Window, size: int, room: Counter[str]) -> list[Due]:
+        """Stamp and return due rows, as many as still fit into the window and its queue."""
         if window.page > 1 and not self._is_time_to_gather():
             return []
         row, stages, again = window.row, window.stages, self._again
-        free = size - outstanding(self._db, row, stages, again=again)
+        free = size * window.page - outstanding(self._db, row, stages, again=again)
+        free = min(free, room[window.queue] * window.page)
         due = dispatch(self._db, row, stages, limit=free, again=again)
         if Stage.UPLOAD in stages:
             # Batches that were admitted before come first, then new ones fill the window.
             capacity = Capacity.of(self._settings)
             due += admit(self._db, limit=free - len(due), capacity=capacity)
+        room[window.queue] -= -(-len(due) // window.page)
         return due
 
     def _is_time_to_gather(self) -> bool:
@@ -142,16 +165,16 @@ class Scheduler:
 
     @property
     def _again(self) -> timedelta:
-        """The time after which a message has expired and its rows may be sent again."""
+        """The time after which a row that nobody took may be sent again."""
         return self._settings.lease_seconds
 
     def _publish(self, due: list[Due]) -> int:
         sent = 0
-        for nudge, ids in messages(due, self._again):
+        for nudge, ids in messages(due):
             try:
                 nudge.apply_async()
             except OperationalError as error:
-                # Redis is away. The rest is sent again after the time in which it would expire.
+                # Redis is away. The rest is sent again after a while.
                 log.warning("redis_unavailable", reason=str(error), unsent=len(due) - sent)
                 break
             sent += len(ids)

@@ -18,13 +18,14 @@ from kombu.exceptions import OperationalError
 
 from config.settings import settings
 from service import stages
-from service.rules.errors import AccountBlocked, HaulierError
+from service.rules.errors import AccountBlocked, HandedBack, HaulierError
 from service.rules.states import Stage
 from service.runner.runner import Runner
+from service.store import chores
 from service.store.engine import is_unavailable
 from service.together.transport import trust
 from service.upkeep import retention
-from service.upkeep.sweep import sweep
+from service.upkeep.sweep import DAY, sweep
 from workers.app import app, stopping
 from workers.pipeline import PIPELINE, WORK, link
 from workers.process import first_line
@@ -138,7 +139,7 @@ def _start(stage: Stage | None, batch_id: UUID) -> None:
     if stage is None:
         return
     try:
-        link(stage, str(batch_id), expires=settings().lease_seconds).apply_async()
+        link(stage, str(batch_id)).apply_async()
     except OperationalError:
         # Redis is away. The scheduler sends the row again when its stamp expires.
         log.warning("nudge_lost", batch=str(batch_id), stage=str(stage))
@@ -164,28 +165,31 @@ def prune() -> None:
     days = settings().retention_days
     if days is not None:
         with _patient():
-            retention.prune(runner().db, timedelta(days=days))
+            retention.prune(runner().db, timedelta(days=days), stopping=stopping)
 
 
 @app.task(name="haulier.discard")
 def discard(account: str | None) -> None:
     """Delete files that pruned jobs left at an account; with None, their blobs."""
     config = settings()
-    times = {"claim_for": config.lease_seconds, "retry": config.retry_base_seconds}
+    terms = retention.Terms(config.lease_seconds, config.retry_base_seconds, stopping)
     with structlog.contextvars.bound_contextvars(account=account), _patient():
         if account is None:
-            retention.discard_blobs(runner().db, runner().blobs, **times)
+            retention.discard_blobs(runner().db, runner().blobs, terms)
             return
         try:
             together = runner().together(account)
         except AccountBlocked as error:
             log.warning("discard_failed", reason=str(error))
         else:
-            retention.discard_files(runner().db, account, together, **times)
+            retention.discard_files(runner().db, account, together, terms)
 
 
 @app.task(name="haulier.sweep_blobs")
 def sweep_blobs() -> None:
     """Delete old blobs that no row names."""
     with _patient():
-        sweep(runner().db, runner().blobs)
+        try:
+            sweep(runner().db, runner().blobs, stopping=stopping)
+        except HandedBack:
+            chores.give_back(runner().db, "sweep_blobs", every=DAY)

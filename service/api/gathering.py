@@ -1,9 +1,13 @@
 """Group commit: what is submitted while a store is under way is stored together by the next one.
 
-Nobody waits for company: on an idle service a submission is stored at once, by itself.
+Nobody waits for company: on an idle service a submission is stored at once, by itself. What cannot
+be stored because another transaction holds its idempotency key leaves the group, and tries again
+beside it.
 """
 
 import asyncio
+import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -14,11 +18,16 @@ from service.api.problems import INTERNAL, unforeseen
 from service.payloads.blobs import Blobs
 from service.payloads.bundles import BUNDLE_SPECS, take_in_together
 from service.rules.crashpoints import CrashPoint, reached
-from service.rules.errors import BadInput
+from service.rules.errors import BadInput, Contended
 from service.store import jobs
-from service.store.engine import Database, is_contended
+from service.store.engine import Database
 from service.store.models import Job
 from service.store.submit import NotStored, Submission, Submitted, submit_each
+
+PATIENCE = 3.0
+"""Seconds for which a submission waits for a key that another transaction holds."""
+AGAIN = 0.1
+"""Seconds until it tries again."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,7 @@ class Accepted:
     new: bool
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Waiting:
     submission: Submission
     answer: "asyncio.Future[Accepted]"
@@ -39,19 +48,48 @@ class Gathering:
     """Takes small specs in and stores them, as many at a time as there are."""
 
     def __init__(self, db: Database, blobs: Blobs, settings: Settings) -> None:
-        self._db = db
-        self._blobs = blobs
-        self._settings = settings
+        self._storage = _Storage(db, blobs, settings)
+        self._together = _Group(self._storage)
+        self._beside = _Group(self._storage)
+        self._contended: Counter[tuple[str, str | None]] = Counter()
+
+    async def submit(self, submission: Submission) -> Accepted:
+        """Store a submission, after taking its requests in if that is still to be done.
+
+        Raises BadInput, Conflict, OverQuota, Contended, and whatever blob storage or Postgres
+        raise.
+        """
+        waiting = _Waiting(submission, asyncio.get_running_loop().create_future())
+        key = submission.producer, submission.spec.idempotency_key
+        until = time.monotonic() + PATIENCE
+        group = self._beside if self._contended[key] else self._together
+        while True:
+            try:
+                return await group.store(waiting)
+            except Contended:
+                if time.monotonic() > until:
+                    raise
+            # Others with this key need not find out for themselves that it is held.
+            self._contended[key] += 1
+            try:
+                await asyncio.sleep(AGAIN)
+            finally:
+                self._contended[key] -= 1
+                self._contended += Counter()  # forgets those at 0
+            group = self._beside
+            waiting = _Waiting(waiting.submission, asyncio.get_running_loop().create_future())
+
+
+class _Group:
+    """Stores what waits, one page after the other."""
+
+    def __init__(self, storage: "_Storage") -> None:
+        self._storage = storage
         self._waiting: list[_Waiting] = []
         self._under_way: asyncio.Task[None] | None = None
         self._limiter = CapacityLimiter(1)
 
-    async def submit(self, submission: Submission) -> Accepted:
-        """Store a submission whose requests are still to be taken in.
-
-        Raises BadInput, Conflict, OverQuota, and whatever blob storage or Postgres raise.
-        """
-        waiting = _Waiting(submission, asyncio.get_running_loop().create_future())
+    async def store(self, waiting: _Waiting) -> Accepted:
         self._waiting.append(waiting)
         if self._under_way is None:
             self._under_way = asyncio.create_task(self._store_all())
@@ -66,10 +104,9 @@ class Gathering:
             self._under_way = None
 
     async def _answer(self, page: Sequence[_Waiting]) -> None:
-        asked = [waiting.submission for waiting in page]
         answers: Sequence[Accepted | Exception]
         try:
-            answers = await to_thread.run_sync(self._store, asked, limiter=self._limiter)
+            answers = await to_thread.run_sync(self._storage.store, page, limiter=self._limiter)
         except Exception as error:  # noqa: BLE001  not even a thread could be had; everyone is told
             answers = [error] * len(page)
         for waiting, answer in zip(page, answers, strict=True):
@@ -80,28 +117,46 @@ class Gathering:
             else:
                 waiting.answer.set_exception(answer)
 
-    def _store(self, asked: Sequence[Submission]) -> list[Accepted | Exception]:
-        try:
-            return self._store_together(asked)
-        except Exception as error:  # noqa: BLE001  handed to whoever asked
-            everybodys = unforeseen(error).kind is not INTERNAL and not is_contended(error)
-            if len(asked) == 1 or everybodys:
-                return [error] * len(asked)
-            # It may be one of them that cannot be stored: the others must not suffer for it.
-            return [answer for one in asked for answer in self._store([one])]
 
-    def _store_together(self, asked: Sequence[Submission]) -> list[Accepted | Exception]:
-        taken = take_in_together([(s.id, s.spec) for s in asked], self._blobs, self._settings)
-        good = [
-            replace(submission, taken=found)
-            for submission, found in zip(asked, taken, strict=True)
-            if not isinstance(found, BadInput)
-        ]
+@dataclass(frozen=True)
+class _Storage:
+    db: Database
+    blobs: Blobs
+    settings: Settings
+
+    def store(self, page: Sequence[_Waiting]) -> list[Accepted | Exception]:
+        try:
+            return self._store_together(page)
+        except Exception as error:  # noqa: BLE001  handed to whoever asked
+            if len(page) == 1 or unforeseen(error).kind is not INTERNAL:
+                return [error] * len(page)
+            # It may be one of them that cannot be stored: the others must not suffer for it.
+            return [answer for one in page for answer in self.store([one])]
+
+    def _store_together(self, page: Sequence[_Waiting]) -> list[Accepted | Exception]:
+        new = [waiting for waiting in page if waiting.submission.taken is None]
+        specs = [(waiting.submission.id, waiting.submission.spec) for waiting in new]
+        bad: dict[int, BadInput] = {}
+        for waiting, found in zip(
+            new, take_in_together(specs, self.blobs, self.settings), strict=True
+        ):
+            if isinstance(found, BadInput):
+                bad[id(waiting)] = found
+            else:
+                waiting.submission = replace(waiting.submission, taken=found)
+        good = [waiting.submission for waiting in page if id(waiting) not in bad]
         stored = iter(self._accepted(good) if good else ())
-        return [found if isinstance(found, BadInput) else next(stored) for found in taken]
+        return [bad.get(id(waiting)) or next(stored) for waiting in page]
 
     def _accepted(self, submissions: Sequence[Submission]) -> list[Accepted | NotStored]:
-        stored = submit_each(self._db, submissions)
+        stored = submit_each(self.db, submissions)
         reached(CrashPoint.ACCEPT_STORED)
-        found = jobs.jobs_by_id(self._db, {s.id for s in stored if isinstance(s, Submitted)})
-        return [s if not isinstance(s, Submitted) else Accepted(found[s.id], s.new) for s in stored]
+        found = jobs.jobs_by_id(self.db, {s.id for s in stored if isinstance(s, Submitted)})
+        return [
+            s
+            if not isinstance(s, Submitted)
+            else Accepted(found[s.id], s.new)
+            if s.id in found
+            else Contended("the job was forgotten just now")
+            for s in stored
+        ]

@@ -16,8 +16,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.payloads.blobs import STORAGE_ERRORS
-from service.rules.errors import MOST_PROBLEMS, BadInput, OverQuota, Problem
-from service.store.engine import is_unavailable, lacks_schema
+from service.rules.errors import MOST_PROBLEMS, BadInput, Contended, OverQuota, Problem
+from service.store.engine import is_contended, is_unavailable, lacks_schema
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER = {"Retry-After": "5"}
@@ -58,6 +58,7 @@ INVALID = Kind("invalid-input", 422, "What was sent cannot be run")
 OVER_LIMIT = Kind("over-limit", 429, "The producer's limit is reached")
 INTERNAL = Kind("internal-error", 500, "Something went wrong here")
 TOO_MANY_STREAMS = Kind("too-many-streams", 503, "No more streams can be opened")
+CONTENDED = Kind("contended", 503, "Another transaction is in the way")
 NO_DATABASE = Kind("database-unavailable", 503, "Postgres cannot be reached")
 NOT_MIGRATED = Kind("database-not-migrated", 503, "The database has another schema")
 NO_STORAGE = Kind("storage-unavailable", 503, "Blob storage does not work")
@@ -128,6 +129,9 @@ def _summary(error: BadInput) -> str:
 
 def unforeseen(error: Exception) -> HttpProblem:
     """What to say about an error that no endpoint expected. Tells nothing of the inside."""
+    if isinstance(error, Contended) or is_contended(error):
+        words = str(error) if isinstance(error, Contended) else "another transaction is in the way"
+        return HttpProblem(CONTENDED, f"{words}; try again", headers=RETRY_AFTER)
     if is_unavailable(error):
         return HttpProblem(NO_DATABASE, "Postgres does not answer; try again", headers=RETRY_AFTER)
     if lacks_schema(error):

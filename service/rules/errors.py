@@ -6,6 +6,7 @@ HaulierError
 │   ├── RateLimited    the whole account must slow down
 │   ├── QueueFull      the batch's lane must wait: its queue at Together is full
 │   └── AccountBlocked the account must pause: its key is refused or its credit is used up
+├── Contended          another transaction holds what this needs: soon try again
 ├── Refused            Together will never take this as it is: do not repeat it
 │   └── Missing        Together does not know the id
 ├── Broken             something of ours is not as its row says: trying again will hardly help
@@ -66,6 +67,10 @@ class AccountBlocked(Unreachable):
     def __init__(self, message: str, *, spending: bool = False) -> None:
         super().__init__(message, sent=False)
         self.spending = spending
+
+
+class Contended(HaulierError):
+    """Another transaction holds what this needs, such as an idempotency key. It may last."""
 
 
 class Refused(HaulierError):

@@ -28,16 +28,16 @@ class HeldLease:
     stopping: Callable[[], bool]
 
     def keep(self) -> None:
-        """Extend the lease once a quarter of it is gone; until then, do nothing.
+        """Extend the lease once a quarter of it is gone.
 
         Raises HandedBack if the process is to stop, and StaleLease if another worker has the row.
         """
+        if self.stopping():
+            raise HandedBack
         now = time.monotonic()
         length = self.length.total_seconds()
         if now < self.since + length / 4:
             return
-        if self.stopping():
-            raise HandedBack
         try:
             extend(self.db, self.claim, self.length)
         except Exception as error:

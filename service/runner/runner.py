@@ -74,6 +74,14 @@ def _without_requests(outcome: Outcome | None) -> Outcome | None:
     return Split(()) if isinstance(outcome, Retry | Pause | Park) else outcome
 
 
+def _handed_back(claim: Claim) -> Outcome:
+    reason = "handed back by a worker that was stopped"
+    if isinstance(claim, BatchClaim) and claim.state is BatchState.UPLOADED:
+        # Nobody keeps a lease between sending a create and its answer.
+        return Retry(reason, timedelta(0), not_sent=True)
+    return Wait(timedelta(0), reason=reason, looked=False)
+
+
 class Runner:
     """Runs stages in this process. It opens connections at first use, so after a fork.
 
@@ -202,7 +210,7 @@ class Runner:
             log.warning("lease_lost")
             return None
         except HandedBack:
-            return Wait(timedelta(0), reason="handed back by a worker that was stopped")
+            return _handed_back(claim)
         except HaulierError as error:
             return after(error)
         except Exception as error:

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -30,6 +30,12 @@ def begin(db: Database, name: str, *, every: timedelta) -> bool:
         if is_time or unattended:
             chore.begun_at = now
         return is_time and not unattended
+
+
+def give_back(db: Database, name: str, *, every: timedelta) -> None:
+    """Make a chore due again that was begun and not finished."""
+    with db.begin() as session:
+        session.execute(update(Chore).where(Chore.name == name).values(begun_at=func.now() - every))
 
 
 def take_turn(session: Session, name: str) -> bool:

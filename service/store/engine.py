@@ -50,6 +50,20 @@ def is_contended(error: BaseException) -> bool:
     return (sqlstate(error) or "").startswith(_CONTENDED)
 
 
+# Data exceptions, integrity constraints, program limits: Postgres refuses these values for ever.
+_VALUES = ("22", "23", "54")
+
+
+def is_of_the_database(error: BaseException) -> bool:
+    """Return whether another submission would have failed as well: not its values were refused.
+
+    The database may be away, its schema may be in the middle of a change, a right may be missing.
+    """
+    if is_unavailable(error):
+        return True
+    return isinstance(error, DBAPIError) and not (sqlstate(error) or "").startswith(_VALUES)
+
+
 def lacks_schema(error: BaseException) -> bool:
     """Return whether a statement failed because the database lacks this version's schema."""
     return isinstance(error, ProgrammingError) and isinstance(

@@ -1,22 +1,24 @@
 """Storing what producers submit. Committed means accepted."""
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from msgspec import to_builtins
 from sqlalchemy import func, select, text, tuple_
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from service.payloads.intake import Taken
 from service.rules.crashpoints import CrashPoint, reached
-from service.rules.errors import BadInput, Conflict, IdTaken, OverQuota, error_text
+from service.rules.errors import BadInput, Conflict, Contended, IdTaken, OverQuota, error_text
 from service.rules.spec import Spec, fingerprint
 from service.rules.states import JobState
-from service.store.engine import Database
+from service.store.engine import Database, is_contended
 from service.store.models import Event, Job, Producer
 from service.store.notices import announce_rejected
 from service.store.quotas import Asked, over_quota
@@ -47,44 +49,85 @@ class Submitted:
     new: bool
 
 
-NotStored = Conflict | OverQuota
+NotStored = Conflict | OverQuota | Contended
 """The reasons why a submission has no job."""
 
+Answer = Submitted | NotStored
 
-def submit(db: Database, submissions: Sequence[Submission]) -> list[Submitted]:
-    """Store submissions in one transaction, all or none, and say which job stands for each.
+# A producer may hold a key in a transaction of its own (`haulier.enqueue`) for as long as it likes.
+# Nobody else is to wait for it longer than this: all that is stored together, what one producer
+# has in it, and each of its keys, of which so many are tried.
+TOGETHER = timedelta(milliseconds=100)
+OF_A_PRODUCER = timedelta(milliseconds=50)
+ALONE = timedelta(milliseconds=20)
+MOST_CONTENDED = 3
 
-    No two of them may have one id. A submission whose id or idempotency key is there already
-    finds that job. Raises Conflict if the key was used for other content, IdTaken if the id is
-    that of another producer's job, OverQuota if it is new and its producer's limit is reached.
+
+def submit_each(db: Database, submissions: Sequence[Submission]) -> list[Answer]:
+    """Store submissions in one transaction, and say which job stands for each.
+
+    No two of them may have one id. A submission whose id or idempotency key is there already finds
+    that job. An error stands in its submission's place and touches no other: Conflict if the key
+    was used for other content, IdTaken if the id is that of another producer's job, OverQuota if
+    it is new and its producer's limit is reached, Contended if another transaction holds its key.
+    Then the others are stored without it, producer by producer.
     """
     reached(CrashPoint.ACCEPT_COPIED)
-    with db.begin() as session:
-        return [_agreed(one) for one in _store(session, submissions)]
+    stored = _attempt(db, submissions, TOGETHER)
+    if stored is not None:
+        return stored
+    found: dict[UUID, Answer] = {}
+    for producer in sorted({s.producer for s in submissions}):
+        found |= _of_a_producer(db, [s for s in submissions if s.producer == producer])
+    return [found[s.id] for s in submissions]
 
 
-def submit_each(db: Database, submissions: Sequence[Submission]) -> list[Submitted | NotStored]:
-    """Like `submit`, but an error stands in its submission's place and touches no other."""
-    reached(CrashPoint.ACCEPT_COPIED)
-    with db.begin() as session:
-        return _store(session, submissions)
+def _of_a_producer(db: Database, submissions: list[Submission]) -> dict[UUID, Answer]:
+    stored = _attempt(db, submissions, OF_A_PRODUCER)
+    if stored is not None:
+        return dict(zip((s.id for s in submissions), stored, strict=True))
+    by_key: dict[str | None, list[Submission]] = {}
+    for submission in submissions:
+        by_key.setdefault(submission.spec.idempotency_key, []).append(submission)
+    groups = list(by_key.values())
+    # In another order each time, so that no key waits for others for ever.
+    random.shuffle(groups)
+    found: dict[UUID, Answer] = {}
+    contended = 0
+    for group in groups:
+        answers = _attempt(db, group, ALONE) if contended < MOST_CONTENDED else None
+        if answers is None:
+            contended += 1
+            answers = [Contended("another transaction holds the idempotency key") for _ in group]
+        found |= zip((s.id for s in group), answers, strict=True)
+    return found
+
+
+def _attempt(
+    db: Database, submissions: Sequence[Submission], patience: timedelta
+) -> list[Answer] | None:
+    """Store submissions in one transaction; None if others hold what it needs for too long."""
+    try:
+        with db.begin() as session:
+            return _store(session, submissions, patience)
+    except DBAPIError as error:
+        if not is_contended(error):
+            raise
+        return None
 
 
 def submit_within(session: Session, submission: Submission) -> Submitted:
-    """Like `submit` of one, in the caller's transaction."""
-    return _agreed(_store(session, [submission])[0])
+    """Like `submit_each` of one, in the caller's transaction. Raises what stands in its place."""
+    (stored,) = _store(session, [submission], TOGETHER)
+    if isinstance(stored, Submitted):
+        return stored
+    raise stored
 
 
-def _agreed(stored: Submitted | NotStored) -> Submitted:
-    if isinstance(stored, Conflict | OverQuota):
-        raise stored
-    return stored
-
-
-def _store(session: Session, submissions: Sequence[Submission]) -> list[Submitted | NotStored]:
-    # A producer may hold a key open in a transaction of its own (`haulier.enqueue`): nobody but
-    # who comes with that key is to wait for it.
-    session.execute(text("SET LOCAL lock_timeout = '5s'"))
+def _store(
+    session: Session, submissions: Sequence[Submission], patience: timedelta
+) -> list[Answer]:
+    session.execute(text(f"SET LOCAL lock_timeout = {patience // timedelta(milliseconds=1)}"))
     _add_producers(session, {submission.producer for submission in submissions})
     refused = any(submission.bad is not None for submission in submissions)
     now = session.scalars(select(func.now())).one() if refused else None
@@ -163,9 +206,7 @@ def _problem(problem: Any) -> dict[str, Any]:
     return {"line": problem.line, "message": problem.message.replace("\x00", "\ufffd")}
 
 
-def _known(
-    session: Session, submissions: Sequence[Submission]
-) -> dict[UUID, Submitted | NotStored]:
+def _known(session: Session, submissions: Sequence[Submission]) -> dict[UUID, Answer]:
     """Return what stands in place of submissions that made no row, by their ids."""
     if not submissions:
         return {}
@@ -178,13 +219,18 @@ def _known(
         )
     )
     by_key = {(producer, key): (job_id, known) for job_id, known, producer, key in holders}
+    gone = Contended("the job with its key was forgotten just now")
     return {
-        s.id: _owned(s, owners[s.id]) if s.id in owners else _holder(s, *by_key[_key(s)])
+        s.id: _owned(s, owners[s.id])
+        if s.id in owners
+        else _holder(s, *by_key[_key(s)])
+        if _key(s) in by_key
+        else gone
         for s in submissions
     }
 
 
-def _owned(submission: Submission, owner: str) -> Submitted | NotStored:
+def _owned(submission: Submission, owner: str) -> Answer:
     if owner == submission.producer:
         return Submitted(submission.id, new=False)
     return IdTaken(f"job {submission.id} is another producer's")
@@ -194,7 +240,7 @@ def _key(submission: Submission) -> tuple[str, str | None]:
     return submission.producer, submission.spec.idempotency_key
 
 
-def _holder(submission: Submission, job_id: UUID, known: str | None) -> Submitted | NotStored:
+def _holder(submission: Submission, job_id: UUID, known: str | None) -> Answer:
     if known == submission.fingerprint:
         return Submitted(job_id, new=False)
     return Conflict(

@@ -7,6 +7,7 @@ exception is a download, which continues where its connection was cut.
 import gzip
 import hashlib
 import shutil
+import time
 import zlib
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
@@ -243,9 +244,20 @@ class Together:
             "completion_window": "24h",
         }
         phases = httpx.Timeout(within.total_seconds() / 4)  # pool, connect, write, read
+        sent_by = time.monotonic() + within.total_seconds() / 2
+
+        def not_late(event: str, _: object) -> None:
+            # httpx does not bound the look-up of a name, and bounds each of its addresses alone.
+            if event.endswith("send_request_headers.started") and time.monotonic() > sent_by:
+                raise httpx.ConnectTimeout("connecting took too long")
+
         with translated():
             response = self._pool.post(
-                f"{self._base}/batches", headers=self._auth, json=body, timeout=phases
+                f"{self._base}/batches",
+                headers=self._auth,
+                json=body,
+                timeout=phases,
+                extensions={"trace": not_late},
             )
         return read_created(parsed(checked(response)))
 

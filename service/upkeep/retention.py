@@ -6,6 +6,7 @@ between loses none of them.
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 
 import structlog
@@ -26,11 +27,22 @@ AT_ONCE = timedelta(seconds=10)
 """The longest time that one task works on this. The next message of its kind goes on."""
 
 
-def prune(db: Database, older_than: timedelta) -> int:
+@dataclass(frozen=True)
+class Terms:
+    """For how long a page is claimed, the first pause after a failure, and when to stop."""
+
+    claim_for: timedelta
+    retry: timedelta
+    stopping: Callable[[], bool] = lambda: False
+
+
+def prune(
+    db: Database, older_than: timedelta, *, stopping: Callable[[], bool] = lambda: False
+) -> int:
     """Delete the rows of jobs that ended longer ago than that. Returns the number of jobs."""
-    end = time.monotonic() + AT_ONCE.total_seconds()
+    over = _end(stopping)
     pruned = 0
-    while time.monotonic() < end and (page := prune_jobs(db, older_than=older_than, limit=PAGE)):
+    while not over() and (page := prune_jobs(db, older_than=older_than, limit=PAGE)):
         reached(CrashPoint.PRUNE_FORGOTTEN)
         pruned += page
     if pruned:
@@ -38,18 +50,22 @@ def prune(db: Database, older_than: timedelta) -> int:
     return pruned
 
 
-def discard_blobs(db: Database, blobs: Blobs, *, claim_for: timedelta, retry: timedelta) -> None:
+def _end(stopping: Callable[[], bool]) -> Callable[[], bool]:
+    """Return what says that one task has worked for long enough, or is to stop."""
+    end = time.monotonic() + AT_ONCE.total_seconds()
+    return lambda: stopping() or time.monotonic() > end
+
+
+def discard_blobs(db: Database, blobs: Blobs, terms: Terms) -> None:
     """Delete blobs that pruned jobs left, for as long as a task may work on this."""
 
     def delete(leftover: Discardable) -> None:
         blobs.delete_under(leftover.name, leftover.written_before)
 
-    _discard(db, None, delete, claim_for, retry)
+    _discard(db, None, delete, terms)
 
 
-def discard_files(
-    db: Database, account: str, together: Together, *, claim_for: timedelta, retry: timedelta
-) -> None:
+def discard_files(db: Database, account: str, together: Together, terms: Terms) -> None:
     """Delete files that pruned jobs left at an account, for as long as a task may work on this."""
 
     def delete(leftover: Discardable) -> None:
@@ -59,27 +75,26 @@ def discard_files(
             # Together would refuse again, and nobody needs the file. So it counts as deleted.
             log.warning("leftover_refused", name=leftover.name, reason=str(error))
 
-    _discard(db, account, delete, claim_for, retry)
+    _discard(db, account, delete, terms)
 
 
 def _discard(
     db: Database,
     account: str | None,
     delete: Callable[[Discardable], None],
-    claim_for: timedelta,
-    retry: timedelta,
+    terms: Terms,
 ) -> None:
     """Delete leftovers until none is due, the time is over, or a deletion fails.
 
     A failure most likely concerns all leftovers. Those that were claimed and not deleted are due
     again after `claim_for`. To delete one twice does no harm.
     """
-    end = time.monotonic() + AT_ONCE.total_seconds()
-    while page := leftovers.claim(db, account, limit=PAGE, claim_for=claim_for):
+    over = _end(terms.stopping)
+    while page := leftovers.claim(db, account, limit=PAGE, claim_for=terms.claim_for):
         done: list[int] = []
         trouble: Discardable | None = None
         for leftover in page:
-            if time.monotonic() > end:
+            if over():
                 break
             if not _deleted(leftover, delete):
                 trouble = leftover
@@ -88,7 +103,7 @@ def _discard(
             done.append(leftover.id)
         leftovers.remove(db, done)
         if trouble is not None:
-            leftovers.postpone(db, trouble, retry_base=retry)
+            leftovers.postpone(db, trouble, retry_base=terms.retry)
         if len(done) < len(page):
             return
 

@@ -6,13 +6,14 @@ least that often, unless it comes at less than a kilobyte a second.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import structlog
 
 from service.payloads.blobs import Blobs
+from service.rules.errors import HandedBack
 from service.store import files, named
 from service.store.engine import Database
 
@@ -23,8 +24,16 @@ JOBS, BUNDLES, FILES = "jobs/", "pages/", "files/file-"
 UUID_LENGTH = 36
 
 
-def sweep(db: Database, blobs: Blobs, *, older_than: timedelta = DAY) -> int:
+def sweep(
+    db: Database,
+    blobs: Blobs,
+    *,
+    older_than: timedelta = DAY,
+    stopping: Callable[[], bool] = lambda: False,
+) -> int:
     """Delete blobs that no row names. Returns the number of blobs deleted.
+
+    Raises HandedBack between two pages if the process is to stop.
 
     Memory holds one page of the storage's listing at a time. The database is asked for a page's
     names after the page was read, so a name that is committed meanwhile counts. A blob whose name
@@ -32,11 +41,18 @@ def sweep(db: Database, blobs: Blobs, *, older_than: timedelta = DAY) -> int:
     """
     before = datetime.now(UTC) - older_than
     swept = 0
-    for names in blobs.older(JOBS, before):
+
+    def pages(prefix: str) -> Iterator[list[str]]:
+        for names in blobs.older(prefix, before):
+            if stopping():
+                raise HandedBack
+            yield names
+
+    for names in pages(JOBS):
         swept += _delete(blobs, _unnamed_of_jobs(db, blobs, names, before))
-    for names in blobs.older(BUNDLES, before):
+    for names in pages(BUNDLES):
         swept += _delete(blobs, _unnamed_of_bundles(db, names))
-    for names in blobs.older("files/", before):
+    for names in pages("files/"):
         swept += _delete(blobs, _unnamed_of_files(db, names))
     files.prune_files(db, older_than=older_than)
     log.info("blobs_swept", blobs=swept)

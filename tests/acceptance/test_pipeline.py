@@ -17,8 +17,9 @@ from service.rules.states import BatchState, JobState
 from service.store import jobs
 from service.store.cancel import cancel
 from service.store.models import Job
-from service.store.submit import Submission, submit
+from service.store.submit import Submission
 from tests.eventually import eventually
+from tests.factories import submit
 from tests.pipeline import Pipeline, chat
 from tests.simulator import Simulator
 

@@ -12,7 +12,6 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import redis
@@ -29,6 +28,7 @@ SETTLING = 240.0
 """Seconds that all jobs have to end in after the last fault."""
 SLOW = 90.0
 """Seconds of settling that somebody should look into: logs and rows are kept then too."""
+HELD_BY_INBOX = ("inbox.page", "inbox.held")
 UNEXPECTED = {"stage_broke", "outcome_not_stored", "tick_failed", "inbox_failed"}
 TOLD = {
     "account_paused",
@@ -117,10 +117,8 @@ def _settle(deployment: Deployment) -> float:
 
 def _queue_is_empty(deployment: Deployment) -> bool:
     with redis.Redis.from_url(deployment.valkey.url) as client:
-        # What a dead inbox held comes again after a while.
-        waiting: Any = client.llen("haulier.submit")
-        unacknowledged: Any = client.hlen("unacked")
-    return not waiting and not unacknowledged
+        # What a dead inbox held comes again after a while, and so does what waits for a key.
+        return not any(client.keys(f"haulier.{name}*") for name in ("submit", *HELD_BY_INBOX))
 
 
 def _check_logs(logs: Path, findings: Findings) -> None:

@@ -9,9 +9,11 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
+import psycopg
 import pytest
 import redis
 from celery import Celery
+from sqlalchemy import text
 
 from service.rules.states import BatchState, JobState
 from service.store import engine
@@ -136,6 +138,54 @@ def test_postgres_may_die_in_the_middle_and_stay_away(
     postgres.start()
 
     deployment.assert_all_done(simulator, {**jobs, sent: ["c", "d"]})
+
+
+def read_only(url: str, *, on: bool) -> None:
+    """As a standby is until it is promoted; what is connected stays connected."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("SET default_transaction_read_only = off")
+        value = "on" if on else "off"
+        connection.execute(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
+        connection.execute("SELECT pg_reload_conf()")
+
+
+def beats(deployment: Deployment) -> set[str]:
+    """The kinds of processes of which one was seen a moment ago."""
+    statement = text(
+        "SELECT kind FROM haulier.heartbeats WHERE seen_at > now() - interval '7 seconds'"
+    )
+    with deployment.pipeline.db.begin() as session:
+        return set(session.scalars(statement))
+
+
+def test_postgres_may_be_read_only_for_a_while(
+    deployment: Deployment, simulator: Simulator
+) -> None:
+    simulator.switch(batch_seconds=1)
+    url = deployment.pipeline.url
+    jobs = {deployment.post(f"a{number}"): [f"a{number}"] for number in "123"}
+    eventually(lambda: simulator.batches_created >= 1, 60)
+
+    read_only(url, on=True)
+    try:
+        eventually(lambda: _refused(deployment))
+        jobs |= {deployment.send(name): [name] for name in "xyz"}
+        eventually(lambda: "postgres_unavailable" in deployment.inbox.output)
+        eventually(lambda: "postgres_unavailable" in deployment.scheduler.output)
+        # Long enough for every kind of process to have missed a heartbeat.
+        eventually(lambda: not beats(deployment))
+        assert deployment.all_alive()
+    finally:
+        read_only(url, on=False)
+
+    eventually(lambda: beats(deployment) >= {"worker", "scheduler", "inbox"})
+    deployment.assert_all_done(simulator, jobs)
+
+
+def _refused(deployment: Deployment) -> bool:
+    answer = deployment.http.post("/v1/jobs", json=chat("refused"))
+    assert answer.status_code == 503, answer.text
+    return "Retry-After" in answer.headers
 
 
 @pytest.mark.slow

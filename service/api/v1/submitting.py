@@ -17,17 +17,20 @@ from service.api.auth import SUBMIT as MAY_SUBMIT
 from service.api.auth import CalledBy, Caller
 from service.api.gathering import Accepted
 from service.api.openapi import SUBMIT, problem
-from service.api.problems import KEY_REUSED, UNSUPPORTED, HttpProblem, invalid, over_quota
+from service.api.problems import (
+    KEY_REUSED,
+    UNSUPPORTED,
+    HttpProblem,
+    invalid,
+    over_quota,
+)
 from service.api.services import Services, Uses
 from service.api.v1.spec_fields import read_query
 from service.payloads.bundles import SMALL_BYTES
 from service.payloads.intake import Intake, take_in
-from service.rules.crashpoints import CrashPoint, reached
 from service.rules.errors import Conflict, OverQuota
 from service.rules.spec import SPEC_BYTES, Spec, read_spec
-from service.store import jobs
-from service.store.engine import Database
-from service.store.submit import Submission, submit
+from service.store.submit import Submission
 from service.store.views import JobView
 
 log = structlog.get_logger()
@@ -113,7 +116,7 @@ async def _submit_spec(request: Request, services: Services, caller: Caller) -> 
         taken = take_in(spec, services.blobs, _prefix(job_id), services.settings)
         return Submission(id=job_id, producer=caller.producer, spec=spec, taken=taken)
 
-    return await _in_thread(services, lambda: _store(services.db, take()))
+    return await services.gathering.submit(await _in_thread(services, take))
 
 
 async def _submit_lines(request: Request, services: Services, caller: Caller) -> Accepted:
@@ -132,7 +135,7 @@ async def _submit_lines(request: Request, services: Services, caller: Caller) ->
             await _in_thread(services, partial(intake.feed, block))
         taken = await _in_thread(services, intake.finish)
     submission = Submission(id=job_id, producer=caller.producer, spec=spec, taken=taken)
-    return await _in_thread(services, partial(_store, services.db, submission))
+    return await services.gathering.submit(submission)
 
 
 def _keyed(spec: Spec, header: str | None) -> Spec:
@@ -147,12 +150,3 @@ def _keyed(spec: Spec, header: str | None) -> Spec:
     if spec.idempotency_key not in {None, header}:
         raise invalid("header Idempotency-Key and `idempotency_key` differ; give one of them")
     return msgspec.structs.replace(spec, idempotency_key=header)
-
-
-def _store(db: Database, submission: Submission) -> Accepted:
-    """Store the submission and return its job. Raises Conflict and OverQuota."""
-    stored = submit(db, [submission])[0]
-    reached(CrashPoint.ACCEPT_STORED)
-    job = jobs.job(db, stored.id, submission.producer)
-    assert job is not None
-    return Accepted(job, stored.new)

@@ -22,9 +22,15 @@ from service.rules.states import Stage
 from service.rules.work import Split
 from service.store import engine
 from service.store.producers import add_producer
-from service.store.submit import Submission, submit
+from service.store.submit import Submission
 from tests.api import Api, chat, jsonl, problem
-from tests.factories import CHAT, Harness, shard, spec
+from tests.factories import (
+    CHAT,
+    Harness,
+    shard,
+    spec,
+    submit,
+)
 from tests.integration.api.test_producers import as_bearer
 
 

@@ -15,7 +15,7 @@ from config.settings import Account, Settings
 from service import stages
 from service.rules.states import BatchState, Stage
 from service.rules.work import Advance, Changes, Retry, Wait
-from service.runner.runner import Runner, Work
+from service.runner.runner import Runner, Work, _handed_back
 from service.stages.lookup import MOST_GETS
 from service.store import engine
 from service.store.cancel import cancel
@@ -363,3 +363,22 @@ def test_a_page_is_claimed_in_two_statements(harness: Harness) -> None:
         event.remove(bound, "before_cursor_execute", note)
     assert {claim.id for claim in claims} == set(ids)
     assert statements == ["SELECT", "UPDATE"]
+
+
+def test_a_runner_that_is_to_stop_hands_its_page_back_at_once(created: CreatedBatches) -> None:
+    ids = created.create(3)
+    runner = created.runner()
+    runner.stopping = lambda: True
+    assert list(runner.batches(Stage.POLL, ids)) == []
+    assert created.calls() == {"list": 0, "retrieve": 0}
+    free = "lease IS NULL AND dispatched_at IS NULL AND not_before <= now() AND failures = 0"
+    assert len(created.harness.rows(f"SELECT id FROM haulier.batches WHERE {free}")) == 3
+
+
+def test_a_create_that_is_handed_back_need_not_be_searched_for(harness: Harness) -> None:
+    batch_id = harness.uploaded()
+    claim = harness.claim(batch_id, Stage.CREATE)
+    assert harness.batch(batch_id).create_deadline is not None
+    harness.apply(claim, _handed_back(claim))
+    assert harness.batch(batch_id).create_deadline is None
+    harness.claim(batch_id, Stage.CREATE)

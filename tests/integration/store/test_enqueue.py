@@ -25,7 +25,7 @@ from service.rules.work import Fail, JobClaim, Split
 from service.store import engine, schema
 from service.store.permissions import permissions_for
 from service.store.producers import add_credential, add_producer
-from tests.api import Api, problem
+from tests.api import Api, jsonl, problem
 from tests.eventually import eventually
 from tests.factories import CHAT, FakeLease, Harness, chat_line, chat_request
 from tests.pipeline import Pipeline, chat
@@ -136,9 +136,46 @@ def test_a_key_that_is_held_open_holds_up_nobody_else(api: Api, billing: Role) -
         others = [threads.submit(api.http.post, "/v1/jobs", json=chat("b")) for _ in range(3)]
 
         assert [other.result().status_code for other in others] == [201] * 3
-        assert problem(waiting.result(), 503)
+        refused = waiting.result()
+        assert problem(refused, 503)["type"].endswith(":contended")
+        assert refused.headers["Retry-After"]
         connection.rollback()
         assert own.post("/v1/jobs", json=chat("a", idempotency_key="nightly")).status_code == 201
+
+
+def test_submissions_of_a_held_key_wait_beside_all_others(
+    api: Api, billing: Role, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.api.gathering.PATIENCE", 300.0)
+    token = add_credential(api.db, billing.name).text
+    own = httpx.Client(
+        base_url=api.url,
+        headers={"Authorization": f"Bearer {token}"},
+        timeout=60,
+        trust_env=False,
+    )
+    key = {"Idempotency-Key": "nightly"}
+    lines = jsonl(*[f"r{number}" for number in range(2_000)])
+    by_line = {**key, "Content-Type": "application/x-ndjson"}
+
+    def large() -> httpx.Response:
+        return own.post("/v1/jobs", params={"endpoint": CHAT}, content=lines, headers=by_line)
+
+    with billing.connect() as connection, own, ThreadPoolExecutor(32) as threads:
+        enqueue(connection, chat("a", idempotency_key="nightly"))
+        small = [
+            threads.submit(own.post, "/v1/jobs", json=chat("a"), headers=key) for _ in range(8)
+        ]
+        big = [threads.submit(large) for _ in range(12)]
+        for number in range(20):
+            answer = api.http.post("/v1/jobs", json=chat("b", idempotency_key=f"k{number}"))
+            assert answer.status_code == 201
+        assert not any(held.done() for held in (*small, *big))
+        connection.rollback()
+        answers = [held.result() for held in (*small, *big)]
+    # Of two contents under one key, one wins.
+    assert {answer.status_code for answer in answers} == {200, 201, 409}
+    assert len({answer.json()["id"] for answer in answers if answer.status_code != 409}) == 1
 
 
 def test_a_rollback_leaves_nothing(harness: Harness, billing: Role) -> None:

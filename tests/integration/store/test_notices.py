@@ -17,9 +17,15 @@ from service.store.cancel import cancel
 from service.store.models import Delivery
 from service.store.producers import add_producer
 from service.store.revive import Revival, revive
-from service.store.submit import Submission, submit
+from service.store.submit import Submission
 from tests.api import TOKEN, Api, problem
-from tests.factories import CHAT, Harness, chat_request, settlement
+from tests.factories import (
+    CHAT,
+    Harness,
+    chat_request,
+    settlement,
+    submit,
+)
 from tests.integration.api.test_producers import as_bearer
 from tests.processes import HAULIER
 

@@ -35,10 +35,16 @@ from service.store.gauges import gauges
 from service.store.models import Batch, Job
 from service.store.producers import add_producer
 from service.store.requests import manifests, standing, traces
-from service.store.submit import Submission, Submitted, submit, submit_each
+from service.store.submit import Submission, Submitted, submit_each
 from service.store.wait import wait as write_waits
 from service.store.waiting import why
-from tests.factories import LEASE, Harness, settlement, spec
+from tests.factories import (
+    LEASE,
+    Harness,
+    settlement,
+    spec,
+    submit,
+)
 from tests.servers import Databases
 
 FINISHED = int(os.environ.get("HAULIER_TEST_FINISHED_ROWS", "50000"))

@@ -23,8 +23,15 @@ from service.store.due import dispatch, outstanding
 from service.store.engine import Database, is_contended, is_unavailable
 from service.store.models import Base, Batch, Job
 from service.store.schema import is_migrated, migrate
-from service.store.submit import Submission, submit
-from tests.factories import LEASE, Harness, settlement, shard, spec
+from service.store.submit import Submission
+from tests.factories import (
+    LEASE,
+    Harness,
+    settlement,
+    shard,
+    spec,
+    submit,
+)
 from tests.servers import Databases
 
 SECOND = timedelta(seconds=1)
@@ -133,14 +140,6 @@ def test_a_rejected_job_leaves_its_key_to_its_mended_successor(harness: Harness)
     asked = spec(idempotency_key="k")
     submit(harness.db, [Submission(id=uuid4(), producer="default", spec=asked, bad=bad)])
     assert submit(harness.db, [_submission(idempotency_key="k")])[0].new
-
-
-def test_a_page_with_a_conflict_stores_nothing(harness: Harness) -> None:
-    submit(harness.db, [_submission(idempotency_key="k")])
-    page = [_submission(), _submission(idempotency_key="k", sha256="1" * 64)]
-    with pytest.raises(Conflict):
-        submit(harness.db, page)
-    assert len(harness.rows("SELECT id FROM haulier.jobs")) == 1
 
 
 @pytest.mark.parametrize("by", ["key", "id"])

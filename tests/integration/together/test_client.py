@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -295,6 +296,26 @@ def test_a_full_queue_is_backpressure_where_nothing_was_begun(
     with pytest.raises(kind) as full:
         together.create(CHAT, "file-x", within=WITHIN)
     assert full.value.sent is (status == 503)
+
+
+def test_a_create_that_connects_too_late_is_not_sent(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that takes long to resolve, or has many addresses that do not answer."""
+    resolve = socket.getaddrinfo
+    slow = threading.Event()
+
+    def slowly(*arguments: Any, **more: Any) -> Any:
+        slow.wait(0.3)
+        return resolve(*arguments, **more)
+
+    monkeypatch.setattr("socket.getaddrinfo", slowly)
+    with open_pool(timedelta(seconds=5)) as unconnected:
+        together = Together(unconnected, simulator.url, KEY)
+        with pytest.raises(Transient, match="connecting took too long") as late:
+            together.create(CHAT, "file-x", within=timedelta(seconds=0.5))
+    assert not late.value.sent
+    assert simulator.requests("create") == []
 
 
 def test_the_client_names_itself(together: Together, simulator: Simulator) -> None:

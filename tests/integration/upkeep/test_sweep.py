@@ -8,11 +8,18 @@ import msgspec
 import pytest
 
 from service.payloads.blobs import Blobs
+from service.rules.errors import HandedBack
 from service.rules.states import Stage
 from service.rules.work import Assembled, Segment
-from service.store.submit import Submission, submit
+from service.store import chores
+from service.store.submit import Submission
 from service.upkeep.sweep import DAY, sweep
-from tests.factories import final_lines, settlement, spec
+from tests.factories import (
+    final_lines,
+    settlement,
+    spec,
+    submit,
+)
 from tests.retention import OldJobs
 
 NOW = timedelta(0)
@@ -171,3 +178,16 @@ def test_blobs_under_a_prefix_of_a_bucket_are_deleted(
 def test_only_a_folder_can_be_emptied(bucket: Blobs, prefix: str) -> None:
     with pytest.raises(ValueError, match="folder"):
         bucket.delete_under(prefix, datetime.now(UTC))
+
+
+def test_a_sweep_that_is_to_stop_stops_and_is_due_again(old_jobs: OldJobs) -> None:
+    blob = old_jobs.blob(f"jobs/{uuid4()}/{uuid4()}/input-0.jsonl")
+    with pytest.raises(HandedBack):
+        sweep(old_jobs.harness.db, old_jobs.blobs, stopping=lambda: True)
+    assert blob in old_jobs.names()
+
+    db = old_jobs.harness.db
+    chores.begin(db, "sweep_blobs", every=DAY)
+    assert not chores.begin(db, "sweep_blobs", every=DAY)
+    chores.give_back(db, "sweep_blobs", every=DAY)
+    assert chores.begin(db, "sweep_blobs", every=DAY)

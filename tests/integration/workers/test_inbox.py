@@ -1,13 +1,19 @@
 """The inbox: a page of messages becomes jobs, whatever stands on it."""
 
+import base64
+import gzip
 import json
-from collections.abc import Iterator, Sequence
+import pickle
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from uuid import UUID, uuid4, uuid5
 
+import psycopg
 import pytest
 import redis
 from celery import Celery
+from kombu import Consumer, Queue
 from pydantic import SecretStr
 
 from config.settings import Account, Settings
@@ -16,12 +22,15 @@ from service.rules.spec import SPEC_BYTES, Spec
 from service.rules.states import JobState
 from service.store import engine, jobs
 from service.store.engine import Database
+from service.store.gauges import gauges
 from service.store.models import Job
 from service.store.producers import add_producer, producer
+from tests.eventually import eventually
 from tests.pipeline import chat
 from workers import messages
 from workers.inbox import Inbox
-from workers.messages import body_of, job_id_of
+from workers.messages import job_id_of, open_message
+from workers.submit_queue import DEAD, HELD, INBOXES, SubmitQueue
 
 
 class WatchedInbox(Inbox):
@@ -32,12 +41,13 @@ class WatchedInbox(Inbox):
         self.sizes: list[list[int]] = []
         self._left = messages
 
-    def store(self, page: list[Any]) -> None:
-        super().store(page)
-        self.sizes.append([len(body_of(message)) for message in page])
-        self._left -= len(page)
+    def store(self, page: Sequence[bytes]) -> int:
+        held = super().store(page)
+        self.sizes.append([len(message) for message in page])
+        self._left -= len(page) - held
         if self._left <= 0:
             self._stop.set()
+        return held
 
     def read_all(self) -> None:
         """As `run` does, but in a test's thread."""
@@ -114,7 +124,7 @@ def test_a_page_of_messages_holds_good_bad_big_and_conflicting_ones(
     assert "with other content" in f"{first.error} {second.error}"
     assert len([job_id for job_id in keyed[2:] if job_id in stored]) == 1
     with redis.Redis.from_url(redis_url) as broker:
-        assert (broker.llen("haulier.submit"), broker.hlen("unacked")) == (0, 0)
+        assert broker.keys("haulier.*") == []
 
 
 def test_a_page_of_big_messages_is_bounded_by_their_bytes(
@@ -169,6 +179,206 @@ def test_a_message_that_unpacks_to_gigabytes_is_rejected_unread(
 
     states = [found(db, job_id).state for job_id in sent]
     assert states == [JobState.REJECTED, JobState.ACCEPTED, JobState.REJECTED]
+
+
+NONSENSE = [
+    b"",
+    b"{",
+    b"\xff\xfe",
+    b"null",
+    b"7",
+    b'"text"',
+    b"[]",
+    b"{}",
+    b"[" * 100_000,
+    b'{"body": "e30="}',
+    b'{"headers": null, "properties": null, "body": null}',
+    b'{"headers": [], "properties": "x", "body": 5}',
+    b'{"headers": {"id": []}, "properties": {"correlation_id": {}}}',
+    b'{"headers": {"id": ""}, "body": "", "content-type": "application/json"}',
+    b'{"headers": {"id": false}}',
+    b"1" * 5_000,
+    pickle.dumps({"task": "haulier.submit"}),
+]
+"""Whatever else may stand in a list of Redis: without an id, nobody can be told."""
+
+
+@pytest.mark.parametrize("raw", NONSENSE, ids=lambda raw: repr(raw[:40]))
+def test_what_is_no_message_is_set_aside_and_counted(
+    settings: Settings, redis_url: str, db: Database, raw: bytes
+) -> None:
+    (before,) = send(redis_url, chat("a"))
+    with redis.Redis.from_url(redis_url) as broker:
+        broker.lpush("haulier.submit", raw)
+        (after,) = send(redis_url, chat("b"))
+        WatchedInbox(settings, 3).read_all()
+
+        assert {found(db, job_id).state for job_id in (before, after)} == {JobState.ACCEPTED}
+        assert broker.lrange("haulier.inbox.unreadable", 0, -1) == [raw[: 64 * 1024]]
+        assert broker.keys("haulier.*") == [b"haulier.inbox.unreadable"]
+    assert gauges(db).counters == {"messages_set_aside": 1}
+
+
+def test_little_of_what_is_set_aside_is_kept(
+    settings: Settings, redis_url: str, db: Database
+) -> None:
+    with redis.Redis.from_url(redis_url) as broker:
+        for _ in range(3):
+            broker.lpush("haulier.submit", *[b"x"] * 500)
+        broker.lpush("haulier.submit", b"y" * 1_000_000)
+        WatchedInbox(settings, 1_501).read_all()
+        assert broker.llen("haulier.inbox.unreadable") == 1_000
+        newest = broker.lindex("haulier.inbox.unreadable", 0)
+        assert newest == b"y" * 64 * 1024
+    assert gauges(db).counters == {"messages_set_aside": 1_501}
+
+
+SPOILED: list[Callable[[dict[str, Any]], object]] = [
+    lambda raw: raw.pop("properties"),
+    lambda raw: raw.update(properties=[]),
+    lambda raw: raw["properties"].update(body_encoding="rot13"),
+    lambda raw: raw["properties"].update(body_encoding=["base64"]),
+    lambda raw: raw["properties"].update(delivery_info=None, delivery_tag=[]),
+    lambda raw: raw.update(body="no base64!"),
+    lambda raw: raw.update(body="é"),
+    lambda raw: raw.update(body=base64.b64encode(b"\xff{").decode()),
+    lambda raw: raw.update(body=base64.b64encode(b"[" * 50_000).decode()),
+    lambda raw: raw.update(body=base64.b64encode(b"[[], {}]").decode()),
+    lambda raw: raw.update(body=base64.b64encode(b'[[], {"spec": 1}, null]').decode()),
+    lambda raw: raw.update(body=base64.b64encode(b'[[1], {"spec": {}}, null]').decode()),
+    lambda raw: raw.update(body=base64.b64encode(b'{"kwargs": 7}').decode()),
+    lambda raw: raw.pop("body"),
+    lambda raw: raw.pop("content-type"),
+    lambda raw: raw.update({"content-type": "application/x-python-serialize"}),
+    lambda raw: raw.update({"content-type": {"a": 1}}),
+    lambda raw: raw["headers"].update(compression="application/x-gzip"),
+    lambda raw: raw["headers"].update(compression=["x"]),
+    lambda raw: raw["headers"].update(compression="application/zstd"),
+]
+
+
+@pytest.mark.parametrize("number", range(len(SPOILED)))
+def test_a_spoiled_message_with_an_id_is_a_rejected_job(
+    settings: Settings, redis_url: str, db: Database, number: int
+) -> None:
+    """Except where what is spoiled does not matter: then it is a job like any other."""
+    (spoiled,) = send(redis_url, chat("a"))
+    with redis.Redis.from_url(redis_url) as broker:
+        raw = json.loads(broker.rpop("haulier.submit") or b"")
+        SPOILED[number](raw)
+        broker.lpush("haulier.submit", json.dumps(raw))
+        (good,) = send(redis_url, chat("b"))
+        WatchedInbox(settings, 2).read_all()
+        assert broker.keys("haulier.*") == []
+    assert found(db, good).state is JobState.ACCEPTED
+    harmless = (
+        isinstance(raw.get("properties"), dict)
+        and "delivery_info" in str(raw)
+        and (raw["properties"].get("delivery_info", 0) is None)
+    )
+    assert (found(db, spoiled).state is JobState.ACCEPTED) is harmless
+
+
+def test_messages_as_other_clients_write_them_are_read(
+    settings: Settings, redis_url: str, db: Database
+) -> None:
+    """Protocol 1, priorities in ten steps, gzip's own frame, a charset."""
+    spec = chat("a")
+    sent: dict[str, Any] = {
+        "name": "haulier.submit",
+        "kwargs": {"spec": spec},
+        "queue": "haulier.submit",
+    }
+    options = {"priority_steps": list(range(10)), "queue_order_strategy": "priority"}
+    with Celery("old", broker=redis_url, task_protocol=1) as producer:
+        ids = [producer.send_task(**sent).id]
+    with Celery("steps", broker=redis_url, broker_transport_options=options) as producer:
+        ids += [producer.send_task(**sent, priority=priority).id for priority in range(10)]
+    body = gzip.compress(json.dumps([[], {"spec": spec}, {}]).encode())
+    by_hand = {
+        "body": base64.b64encode(body).decode(),
+        "content-type": "application/json; charset=utf-8",
+        "headers": {"id": "by-hand", "compression": "application/x-gzip"},
+        "properties": {"body_encoding": "base64"},
+    }
+    with redis.Redis.from_url(redis_url) as broker:
+        broker.lpush("haulier.submit", json.dumps(by_hand))
+        WatchedInbox(settings, 12).read_all()
+        assert broker.keys("haulier.submit*") == []
+    states = {found(db, job_id_of(task_id)).state for task_id in (*ids, "by-hand")}
+    assert states == {JobState.ACCEPTED}
+
+
+def test_what_a_dead_inbox_held_is_read_by_the_next_in_its_order(
+    settings: Settings, redis_url: str, db: Database
+) -> None:
+    ids = send(redis_url, *[chat(f"r{number}") for number in range(3)])
+    dead = SubmitQueue(redis_url)
+    taken = dead.take(2, 10**6, wait=0)
+    assert [open_message(raw).job_id for raw in taken] == ids[:2]
+    assert SubmitQueue(redis_url).give_back() == 0
+    with redis.Redis.from_url(redis_url) as broker:
+        for name in broker.zrange(INBOXES, 0, -1):
+            broker.zincrby(INBOXES, -DEAD - 1, name)
+        successor = SubmitQueue(redis_url)
+        assert successor.give_back() == 2
+        assert [open_message(raw).job_id for raw in successor.take(9, 10**6, wait=0)] == ids
+        successor.leave()
+        # It was only frozen: what it has is stored by now, and it deletes nothing else.
+        dead.done()
+        assert broker.llen("haulier.submit") == 3
+    WatchedInbox(settings, 3).read_all()
+    assert {found(db, job_id).state for job_id in ids} == {JobState.ACCEPTED}
+
+
+def test_a_held_key_makes_its_own_message_wait_and_no_other(
+    settings: Settings, redis_url: str, db: Database, database_url: str
+) -> None:
+    with psycopg.connect(database_url) as connection:
+        spec = json.dumps(chat("a", idempotency_key="held"))
+        connection.execute("SELECT haulier.enqueue(%s::jsonb)", [spec])
+        held = send(redis_url, *[chat("a", idempotency_key="held")] * 8)
+        others = send_as(redis_url, "lab", *[chat("b", idempotency_key=f"k{n}") for n in range(5)])
+        free = send(redis_url, chat("c", idempotency_key="free"), chat("d"))
+
+        inbox = WatchedInbox(settings, 15)
+        reading = threading.Thread(target=inbox.read_all)
+        reading.start()
+        eventually(lambda: all(jobs.job(db, job_id, None) for job_id in (*others, *free)))
+        with redis.Redis.from_url(redis_url) as broker:
+            eventually(lambda: broker.llen(HELD) == 8)
+        assert not any(jobs.job(db, job_id, None) for job_id in held)
+        connection.rollback()
+        reading.join(timeout=60)
+    assert not reading.is_alive()
+    stored = [job_id for job_id in held if jobs.job(db, job_id, None)]
+    assert len(stored) == 1
+
+
+def test_the_tasks_of_another_application_are_handed_out_once(
+    settings: Settings, redis_url: str, db: Database
+) -> None:
+    """Its messages wait unacknowledged behind a long task, on the same Redis as the inbox."""
+    app = Celery("other", broker=redis_url)
+    for number in range(3):
+        app.send_task("other.note", [number], queue="other")
+    with app.connection_for_read() as connection, connection.channel() as channel:
+        consumer = Consumer(channel, [Queue("other")], callbacks=[lambda *_: None], accept=["json"])
+        with consumer, redis.Redis.from_url(redis_url) as broker:
+            connection.drain_events(timeout=5)
+            taken = broker.hlen("unacked")
+            assert taken >= 1
+            # As if they had been taken hours ago: whoever restores by kombu's books would act.
+            for tag in broker.zrange("unacked_index", 0, -1):
+                broker.zincrby("unacked_index", -7_000, tag)
+            (job_id,) = send(redis_url, chat("a"))
+            inbox = WatchedInbox(settings, 1)
+            inbox.read_all()
+            inbox._queue.give_back()
+            assert broker.hlen("unacked") == taken
+            assert broker.llen("other") == 3 - taken
+    assert found(db, job_id).state is JobState.ACCEPTED
+    app.close()
 
 
 @pytest.mark.parametrize("body", ["\ud800", 5, {"a": 1}, None])

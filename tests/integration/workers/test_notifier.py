@@ -19,9 +19,13 @@ from service.rules.states import Stage
 from service.rules.work import Fail
 from service.store import engine, notices
 from service.store.models import Delivery, Producer
-from service.store.submit import Submission, submit
+from service.store.submit import Submission
 from tests.eventually import eventually
-from tests.factories import Harness, chat_request
+from tests.factories import (
+    Harness,
+    chat_request,
+    submit,
+)
 from tests.processes import Processes, Running
 from tests.receiver import Receiver, receiving
 from workers.notifier import SHARE, SLOTS, Notifier

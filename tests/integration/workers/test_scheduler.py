@@ -1,0 +1,35 @@
+"""What the scheduler sends while nobody takes it."""
+
+import redis
+from sqlalchemy import text
+
+from tests.eventually import eventually
+from tests.pipeline import Pipeline, chat
+
+QUEUE = "haulier.transfer"
+LAPSED = text("UPDATE haulier.jobs SET dispatched_at = now() - interval '1 day'")
+SENT = text("SELECT count(*) FROM haulier.jobs WHERE dispatched_at > now() - interval '1 hour'")
+MOST = 24
+"""Two windows, of three messages for each of the four slots that are assumed without a worker."""
+
+
+def test_without_a_worker_a_queue_stays_short_however_often_rows_are_sent(
+    pipeline: Pipeline, redis_url: str
+) -> None:
+    jobs = [pipeline.submit(chat("a")) for _ in range(4)]
+    pipeline.scheduler()
+
+    def sent() -> int:
+        with pipeline.db.begin() as session:
+            return int(session.scalars(SENT).one())
+
+    with redis.Redis.from_url(redis_url) as broker:
+        for _ in range(20):
+            eventually(lambda: sent() == len(jobs) or broker.llen(QUEUE) == MOST)
+            # As if each row had been sent so long ago that its message may be lost.
+            with pipeline.db.begin() as session:
+                session.execute(LAPSED)
+        assert broker.llen(QUEUE) == MOST
+    pipeline.worker()
+    for job_id in jobs:
+        assert pipeline.ended(job_id).succeeded == 1
