@@ -9,23 +9,34 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
 import msgspec
 import obstore
-from obstore.exceptions import BaseError
+from obstore.exceptions import BaseError, PreconditionError
 from obstore.store import LocalStore, ObjectStore, from_url
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from service.rules.errors import Broken
 from service.rules.work import Entry
 
 if TYPE_CHECKING:
     from obstore import GetOptions
+    from obstore.store import ClientConfig
 
 BLOCK = 1 << 20
 LIST_PAGE = 1000  # how many names S3 lists or deletes in one request
 PART = 8 << 20  # S3 requires at least 5 MB; a writer holds two parts in memory
+
+SPAN = 4 << 20
+"""Bytes that one request reads from S3. Between two requests a reader may pause for long."""
+LEAST_SPAN = 256 << 10
+READ_TIMEOUT, WRITE_TIMEOUT = "30s", "120s"
+"""Of one request with its body: a range, or a part. A lease lasts longer than a read."""
+TRIES = 5
+"""How often a range is asked for, each time a smaller one, before the stage fails."""
 
 STORAGE_ERRORS = (BaseError,)
 """The errors of blob storage that are not OSErrors. Missing blobs raise FileNotFoundError."""
@@ -78,11 +89,14 @@ class Blobs:
         parts = urlsplit(url)
         self._root: Path | None = None
         self._store: ObjectStore
+        self._target: ObjectStore
         if parts.scheme == "file":
             self._root = Path(unquote(parts.path))
             self._store = LocalStore(self._root, mkdir=create)
+            self._target = self._store
         else:
-            self._store = from_url(url)
+            self._store = from_url(url, client_options=_options(READ_TIMEOUT))
+            self._target = from_url(url, client_options=_options(WRITE_TIMEOUT))
 
     @contextmanager
     def writer(self, name: str) -> Iterator[BlobWriter]:
@@ -91,36 +105,79 @@ class Blobs:
             with _whole(self._root / name) as local:
                 yield BlobWriter(name, local.write)
         else:
-            file = obstore.open_writer(self._store, name, buffer_size=PART, max_concurrency=2)
+            file = obstore.open_writer(self._target, name, buffer_size=PART, max_concurrency=2)
             yield BlobWriter(name, file.write)
             file.close()
         self._sync(name)
 
     def put(self, name: str, data: bytes) -> None:
         """Write a small blob in one piece."""
-        obstore.put(self._store, name, data, use_multipart=False)
+        obstore.put(self._target, name, data, use_multipart=False)
         self._sync(name)
 
     def get(self, name: str) -> bytes:
         """Return the whole of a small blob. Raises FileNotFoundError."""
-        return bytes(obstore.get(self._store, name).bytes())
+        return b"".join(self.stream(name))
 
     def stream(
         self, name: str, offset: int = 0, length: int | None = None, *, block: int = BLOCK
     ) -> Iterator[bytes]:
-        """Yield the bytes of a blob, or of a range of it, in blocks of about `block` bytes."""
+        """Yield the bytes of a blob, or of a range of it, in blocks of at most `block` bytes.
+
+        Raises FileNotFoundError, and Broken if the blob ends within the range.
+        """
         if length == 0:
             return
         if self._root is not None:
             yield from _read(self._root / name, offset, length, block)
             return
+        for span in self._spans(name, offset, length):
+            for start in range(0, len(span), block):
+                yield span[start : start + block]
+
+    def _spans(self, name: str, offset: int, length: int | None) -> Iterator[bytes]:
+        """Yield a range of a blob in S3, each span by a request of its own."""
+        tag: str | None = None
         if length is None:
-            options: GetOptions = {"range": {"offset": offset}} if offset else {}
-        else:
-            options = {"range": (offset, offset + length)}
-        found = obstore.get(self._store, name, options=options)
-        for piece in found.stream(min_chunk_size=block):
-            yield bytes(piece)
+            whole, size, tag = self._opened(name)
+            if whole is not None:
+                yield whole[offset:]
+                return
+            length = size - offset
+        end = offset + length
+        while offset < end:
+            for attempt in _again():
+                with attempt:
+                    # After a failure a smaller one: the way to S3 may be slow.
+                    size = max(SPAN >> 2 * (attempt.retry_state.attempt_number - 1), LEAST_SPAN)
+                    span, tag = self._span(name, offset, min(offset + size, end), tag)
+            yield span
+            offset += len(span)
+
+    def _opened(self, name: str) -> tuple[bytes | None, int, str | None]:
+        """Return a blob's content if that fits into a span, its size, and its tag."""
+        for attempt in _again():
+            with attempt:
+                found = obstore.get(self._store, name)
+                size = int(found.meta["size"])
+                whole = bytes(found.bytes()) if size <= SPAN else None
+        return whole, size, found.meta["e_tag"]
+
+    def _span(self, name: str, start: int, end: int, tag: str | None) -> tuple[bytes, str | None]:
+        """Return bytes of one state of the blob, which its `tag` names. Raises Broken."""
+        options: GetOptions = {"range": (start, end)}
+        if tag is not None:
+            options["if_match"] = tag
+        try:
+            found = obstore.get(self._store, name, options=options)
+            span = bytes(found.bytes())
+        except STORAGE_ERRORS:
+            if self.size(name) < end:
+                raise _cut(name, end) from None
+            raise
+        if len(span) != end - start:
+            raise _cut(name, end)
+        return span, found.meta["e_tag"]
 
     def size(self, name: str) -> int:
         """Return the size of a blob in bytes. Raises FileNotFoundError."""
@@ -205,6 +262,45 @@ class Blobs:
                 os.close(fd)
 
 
+def _options(timeout: str) -> "ClientConfig":
+    """Return options of the HTTP client. They replace those that obstore takes from `AWS_…`."""
+    given: dict[str, Any] = {"timeout": timeout, "connect_timeout": "10s"}
+    for name in _OF_THE_ENVIRONMENT:
+        value = os.environ.get(f"AWS_{name}".upper())
+        if value is not None:
+            given[name] = value
+    return cast("ClientConfig", given)
+
+
+_OF_THE_ENVIRONMENT = (
+    "allow_http",
+    "allow_invalid_certificates",
+    "connect_timeout",
+    "proxy_ca_certificate",
+    "proxy_excludes",
+    "proxy_url",
+    "timeout",
+    "user_agent",
+)
+
+
+def _again() -> Retrying:
+    return Retrying(
+        retry=retry_if_exception(
+            lambda error: (
+                isinstance(error, STORAGE_ERRORS) and not isinstance(error, PreconditionError)
+            )
+        ),
+        stop=stop_after_attempt(TRIES),
+        wait=wait_random_exponential(max=3),
+        reraise=True,
+    )
+
+
+def _cut(name: str, end: int) -> Broken:
+    return Broken(f"blob {name} ends before byte {end:,}")
+
+
 # Local files are written and read directly. That takes several times less CPU than through obstore,
 # which passes them on in pieces of 8 kB.
 
@@ -229,6 +325,8 @@ def _read(path: Path, offset: int, length: int | None, block: int) -> Iterator[b
         while left and (piece := file.read(min(left, block))):
             left -= len(piece)
             yield piece
+    if length is not None and left:
+        raise _cut(path.name, offset + length)
 
 
 def packed(entries: list[Entry]) -> bytes:

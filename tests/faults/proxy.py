@@ -5,6 +5,8 @@
         proxy.cut()                 # reset every connection; new ones are taken
         with proxy.blackholed():    # nothing gets through, connections stay open
             ...
+        proxy.rate = 100_000        # bytes a second and connection
+        proxy.cut_after = 50_000    # reset each connection after so many bytes
         with proxy.refusing():      # new connections are reset, and so are those that were open
             ...
 
@@ -38,6 +40,8 @@ class Proxy:
         self._writers: set[asyncio.StreamWriter] = set()
         self._refusing = False
         self.port = 0
+        self.rate: float | None = None
+        self.cut_after: int | None = None
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -155,8 +159,14 @@ class Proxy:
     ) -> None:
         """Forward one direction. `behind` is the way back, which ends where this one breaks."""
         try:
+            passed = 0
             while data := await source.read(BLOCK):
                 await self._flowing.wait()
+                passed += len(data)
+                if self.rate is not None:
+                    await asyncio.sleep(len(data) / self.rate)
+                if self.cut_after is not None and passed > self.cut_after:
+                    raise ConnectionResetError
                 target.write(data)
                 await target.drain()
             await self._flowing.wait()
