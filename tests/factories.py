@@ -14,6 +14,7 @@ from config.settings import Settings
 from service.payloads.blobs import Blobs
 from service.payloads.intake import Intake, Taken
 from service.payloads.results import LinesWriter
+from service.rules.admission import Capacity
 from service.rules.spec import Permissions, Spec, read_spec
 from service.rules.states import BatchState, JobState, Stage
 from service.rules.work import (
@@ -32,8 +33,10 @@ from service.rules.work import (
     Split,
 )
 from service.stages import AccountClients
+from service.store.admit import Admission
 from service.store.apply import apply
 from service.store.claim import claim_batches, claim_job
+from service.store.due import Due
 from service.store.engine import Database
 from service.store.models import Account, Batch, Job
 from service.store.submit import Submission, Submitted, submit_each
@@ -211,6 +214,11 @@ def settlement(
     return Settlement(
         succeeded=succeeded, dead=letters, retries=(retry,) if carried else (), **fields
     )
+
+
+def admit(db: Database, *, limit: int, capacity: Capacity) -> list[Due]:
+    """Admit batches as a scheduler does that has just started."""
+    return Admission().admit(db, limit=limit, capacity=capacity)
 
 
 def submit(db: Database, submissions: Sequence[Submission]) -> list[Submitted]:

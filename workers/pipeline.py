@@ -42,7 +42,7 @@ PIPELINE = {
     Stage.UPLOAD: Step(batch=stages.upload, queue=TRANSFER, chains_to=Stage.CREATE),
     Stage.CREATE: Step(batch=stages.create, queue=CONTROL),
     # A page of polls shares one list of the account's batches.
-    Stage.POLL: Step(batch=stages.poll, queue=CONTROL, page=1000, starts=Stage.FETCH),
+    Stage.POLL: Step(batch=stages.poll, queue=CONTROL, page=10_000, starts=Stage.FETCH),
     Stage.FETCH: Step(batch=stages.fetch, queue=TRANSFER),
     Stage.ASSEMBLE: Step(job=stages.assemble, queue=TRANSFER),
 }
@@ -68,9 +68,9 @@ WORK = Work(
 
 @dataclass(frozen=True)
 class Window:
-    """Stages that share a limit on messages under way: same table, same queue, same page size.
+    """Stages that the scheduler sends together: same table, same queue, same page size.
 
-    The scheduler sends rows until a few times as many are under way as there are worker slots.
+    The windows of a queue share its room: a few messages for each worker slot.
     """
 
     row: type[Job | Batch]

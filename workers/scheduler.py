@@ -4,7 +4,6 @@ import signal
 import threading
 import time
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
@@ -20,9 +19,9 @@ from service.rules.admission import Capacity
 from service.rules.crashpoints import CrashPoint, reached
 from service.rules.states import Stage
 from service.store import engine, heartbeats, leftovers
-from service.store.admit import admit
+from service.store.admit import Admission
 from service.store.chores import begin
-from service.store.due import Due, dispatch, outstanding
+from service.store.due import Due, dispatch
 from service.store.leftovers import spent_files
 from service.store.ticks import UP_TO, Bucket, add_ticks
 from service.upkeep.sweep import DAY
@@ -41,6 +40,11 @@ FEW = 4
 """The number of slots to assume until a worker's heartbeat tells it."""
 
 
+_BY_QUEUE: dict[str, list[Window]] = {}
+for _window in WINDOWS:
+    _BY_QUEUE.setdefault(_window.queue, []).append(_window)
+
+
 class Scheduler:
     """Stamps rows that are due, commits, then publishes their messages, once each tick."""
 
@@ -52,6 +56,7 @@ class Scheduler:
         self._redis = Redis.from_url(
             settings.redis_url or "", socket_connect_timeout=3, socket_timeout=5
         )
+        self._admission = Admission()
         self._look_at = 0.0
         self._gather_at = 0.0
 
@@ -86,32 +91,33 @@ class Scheduler:
 
     def tick(self) -> int:
         """Send what is due. Returns the number of rows sent."""
-        sizes, room = self._sizes_and_room()
+        slots = self._slots()
+        held = depths(self._redis, slots)
+        room = {queue: slots[queue] * AHEAD - held[queue] for queue in slots}
         due: list[Due] = []
         try:
-            for window in WINDOWS:
-                due += self._take(window, sizes[window.queue], room)
+            for queue, windows in _BY_QUEUE.items():
+                for number, window in enumerate(windows):
+                    # What one window leaves is there for the next, but never all for the first.
+                    share = -(-room[queue] // (len(windows) - number))
+                    taken = self._take(window, share, slots[queue])
+                    room[queue] -= -(-len(taken) // window.page)
+                    due += taken
         finally:
             # Rows that are stamped are sent even if an error stopped the loop.
             if due:
                 reached(CrashPoint.SCHEDULER_STAMPED)
             sent = self._publish(due)
-        if room[CONTROL] > 0 and room[TRANSFER] > 0:
+        if all(held[queue] < slots[queue] * AHEAD for queue in slots):
             self._now_and_then()
         return sent
 
-    def _sizes_and_room(self) -> tuple[dict[str, int], Counter[str]]:
-        """Return for each queue the size of its windows, and how many messages it may still get.
-
-        A row is sent again after a while, since its message may be lost. If no worker takes any,
-        this bounds how many messages the queue gets for the same row. Raises RedisError.
-        """
+    def _slots(self) -> dict[str, int]:
+        """Return how many tasks of each queue the workers run at a time."""
         within = max(EVERY * 3, self._settings.tick_seconds * 3)
-        windows = Counter(window.queue for window in WINDOWS)
-        found = {name: heartbeats.slots(self._db, name, within=within) for name in windows}
-        sizes = {name: (slots or FEW) * AHEAD for name, slots in found.items()}
-        held = depths(self._redis, windows)
-        return sizes, Counter({name: sizes[name] * windows[name] - held[name] for name in windows})
+        return {
+            queue: heartbeats.slots(self._db, queue, within=within) or FEW for queue in _BY_QUEUE
+        }
 
     def _now_and_then(self) -> None:
         """Send the chores, less often than at every tick."""
@@ -137,19 +143,27 @@ class Scheduler:
         for account, file_ids in spent_files(self._db).items():
             yield message("sweep", account, file_ids, queue=CONTROL)
 
-    def _take(self, window: Window, size: int, room: Counter[str]) -> list[Due]:
-        """Stamp and return due rows, as many as still fit into the window and its queue."""
-        if window.page > 1 and not self._is_time_to_gather():
+    def _take(self, window: Window, messages: int, slots: int) -> list[Due]:
+        """Stamp and return due rows, as many as fit into so many messages."""
+        if messages <= 0 or (window.page > 1 and not self._is_time_to_gather()):
             return []
-        row, stages, again = window.row, window.stages, self._again
-        free = size * window.page - outstanding(self._db, row, stages, again=again)
-        free = min(free, room[window.queue] * window.page)
-        due = dispatch(self._db, row, stages, limit=free, again=again)
-        if Stage.UPLOAD in stages:
+        # A page at a time: many rows take a while to stamp.
+        limit = messages if window.page == 1 else window.page
+        due = dispatch(
+            self._db,
+            window.row,
+            window.stages,
+            limit=limit,
+            again=self._again,
+            # What is read may be huge: it never takes more than half of the slots.
+            most_reads=max(1, slots // 2),
+        )
+        if Stage.UPLOAD in window.stages:
             # Batches that were admitted before come first, then new ones fill the window.
             capacity = Capacity.of(self._settings)
-            due += admit(self._db, limit=free - len(due), capacity=capacity)
-        room[window.queue] -= -(-len(due) // window.page)
+            due += self._admission.admit(self._db, limit=limit - len(due), capacity=capacity)
+        if window.page > 1 and len(due) == limit:
+            self._gather_at = 0.0
         return due
 
     def _is_time_to_gather(self) -> bool:

@@ -76,12 +76,21 @@ class Scene:
     lanes: defaultdict[LaneName, Load] = field(default_factory=lambda: defaultdict(Load))
     producers: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
 
+    def add(self, batch: Waiting) -> None:
+        """Count a batch that is admitted."""
+        load = self.lanes[batch.lane]
+        load.batches += 1
+        load.tokens += batch.tokens
+        load.admitted += 1
+        self.producers[batch.producer] += batch.requests
+
 
 def choose(
     waiting: Iterable[Waiting], scene: Scene, capacity: Capacity, limit: int
 ) -> list[Waiting]:
     """Return at most `limit` of the waiting batches, in the order in which they are admitted."""
-    lanes, producers = deepcopy(scene.lanes), scene.producers.copy()
+    scene = deepcopy(scene)
+    lanes, producers = scene.lanes, scene.producers
     queues: dict[tuple[LaneName, int, str], deque[Waiting]] = defaultdict(deque)
     for batch in sorted(waiting, key=lambda batch: batch.since):
         queues[batch.lane, batch.priority, batch.producer].append(batch)
@@ -96,11 +105,7 @@ def choose(
         else:
             best = min(fit, key=lambda b: (-b.priority, producers[b.producer], b.since))
         queues[best.lane, best.priority, best.producer].popleft()
-        load = lanes[best.lane]
-        load.batches += 1
-        load.tokens += best.tokens
-        load.admitted += 1
-        producers[best.producer] += best.requests
+        scene.add(best)
         admitted += 1
         chosen.append(best)
     return chosen

@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property, partial
@@ -43,7 +43,7 @@ from service.runner.waits import Waits
 from service.runner.worklog import bound, report
 from service.store import engine
 from service.store.apply import apply
-from service.store.claim import claim_batches, claim_job
+from service.store.claim import claim_batches, claim_job, provider_ids
 from service.store.engine import is_unavailable
 from service.store.permissions import permissions_for
 from service.together.client import Together
@@ -65,6 +65,8 @@ class Work:
     jobs: Mapping[Stage, JobWork]
 
 
+CLAIMED_AT_ONCE = 1000
+"""The most batches that a poll leases at a time."""
 CANCELLED_TRIES = 3
 """After so many failures to read the requests of a cancelled job, it ends without reading them."""
 
@@ -152,11 +154,11 @@ class Runner:
 
         An error of one batch changes that batch's row alone.
         """
+        if stage is Stage.POLL:
+            yield from self._poll(list(ids))
+            return
         taken = time.monotonic()
         claims = claim_batches(self.db, list(ids), stage, self.settings.lease_seconds)
-        if stage is Stage.POLL:
-            yield from self._poll_page(claims, taken)
-            return
         pause: Pause | None = None
         for claim in claims:
             with bound(claim, stage):
@@ -168,15 +170,36 @@ class Runner:
                 if self._finish(claim, lease, outcome):
                     yield claim.id
 
-    def _poll_page(self, claims: Sequence[BatchClaim], taken: float) -> Iterator[UUID]:
-        """Poll like `batches`, but share calls of Together and write all waits at once."""
-        if not claims:
-            return
-        shown = frozenset(claim.provider_batch_id for claim in claims if claim.provider_batch_id)
-        careful = any(claim.tries for claim in claims)
-        view = stages.Lookup(shown, self._costs[claims[0].account], careful=careful)
-        waits = Waits(self.db, self.settings.lease_seconds)
+    def _poll(self, ids: list[UUID]) -> Iterator[UUID]:
+        """Poll batches of one account: a thousand leases at a time, and one list for all."""
+        shown = provider_ids(self.db, ids)
+        view: stages.Lookup | None = None
         rest: Wait | None = None
+        for start in range(0, len(ids), CLAIMED_AT_ONCE):
+            taken = time.monotonic()
+            page = ids[start : start + CLAIMED_AT_ONCE]
+            claims = claim_batches(self.db, page, Stage.POLL, self.settings.lease_seconds)
+            if not claims:
+                continue
+            careful = any(claim.tries for claim in claims)
+            if view is None or careful or view.is_old(self._quarter):
+                costs = self._costs[claims[0].account]
+                view = stages.Lookup(shown, costs, careful=careful)
+            rest = yield from self._poll_page(claims, taken, view, rest)
+
+    def _poll_page(
+        self,
+        claims: Sequence[BatchClaim],
+        taken: float,
+        view: stages.Lookup,
+        rest: Wait | None,
+    ) -> Generator[UUID, None, Wait | None]:
+        """Poll what was claimed, and write all waits at once.
+
+        Returns the outcome for all that follow, if there is nothing left to do but to hand them
+        back: `rest` of the page before, or what this page met with.
+        """
+        waits = Waits(self.db, self.settings.lease_seconds)
         for claim in claims:
             with bound(claim, Stage.POLL):
                 lease = self._lease(claim, taken)
@@ -188,11 +211,12 @@ class Runner:
             if isinstance(outcome, Pause):
                 # A fault that pauses the account would stop the rest of the page as well.
                 rest = Wait(timedelta(0), reason=outcome.reason, looked=False)
-            elif time.monotonic() > view.ready_at + self._quarter.total_seconds():
+            elif time.monotonic() > max(view.ready_at, taken) + self._quarter.total_seconds():
                 # Single calls take long. If they went on, each row would need its lease extended.
                 rest = Wait(timedelta(0), looked=False)
             waits.flush_if_due()
         waits.flush()
+        return rest
 
     def _work(
         self, claim: Claim, stage: Stage, lease: HeldLease, view: stages.Lookup | None = None

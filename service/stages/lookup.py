@@ -7,6 +7,7 @@ years. The measured times of both kinds of calls decide which of them is cheaper
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import structlog
 
@@ -90,6 +91,10 @@ class Lookup:
     def __post_init__(self) -> None:
         due = 0 if self.careful else len(self.ids)
         self._to_list = prefers_list(due, self.costs, self.ready_at)
+
+    def is_old(self, age: timedelta) -> bool:
+        """Whether what the list showed may no longer be true, `age` after it arrived."""
+        return time.monotonic() > self.ready_at + age.total_seconds()
 
     def show(self, together: Together, batch_id: str) -> ProviderBatch | None:
         """Return a batch, or None if the list is stale and the budget of single calls is spent.

@@ -1,7 +1,9 @@
 """Admit waiting batches as far as there is capacity; `service.rules.admission` chooses which."""
 
+import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import ARRAY, BigInteger, Uuid, cast, func, select, text, update
@@ -38,14 +40,14 @@ WITH RECURSIVE groups AS (
       > (groups.account, groups.endpoint, groups.model, groups.priority, groups.producer)
     ORDER BY b.account, b.endpoint, b.model, b.priority, b.producer LIMIT 1) following)
 SELECT first.* FROM groups, LATERAL (
-  SELECT b.id, b.account, b.endpoint, b.model, b.producer, b.priority, b.not_before,
+  SELECT b.id, b.account, b.endpoint, b.model, b.producer, b.priority, b.ready_at,
     b.requests, b.bytes
   FROM haulier.batches b
   WHERE {_WAITING} AND b.account = groups.account
     AND b.endpoint = groups.endpoint AND b.model = groups.model
-    AND b.priority = groups.priority AND b.producer = groups.producer AND b.not_before <= now()
-    AND (b.lease IS NULL OR b.leased_until < now())
-  ORDER BY b.not_before, b.shard LIMIT :limit) first
+    AND b.priority = groups.priority AND b.producer = groups.producer AND b.ready_at <= now()
+    AND b.not_before <= now() AND (b.lease IS NULL OR b.leased_until < now())
+  ORDER BY b.ready_at, b.shard LIMIT :limit) first
 WHERE NOT EXISTS (SELECT FROM haulier.accounts a
                   WHERE a.name = groups.account AND a.paused_until > now())
 AND NOT EXISTS (SELECT FROM haulier.lanes l
@@ -54,23 +56,64 @@ AND NOT EXISTS (SELECT FROM haulier.lanes l
 """)  # noqa: S608  constant words
 
 
-def admit(db: Database, *, limit: int, capacity: Capacity) -> list[Due]:
-    """Admit at most `limit` batches, stamp them as dispatched, and return them.
+MEMORY = 20
+"""For how many times as long as it took to count, the count is remembered."""
+LONGEST_MEMORY = 10.0
+"""Seconds."""
 
-    One scheduler at a time; another one finds nothing to do meanwhile.
+
+@dataclass
+class Admission:
+    """Admits batches, and remembers for a moment what is under way: to count it takes a while.
+
+    What was remembered is too much at worst, never too little: batches end meanwhile, and what
+    others have admitted shows in the lanes.
     """
-    if limit <= 0:
-        return []
-    with db.begin() as session:
-        if not take_turn(session, "admit"):
+
+    _scene: Scene | None = None
+    _counts: dict[LaneName, int] = field(default_factory=dict)
+    _until: float = 0.0
+
+    def admit(self, db: Database, *, limit: int, capacity: Capacity) -> list[Due]:
+        """Admit at most `limit` batches, stamp them as dispatched, and return them.
+
+        One scheduler at a time; another one finds nothing to do meanwhile.
+        """
+        if limit <= 0:
             return []
-        found = session.execute(_CANDIDATES, {"limit": limit}).all()
-        if not found:
-            return []
-        scene = load(session)
-        rates = token_rates(session, {(row.account, row.endpoint, row.model) for row in found})
-        waiting = [_waiting(row, rates) for row in found]
-        return _admit(session, choose(waiting, scene, capacity, limit))
+        with db.begin() as session:
+            if not take_turn(session, "admit"):
+                return []
+            found = session.execute(_CANDIDATES, {"limit": limit}).all()
+            if not found:
+                return []
+            scene = self._known(session)
+            rates = token_rates(session, {(row.account, row.endpoint, row.model) for row in found})
+            waiting = [_waiting(row, rates) for row in found]
+            chosen = choose(waiting, scene, capacity, limit)
+            admitted = _admit(session, chosen)
+        ids = {due.id for due in admitted}
+        for batch in chosen:
+            if batch.id in ids:
+                scene.add(batch)
+                self._counts[batch.lane] = self._counts.get(batch.lane, 0) + 1
+        return admitted
+
+    def _known(self, session: Session) -> Scene:
+        """Return what is under way, counted anew if that is old or others have admitted."""
+        counts = admitted_counts(session)
+        if self._scene is None or counts != self._counts or time.monotonic() > self._until:
+            began = time.monotonic()
+            self._scene, self._counts = load(session), counts
+            now = time.monotonic()
+            self._until = now + min(LONGEST_MEMORY, (now - began) * MEMORY)
+        return self._scene
+
+
+def admitted_counts(session: Session) -> dict[LaneName, int]:
+    """Return how many batches of each lane were ever admitted, where any were."""
+    lanes = select(Lane.account, Lane.endpoint, Lane.model, Lane.admitted).where(Lane.admitted > 0)
+    return {(account, endpoint, model): n for account, endpoint, model, n in session.execute(lanes)}
 
 
 def load(session: Session) -> Scene:
@@ -106,7 +149,7 @@ def _waiting(row: Any, rates: dict[LaneName, float]) -> Waiting:
         lane=lane,
         producer=row.producer,
         priority=row.priority,
-        since=row.not_before,
+        since=row.ready_at,
         requests=row.requests,
         tokens=round(row.bytes * rates.get(lane, TOKENS_PER_BYTE)),
     )

@@ -286,7 +286,7 @@ def _add_retry(session: Session, job: Job, parent: Batch, retry: RetryBatch) -> 
         size=retry.bytes,
         poison=retry.poison,
     )
-    batch.not_before = func.now() + delay
+    batch.not_before = batch.ready_at = func.now() + delay
     batch.admitted_at = job.cancel_requested_at
     batch.ending = Ending.CANCELLED if cancelled else None
     session.add(batch)

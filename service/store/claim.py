@@ -137,6 +137,15 @@ def claim_batches(
         return claims
 
 
+def provider_ids(db: Database, ids: Sequence[UUID]) -> frozenset[str]:
+    """Return what Together calls those of the batches that are in progress there."""
+    asked = select(Batch.provider_batch_id).where(
+        Batch.state == BatchState.CREATED, Batch.provider_batch_id.is_not(None), _among(ids)
+    )
+    with db.begin() as session:
+        return frozenset(name for name in session.scalars(asked) if name is not None)
+
+
 _TRIES = Batch.tries + case((Batch.lease.is_not(None), 1), else_=0)
 """The last worker on it never said what became of it: perhaps the work killed it."""
 

@@ -16,6 +16,7 @@ from tests.bench import (
     memory,
     polling,
     reconcile,
+    scheduling,
     split,
     submissions,
 )
@@ -28,6 +29,7 @@ MEASUREMENTS: dict[str, Callable[[Size], Section]] = {
     "end-to-end": end_to_end.measure,
     "memory": memory.measure,
     "polling": polling.measure,
+    "scheduling": scheduling.measure,
     "submissions": submissions.measure,
     "database": database.measure,
 }

@@ -16,6 +16,8 @@ class Size:
     in_flight: tuple[int, ...] = (100, 1_000, 10_000)
     submissions: int = 2_000
     finished: int = 100_000
+    ticked: int = 100_000
+    looks: int = 20
 
 
 SHORT = Size()
@@ -26,4 +28,5 @@ LONG = Size(
     memory_big=2_000,
     submissions=20_000,
     finished=1_000_000,
+    looks=300,
 )

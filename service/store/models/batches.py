@@ -84,6 +84,8 @@ class Batch(Leased, Base):
     oddities: Mapped[dict[str, Any] | None]
 
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    ready_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    """From when on it waits to be admitted."""
     submitted_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
 
@@ -106,10 +108,16 @@ class Batch(Leased, Base):
             "state NOT IN ('created', 'ended', 'settled') OR provider_batch_id IS NOT NULL",
             name="created",
         ),
+        # No index holds what changes at every look: lease, not_before, counters. So most updates of
+        # a row change no index (HOT), which the room that fillfactor leaves makes possible.
         # What waits to be let in is not in it: there may be very much of that.
         Index(
             "batches_due_idx",
-            "not_before",
+            "state",
+            "account",
+            "endpoint",
+            "model",
+            "priority",
             postgresql_where=text(
                 f"parked_at IS NULL AND {one_of('state', OPEN_BATCH_STATES)}"
                 " AND (state <> 'queued' OR admitted_at IS NOT NULL)"
@@ -122,7 +130,7 @@ class Batch(Leased, Base):
             "model",
             "priority",
             "producer",
-            "not_before",
+            "ready_at",
             "shard",
             postgresql_where=text("state = 'queued' AND admitted_at IS NULL AND parked_at IS NULL"),
         ),
@@ -135,6 +143,11 @@ class Batch(Leased, Base):
                 "admitted_at IS NOT NULL AND parked_at IS NULL"
                 " AND state IN ('queued', 'uploaded', 'created')"
             ),
+        ),
+        Index(
+            "batches_ending_idx",
+            "state",
+            postgresql_where=text("ending IS NOT NULL AND finished_at IS NULL"),
         ),
         Index("batches_job_id_idx", "job_id", "shard", "id"),
         Index("batches_parked_at_idx", "parked_at", postgresql_where=text("parked_at IS NOT NULL")),

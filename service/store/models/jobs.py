@@ -79,11 +79,18 @@ class Job(Leased, Base):
         # Only what has something to do for a worker is in it; finished work costs nothing.
         Index(
             "jobs_due_idx",
+            "producer",
+            "priority",
             "not_before",
             postgresql_where=text(
                 "parked_at IS NULL AND"
                 " (state = 'accepted' OR (state = 'running' AND open_batches = 0))"
             ),
+        ),
+        Index(
+            "jobs_under_way_idx",
+            "producer",
+            postgresql_where=text("dispatched_at IS NOT NULL OR lease IS NOT NULL"),
         ),
         # Lists, newest first: a producer's, everybody's, and those in a state that few are in.
         Index("jobs_producer_id_idx", "producer", "created_at", "id"),

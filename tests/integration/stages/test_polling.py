@@ -137,6 +137,29 @@ def test_a_page_of_many_batches_takes_one_list(created: CreatedBatches) -> None:
     assert len(_waiting(created.harness)) == 100
 
 
+def test_one_list_serves_all_that_are_claimed_one_page_after_the_other(
+    created: CreatedBatches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.runner.runner.CLAIMED_AT_ONCE", 10)
+    created.simulator.batch_rule(hang=True)
+    ids = created.create(35)
+    assert list(created.runner().batches(Stage.POLL, ids)) == []
+    assert created.calls() == {"list": 1, "retrieve": 0}
+    assert len(_waiting(created.harness)) == 35
+
+
+def test_what_stops_a_page_stops_those_behind_it(
+    created: CreatedBatches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.runner.runner.CLAIMED_AT_ONCE", 2)
+    ids = created.create(6)
+    created.simulator.fault("*", "status", status=429, times=None, reset_seconds=60)
+    assert list(created.runner().batches(Stage.POLL, ids)) == []
+    assert sum(created.calls().values()) <= 2
+    free = "SELECT id FROM haulier.batches WHERE lease IS NULL"
+    assert len(created.harness.rows(free)) == 6
+
+
 def test_a_few_batches_are_asked_for_singly(created: CreatedBatches) -> None:
     created.simulator.batch_rule(hang=True)
     ids = created.create(3)
@@ -310,7 +333,7 @@ def test_a_page_of_waits_writes_what_single_waits_write(harness: Harness) -> Non
 def _row(harness: Harness, batch_id: UUID) -> dict[str, Any]:
     """A row but for what differs between any two."""
     own = "'{id,job_id,input_blob,manifest_blob,input_file_id,provider_batch_id,not_before"
-    own += ",created_at,admitted_at,submitted_at}'::text[]"
+    own += ",created_at,ready_at,admitted_at,submitted_at}'::text[]"
     found = harness.rows(
         f"SELECT (to_jsonb(b) - {own})::text FROM haulier.batches b WHERE id = :id", id=batch_id
     )

@@ -12,10 +12,13 @@ from service.rules.admission import Capacity
 from service.rules.states import BatchState, Stage
 from service.rules.work import Advance, Park, Pause, Retry, Usage, Wait
 from service.store import engine
-from service.store.admit import admit
 from service.store.cancel import cancel
 from service.store.waiting import Reason, why
-from tests.factories import Harness, settlement
+from tests.factories import (
+    Harness,
+    admit,
+    settlement,
+)
 from tests.servers import Databases
 
 WIDE = Capacity(batches=None, tokens=10**12)

@@ -52,7 +52,6 @@ from service.rules.work import (
     Wait,
 )
 from service.store import engine
-from service.store.admit import admit
 from service.store.apply import apply
 from service.store.cancel import cancel
 from service.store.claim import claim_batches, claim_job, extend
@@ -60,7 +59,11 @@ from service.store.due import Due, dispatch
 from service.store.engine import Database
 from service.store.models import Batch, Job
 from service.store.revive import Revival, dead_letters_by_batch, revive
-from tests.factories import LEASE, Harness
+from tests.factories import (
+    LEASE,
+    Harness,
+    admit,
+)
 from tests.servers import Databases
 
 SECOND = timedelta(seconds=1)
@@ -103,7 +106,7 @@ def sent(
 
 OUR_CLOCKS = {
     "jobs": ("not_before", "leased_until", "dispatched_at"),
-    "batches": ("not_before", "leased_until", "dispatched_at", "create_deadline"),
+    "batches": ("not_before", "ready_at", "leased_until", "dispatched_at", "create_deadline"),
     "accounts": ("paused_until",),
 }
 

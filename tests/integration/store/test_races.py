@@ -26,7 +26,7 @@ from service.rules.work import Assembled, RetryBatch, Settle, Settlement
 from service.store import engine
 from service.store.cancel import cancel
 from service.store.claim import claim_batches, claim_job
-from service.store.due import dispatch, outstanding
+from service.store.due import dispatch
 from service.store.models import Batch
 from service.store.revive import Revival, dead_letters_by_batch, revive
 from service.store.submit import Submission, Submitted
@@ -275,7 +275,6 @@ def test_what_one_scheduler_is_stamping_another_leaves_alone(
     assert len(first) == 4
     assert (first | second, first & second) == (ids, set())
     assert dispatch(harness.db, Batch, UPLOADS, limit=9, again=LEASE) == []
-    assert outstanding(harness.db, Batch, UPLOADS, again=LEASE) == 6
 
 
 def test_what_a_killed_scheduler_was_stamping_the_other_takes_with_its_next_tick(

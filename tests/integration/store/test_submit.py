@@ -16,10 +16,11 @@ from service.payloads.intake import Taken
 from service.rules.errors import MOST_PROBLEMS, BadInput, Conflict, Problem
 from service.rules.spec import Spec
 from service.rules.states import BatchState, JobState, Stage
-from service.rules.work import Advance, Assembled, Pause, Wait
+from service.rules.work import Advance, Assembled, Fail, Pause, Wait
 from service.store import engine, heartbeats, schema
 from service.store import jobs as looking
-from service.store.due import dispatch, outstanding
+from service.store.cancel import cancel
+from service.store.due import dispatch
 from service.store.engine import Database, is_contended, is_unavailable
 from service.store.models import Base, Batch, Job
 from service.store.schema import is_migrated, migrate
@@ -173,7 +174,6 @@ def test_what_is_due_is_sent_once(harness: Harness) -> None:
     ids = harness.split(1, 1, 1)
     assert sorted(_sent(harness)) == sorted(ids)
     assert _sent(harness) == []
-    assert outstanding(harness.db, Batch, UPLOADS, again=MINUTE) == 3
 
 
 def test_what_was_sent_comes_again_when_its_message_has_expired(harness: Harness) -> None:
@@ -183,7 +183,6 @@ def test_what_was_sent_comes_again_when_its_message_has_expired(harness: Harness
         "UPDATE haulier.batches SET dispatched_at = now() - interval '61 s' WHERE id = :id",
         id=ids[0],
     )
-    assert outstanding(harness.db, Batch, UPLOADS, again=MINUTE) == 1
     assert _sent(harness) == [ids[0]]
 
 
@@ -214,7 +213,6 @@ def test_what_is_leased_parked_or_not_due_is_not_sent(harness: Harness) -> None:
     harness.run("UPDATE haulier.batches SET parked_at = now() WHERE id = :id", id=parked)
     harness.apply(harness.claim(later, Stage.UPLOAD), Wait(MINUTE))
     assert _sent(harness) == [due]
-    assert outstanding(harness.db, Batch, UPLOADS, again=MINUTE) == 2
 
 
 def test_an_expired_lease_is_sent_again(harness: Harness) -> None:
@@ -237,7 +235,6 @@ def test_the_next_link_of_a_chain_is_not_sent_twice(harness: Harness) -> None:
     batch_id = harness.queued()
     harness.advance(batch_id, BatchState.UPLOADED)
     assert dispatch(harness.db, Batch, OPEN, limit=9, again=MINUTE) == []
-    assert outstanding(harness.db, Batch, OPEN, again=MINUTE) == 1
 
 
 def test_a_batch_sent_back_is_sent_at_once(harness: Harness) -> None:
@@ -262,6 +259,57 @@ def test_several_schedulers_send_every_row_once(harness: Harness) -> None:
     assert sorted([*sent, *_sent(harness)]) == sorted(ids)
 
 
+def test_producers_take_turns_before_their_jobs_are_cut(harness: Harness) -> None:
+    many = [harness.submitted(producer="many", priority=9) for _ in range(20)]
+    few = [harness.submitted(producer="few") for _ in range(2)]
+    late = harness.submitted(producer="late")
+
+    def sent(limit: int) -> list[UUID]:
+        return [due.id for due in dispatch(harness.db, Job, JOBS, limit=limit, again=MINUTE)]
+
+    first = sent(3)
+    assert {late} < set(first)
+    assert len({*few} & {*first}) == 1
+    # What is under way counts: whoever has had its turn comes after those that have not.
+    for job_id in first:
+        harness.claim_job(job_id, Stage.SPLIT)
+    second = sent(2)
+    assert len({*few} & {*second}) == 1
+    assert len({*many} & {*second}) == 1
+
+
+def test_what_is_still_to_be_read_leaves_slots_to_others(harness: Harness) -> None:
+    huge = [harness.submitted() for _ in range(10)]
+    harness.run("UPDATE haulier.jobs SET plan = NULL, input = 's3://b/a'")
+    known = [harness.submitted() for _ in range(3)]
+
+    def sent() -> set[UUID]:
+        found = dispatch(harness.db, Job, JOBS, limit=9, again=MINUTE, most_reads=2)
+        return {due.id for due in found}
+
+    first = sent()
+    assert (len(first & {*huge}), first & {*known}) == (2, {*known})
+    assert sent() == set()
+    being_read = next(iter(first & {*huge}))
+    harness.apply(harness.claim_job(being_read, Stage.SPLIT), Fail("no", rejected=True))
+    assert len(sent()) == 1
+
+
+def test_of_a_held_lane_and_a_paused_account_nothing_is_sent_but_what_ends(
+    harness: Harness,
+) -> None:
+    held, cancelled, open_ = harness.queued(), harness.queued(), harness.queued()
+    harness.run("UPDATE haulier.batches SET model = 'open' WHERE id = :id", id=open_)
+    harness.run(
+        "INSERT INTO haulier.lanes (account, endpoint, model, held_until)"
+        " SELECT account, endpoint, model, now() + interval '1 h' FROM haulier.batches"
+        " WHERE id = :id",
+        id=held,
+    )
+    cancel(harness.db, harness.batch(cancelled).job_id)
+    assert set(_sent(harness)) == {cancelled, open_}
+
+
 def test_a_job_is_sent_to_split_and_later_to_assemble_only(harness: Harness) -> None:
     def sent() -> list[tuple[Stage, UUID]]:
         found = dispatch(harness.db, Job, JOBS, limit=9, again=MINUTE)
@@ -276,7 +324,6 @@ def test_a_job_is_sent_to_split_and_later_to_assemble_only(harness: Harness) -> 
     assert sent() == [(Stage.ASSEMBLE, job_id)]
     harness.apply(harness.claim_job(job_id, Stage.ASSEMBLE), Assembled(()))
     assert sent() == []
-    assert outstanding(harness.db, Job, JOBS, again=MINUTE) == 1
 
 
 # --- looking ------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ from tests.pipeline import Pipeline, chat
 QUEUE = "haulier.transfer"
 LAPSED = text("UPDATE haulier.jobs SET dispatched_at = now() - interval '1 day'")
 SENT = text("SELECT count(*) FROM haulier.jobs WHERE dispatched_at > now() - interval '1 hour'")
-MOST = 24
-"""Two windows, of three messages for each of the four slots that are assumed without a worker."""
+MOST = 12
+"""Three messages for each of the four slots that are assumed without a worker."""
 
 
 def test_without_a_worker_a_queue_stays_short_however_often_rows_are_sent(
