@@ -4,6 +4,7 @@ import asyncio
 import functools
 import random
 import re
+from typing import Any
 from uuid import uuid4
 
 import msgspec
@@ -100,7 +101,9 @@ async def list_all(simulation: Simulation, call: Call) -> Response:
             batches.reverse()
         case "oldest":
             pass
-    jobs = [await _looked_at(simulation, batch) for batch in batches]
+    jobs: list[Any] = [await _looked_at(simulation, batch) for batch in batches]
+    if switches.odd_types and jobs:
+        jobs[:0] = [None, {"object": "alien", "id": 7}, "text"]
     return wire.answer(jobs or None)
 
 

@@ -189,7 +189,12 @@ def _fail(run: _Run, custom_id: str, code: str, message: str) -> None:
 def _output_line(
     run: _Run, custom_id: str, answer: answers.ChatCompletion | answers.Transcript
 ) -> bytes:
-    return _encoded_answer(run, custom_id, {"status_code": 200, "body": answer})
+    if not run.scenario.switches.odd_types:
+        return _encoded_answer(run, custom_id, {"status_code": 200, "body": answer})
+    body = msgspec.to_builtins(answer)
+    if "usage" in body:
+        body["usage"] = {name: str(tokens) for name, tokens in body["usage"].items()}
+    return _encoded_answer(run, custom_id, {"status_code": "200", "body": body})
 
 
 def _encoded_answer(run: _Run, custom_id: str, response: dict[str, Any]) -> bytes:

@@ -78,6 +78,8 @@ class Switches(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Whether output and error lines carry an `id`."""
     trailing_newline: bool = True
     """Whether the last line of an output or error file ends with one."""
+    odd_types: bool = False
+    """Numbers as text or the other way round, sizes that are null, alien entries in a list."""
     chunk_lines: int = 1000
     """Line numbers in validation messages count from 1 within chunks of so many lines."""
     max_requests: int = 50_000
@@ -100,7 +102,8 @@ class Fault(
     key: str | None = None
     """Only calls with this API key."""
     target: str | None = None
-    """Only calls whose file id, file name or batch id this regular expression finds."""
+    """Only calls whose file id, file name or batch id this regular expression finds; of creates,
+    also the model of the file's first line."""
 
     def __post_init__(self) -> None:
         """Refuse what could never fire."""

@@ -33,7 +33,7 @@ class FileObject(msgspec.Struct, kw_only=True, omit_defaults=True):
     object: str
     created_at: int
     filename: str
-    bytes: int
+    bytes: int | None
     purpose: str
     FileType: str
     LineCount: int
@@ -51,8 +51,8 @@ class Job(msgspec.Struct, kw_only=True, omit_defaults=True):
     file_size_bytes: int
     endpoint: str
     status: str
-    progress: float
-    created_at: str
+    progress: float | str
+    created_at: str | int
     job_deadline: str
     model_id: str | msgspec.UnsetType = UNSET
     output_file_id: str | msgspec.UnsetType = UNSET
@@ -90,7 +90,7 @@ def file_object(row: FileRow, switches: Switches) -> FileObject:
         object="file",
         created_at=int(row.created_at),
         filename=row.filename,
-        bytes=row.bytes,
+        bytes=None if switches.odd_types else row.bytes,
         purpose=row.purpose,
         FileType=row.file_type,
         LineCount=0,
@@ -109,8 +109,8 @@ def job(row: BatchRow, switches: Switches, *, now: float, files_ready: bool = Tr
         file_size_bytes=row.file_size_bytes,
         endpoint=row.endpoint,
         status=_shown_status(row, switches, now=now),
-        progress=_shown_progress(row, switches, now=now),
-        created_at=_rfc3339(row.created_at),
+        progress=_odd(_shown_progress(row, switches, now=now), switches),
+        created_at=int(row.created_at) if switches.odd_types else _rfc3339(row.created_at),
         job_deadline=_rfc3339(row.created_at + DEADLINE.total_seconds()),
         model_id=row.model_id or UNSET,
         output_file_id=(files_ready and row.output_file_id) or UNSET,
@@ -118,6 +118,10 @@ def job(row: BatchRow, switches: Switches, *, now: float, files_ready: bool = Tr
         error=row.error or UNSET,
         completed_at=UNSET if row.completed_at is None else _rfc3339(row.completed_at),
     )
+
+
+def _odd(number: float, switches: Switches) -> float | str:
+    return str(number) if switches.odd_types else number
 
 
 def share_done(row: BatchRow, *, now: float) -> float:

@@ -11,11 +11,18 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
 from service.store.engine import Database, create
 from service.store.models import SCHEMA
 
-_MIGRATION_LOCK = 0x6861756C696572  # "haulier"
+# As Alembic makes it.
+_VERSIONS = f"""
+CREATE SCHEMA IF NOT EXISTS {SCHEMA};
+CREATE TABLE IF NOT EXISTS {SCHEMA}.alembic_version (
+  version_num VARCHAR(32) NOT NULL, CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))
+"""
 
 
 def _config() -> Config:
@@ -36,20 +43,26 @@ def _migrating(url: str) -> Iterator[Connection]:
 
 def migrate(url: str) -> None:
     """Bring the database to the newest schema. Safe to run at once from several places."""
-    with _migrating(url) as connection:
-        connection.execute(text("SET lock_timeout = 0"))
-        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _MIGRATION_LOCK})
-        connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
+    with _migrating(url) as turn, turn.engine.connect() as connection:
+        _take_turn(turn)
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
         connection.commit()
-        try:
-            config = _config()
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
-            connection.commit()
-        finally:
-            connection.rollback()
-            connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _MIGRATION_LOCK})
-            connection.commit()
+
+
+def _take_turn(connection: Connection) -> None:
+    """Wait until nobody else migrates. The turn ends with the connection's transaction.
+
+    It is a lock on a table that only its owner may lock: anybody may take an advisory lock.
+    """
+    for attempt in Retrying(retry=retry_if_exception_type(DBAPIError), stop=stop_after_attempt(5)):
+        # Two that create the same at once: one of them is refused.
+        with attempt, connection.begin():
+            connection.execute(text(_VERSIONS))
+    for setting in ("lock_timeout", "idle_in_transaction_session_timeout"):
+        connection.execute(text(f"SET {setting} = 0"))
+    connection.execute(text(f"LOCK TABLE {SCHEMA}.alembic_version IN SHARE UPDATE EXCLUSIVE MODE"))
 
 
 def is_migrated(db: Database) -> bool:

@@ -89,6 +89,19 @@ def test_files_that_show_late_are_bought_once(running: Pipeline, simulator: Simu
     assert simulator.batches_created == 3
 
 
+def test_odd_types_in_every_answer_cost_nothing(running: Pipeline, simulator: Simulator) -> None:
+    simulator.switch(odd_types=True)
+    simulator.fault("create", "lost", after_commit=True)
+    simulator.line_rule("error", custom_id="r0003", message="Maximum four stop sequences allowed")
+
+    job = running.ended(running.submit(chat(*ids(8)), shard_requests=4))
+
+    assert_complete(running, job, ids(8))
+    assert (job.succeeded, job.failed) == (7, 1)
+    assert job.prompt_tokens > 0
+    assert simulator.batches_created == 2
+
+
 def test_models_are_batched_apart_and_come_back_together(
     running: Pipeline, simulator: Simulator
 ) -> None:

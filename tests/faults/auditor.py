@@ -275,7 +275,7 @@ def _is_answer(line: Row, custom_id: str) -> bool:
     response = line.get("response") or {}
     choices = (response.get("body") or {}).get("choices") or [{}]
     said = (choices[0].get("message") or {}).get("content")
-    return response.get("status_code") == 200 and said == f"echo: Say {custom_id}"
+    return str(response.get("status_code")) == "200" and said == f"echo: Say {custom_id}"
 
 
 # --- rows ---------------------------------------------------------------------------------------
@@ -291,7 +291,7 @@ def _check_counters(evidence: Evidence, findings: Findings) -> None:
         lines = evidence.results.get(job_id, [])
         dead = sum("error" in line for line in lines)
         tokens = sum(
-            line["response"]["body"]["usage"]["total_tokens"]
+            int(line["response"]["body"]["usage"]["total_tokens"])
             for line in lines
             if "error" not in line
         )

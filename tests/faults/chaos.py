@@ -69,6 +69,8 @@ def run(seconds: float, seed: int, *, pause: tuple[float, float] = PAUSE) -> Fin
             simulator_url=deployment.simulator.url,
             key=KEY,
         )
+        findings.figures["keys held by another transaction"] = ledger.held
+        findings.figures["messages that are none"] = ledger.poisoned
         findings.figures["seconds from the last fault until all jobs had ended"] = round(settled, 1)
         _check_logs(deployment.home / "logs", findings)
         for failure in producers.failures:

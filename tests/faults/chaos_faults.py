@@ -10,11 +10,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+import psycopg
 import redis
 
+from tests.eventually import eventually
 from tests.faults.chaos_deployment import LEASE, Deployment
 from tests.faults.chaos_ledger import Ledger
-from tests.faults.chaos_scenario import LIST_LAG
+from tests.faults.chaos_scenario import LATE_READS, LIST_LAG, MODELS
 from tests.faults.proxy import Proxy
 from tests.simulator import KEY
 
@@ -130,6 +132,29 @@ def _restart_postgres(deployment: Deployment, _: random.Random) -> Mend:
     return deployment.postgres.start
 
 
+def _read_only(deployment: Deployment, _: random.Random) -> Mend:
+    """Postgres takes no writes, as a standby does until it is promoted."""
+    if not _set_read_only(deployment, "on"):
+        return _nothing
+
+    def mend() -> None:
+        # It is asked again until it is so: Postgres may be restarting.
+        eventually(lambda: _set_read_only(deployment, "off"), 30)
+
+    return mend
+
+
+def _set_read_only(deployment: Deployment, value: str) -> bool:
+    try:
+        with psycopg.connect(deployment.database_url, autocommit=True) as connection:
+            connection.execute("SET default_transaction_read_only = off")
+            connection.execute(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
+            connection.execute("SELECT pg_reload_conf()")
+    except psycopg.Error:
+        return False
+    return True
+
+
 def _kill_simulator(deployment: Deployment, _: random.Random) -> Mend:
     with suppress(Exception):  # its log is only counted
         deployment.note_what_was_played()
@@ -196,6 +221,28 @@ def _null(deployment: Deployment, _: random.Random) -> Mend:
     return _switched(deployment, lambda: deployment.simulator.switch(job_null_on_create=True))
 
 
+def _late(deployment: Deployment, _: random.Random) -> Mend:
+    """Files show later than usual, some only after several looks."""
+    return _switched(
+        deployment, lambda: deployment.simulator.switch(terminal_reads_without_files=4)
+    )
+
+
+def _odd(deployment: Deployment, _: random.Random) -> Mend:
+    return _switched(deployment, lambda: deployment.simulator.switch(odd_types=True))
+
+
+def _refuse_model(deployment: Deployment, luck: random.Random) -> Mend:
+    """Creates of one model are refused a few times, as if the key might not use it, or as full."""
+    if not deployment.simulator.running:
+        return _nothing
+    status, words = luck.choice(((403, "you may not use this model"), (429, "queue is full")))
+    deployment.simulator.fault(
+        "create", "status", status=status, message=words, target=luck.choice(MODELS), times=3
+    )
+    return _nothing
+
+
 def _switched(deployment: Deployment, on: Mend) -> Mend:
     if not deployment.simulator.running:
         return _nothing
@@ -203,7 +250,12 @@ def _switched(deployment: Deployment, on: Mend) -> Mend:
 
     def off() -> None:
         if deployment.simulator.running:  # else its next start sets all of it
-            deployment.simulator.switch(job_null_on_create=False, list_lag_seconds=LIST_LAG)
+            deployment.simulator.switch(
+                job_null_on_create=False,
+                list_lag_seconds=LIST_LAG,
+                terminal_reads_without_files=LATE_READS,
+                odd_types=False,
+            )
             deployment.simulator.keys({})
 
     return off
@@ -223,6 +275,7 @@ FAULTS = (
     Fault("redis killed", 5, (0.5, 4), _kill_valkey),
     Fault("redis frozen", 3, (1, 7), _freeze_valkey),
     Fault("postgres restarted (immediate)", 6, (0, 2), _restart_postgres),
+    Fault("postgres read-only", 4, (0.5, LEASE + 2), _read_only),
     Fault("connections cut", 10, (0, 0), _cut),
     Fault("connections blackholed", 8, (0.5, LEASE + 3), _blackhole),
     Fault("connections refused", 6, (0.5, 4), _refuse),
@@ -230,6 +283,9 @@ FAULTS = (
     Fault("key refused", 3, (0.5, 4), _refuse_key),
     Fault("list lag beyond the grace", 4, (7, 12), _lag),
     Fault("create without a job", 4, (2, 6), _null),
+    Fault("files late", 4, (3, 8), _late),
+    Fault("odd types", 5, (3, 8), _odd),
+    Fault("model refused", 5, (0, 0), _refuse_model),
 )
 
 EXCLUSIVE = {
@@ -237,10 +293,13 @@ EXCLUSIVE = {
     "redis frozen": "redis",
     "redis flushed": "redis",
     "postgres restarted (immediate)": "postgres",
+    "postgres read-only": "postgres",
     "simulator killed": "simulator",
     "key refused": "switches",
     "list lag beyond the grace": "switches",
     "create without a job": "switches",
+    "files late": "switches",
+    "odd types": "switches",
     "connections blackholed": "proxies",
     "connections refused": "proxies",
 }

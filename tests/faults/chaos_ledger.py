@@ -46,6 +46,10 @@ class Ledger:
     repeats: int = 0
     cancels: int = 0
     retries: int = 0
+    held: int = 0
+    """Idempotency keys that another transaction held for a while."""
+    poisoned: int = 0
+    """Messages that are none."""
     _lock: Lock = field(default_factory=Lock)
 
     def ask(self, asked: Asked) -> None:

@@ -10,6 +10,7 @@ from uuid import UUID
 import httpx
 import msgspec
 import psycopg
+import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
 
@@ -35,6 +36,7 @@ class Producers:
         self, api_url: str, redis_url: str, database_url: str, ledger: Ledger, seed: int
     ) -> None:
         self._api_url = api_url
+        self._redis_url = redis_url
         self._database_url = database_url
         self._ledger = ledger
         self._seed = seed
@@ -126,7 +128,13 @@ class Producers:
             return
         task_id = str(UUID(int=luck.getrandbits(128), version=4))
         spec = _spec(luck, task_id)
+        if luck.random() < 0.15:
+            self._poison(luck)
+        if luck.random() < 0.15:
+            spec["idempotency_key"] = task_id
         self._ledger.ask(Asked("queue", task_id, _names(spec)))
+        if "idempotency_key" in spec:
+            self._hold(spec)
         for _ in range(1 + (luck.random() < 0.2)):
             while not self._stop.is_set():
                 try:
@@ -141,6 +149,32 @@ class Producers:
                     # It may have arrived or not: the same again, under the same id.
                     self._ledger.repeats += 1
                     self._stop.wait(0.3)
+
+    def _poison(self, luck: random.Random) -> None:
+        """Whoever can write to the broker can write anything."""
+        raw = luck.choice(
+            (b"", b"{", b"[]", b'{"headers": 7}', b"\xff", b'{"body": null}', b"[" * 9999)
+        )
+        with suppress(redis.RedisError), redis.Redis.from_url(self._redis_url) as broker:
+            broker.lpush("haulier.submit", raw)
+            self._ledger.poisoned += 1
+
+    def _hold(self, spec: dict[str, Any]) -> None:
+        """Another transaction holds the key of what is about to come, for a while."""
+
+        def hold() -> None:
+            with (
+                suppress(psycopg.Error),
+                psycopg.connect(self._database_url, connect_timeout=3) as connection,
+            ):
+                named = msgspec.json.encode(spec).decode()
+                connection.execute("SELECT haulier.enqueue(%s::jsonb)", [named])
+                self._ledger.held += 1
+                self._stop.wait(2.0)
+                connection.rollback()
+
+        threading.Thread(target=hold, daemon=True).start()
+        self._stop.wait(0.1)
 
     # --- operating ------------------------------------------------------------------------------
 

@@ -63,10 +63,14 @@ LIST_LAG = 0.4
 """Seconds; less than the grace, as everywhere but in the fault `list lag`."""
 
 
+LATE_READS = 1
+"""How many reads of an ended batch show no files, as everywhere but in the fault `files late`."""
+
+
 def bad_day(seed: int) -> dict[str, Any]:
     """Everything goes wrong now and then."""
     faults = [{"times": None, "seed": seed + number, **call} for number, call in enumerate(CALLS)]
-    switches = {"list_lag_seconds": LIST_LAG, "terminal_reads_without_files": 1}
+    switches = {"list_lag_seconds": LIST_LAG, "terminal_reads_without_files": LATE_READS}
     return {"switches": switches, "faults": faults, "lines": _lines(), "batches": BATCHES}
 
 

@@ -20,6 +20,7 @@ from psycopg.types.json import Jsonb
 from config.settings import Settings
 from service import stages
 from service.payloads.blobs import Blobs
+from service.rules.admission import Capacity
 from service.rules.states import JobState, Stage
 from service.rules.work import Fail, JobClaim, Split
 from service.store import engine, schema
@@ -27,7 +28,7 @@ from service.store.permissions import permissions_for
 from service.store.producers import add_credential, add_producer
 from tests.api import Api, jsonl, problem
 from tests.eventually import eventually
-from tests.factories import CHAT, FakeLease, Harness, chat_line, chat_request
+from tests.factories import CHAT, FakeLease, Harness, admit, chat_line, chat_request
 from tests.pipeline import Pipeline, chat
 from tests.servers import Databases
 
@@ -176,6 +177,23 @@ def test_submissions_of_a_held_key_wait_beside_all_others(
     # Of two contents under one key, one wins.
     assert {answer.status_code for answer in answers} == {200, 201, 409}
     assert len({answer.json()["id"] for answer in answers if answer.status_code != 409}) == 1
+
+
+def test_no_lock_that_a_role_may_take_holds_up_admission_or_migrations(
+    harness: Harness, billing: Role
+) -> None:
+    waiting = harness.waiting(1)
+    with billing.connect() as connection:
+        # All numbers that Haulier ever used, and its name.
+        for number in (0x6861756C696572, *range(100)):
+            connection.execute("SELECT pg_advisory_lock(%s)", [number])
+        admitted = admit(harness.db, limit=9, capacity=Capacity(batches=None, tokens=10**9))
+        assert [due.id for due in admitted] == waiting
+        url = harness.db.kw["bind"].url.set(drivername="postgresql")
+        schema.migrate(url.render_as_string(hide_password=False))
+        for table in ("alembic_version", "chores"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege), connection.transaction():
+                connection.execute(f"LOCK TABLE haulier.{table} IN ACCESS SHARE MODE")
 
 
 def test_a_rollback_leaves_nothing(harness: Harness, billing: Role) -> None:

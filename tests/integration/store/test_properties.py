@@ -37,8 +37,10 @@ from service.rules.work import (
     Changes,
     Claim,
     DeadLetter,
+    Ending,
     Fail,
     FinalLines,
+    Hold,
     JobClaim,
     Outcome,
     Park,
@@ -58,6 +60,7 @@ from service.store.claim import claim_batches, claim_job, extend
 from service.store.due import Due, dispatch
 from service.store.engine import Database
 from service.store.models import Batch, Job
+from service.store.parked import abandon, unpark
 from service.store.revive import Revival, dead_letters_by_batch, revive
 from tests.factories import (
     LEASE,
@@ -74,7 +77,7 @@ ACTS = (
     *["deliver_everything"] * 4,
     *["die"] * 2,
     *("tick", "deliver", "deliver", "deliver_what_nobody_sent"),
-    *("keep", "cancel", "retry", "retry"),
+    *("keep", "cancel", "retry", "retry", "give_up"),
 )
 """What may happen next, and how likely that is."""
 EXAMPLES = int(os.environ.get("PROPERTY_EXAMPLES", "40"))
@@ -108,6 +111,7 @@ OUR_CLOCKS = {
     "jobs": ("not_before", "leased_until", "dispatched_at"),
     "batches": ("not_before", "ready_at", "leased_until", "dispatched_at", "create_deadline"),
     "accounts": ("paused_until",),
+    "lanes": ("held_until",),
 }
 
 
@@ -263,6 +267,24 @@ class Store(RuleBasedStateMachine):
         else:
             assert not over
 
+    def give_up(self, luck: Random) -> None:
+        """An operator has had enough of what is parked, or lets it go on."""
+        job_id = luck.choice(self.jobs)
+        parked = self.ids(
+            "SELECT id FROM haulier.batches WHERE job_id = :id AND parked_at IS NOT NULL"
+            " AND finished_at IS NULL",
+            id=job_id,
+        )
+        if luck.random() < 0.3:
+            unpark(self.db, job_id)
+            return
+        try:
+            given_up = abandon(self.db, job_id, again=luck.random() < 0.5)
+        except Conflict:
+            assert parked == []
+        else:
+            assert given_up == len(parked) > 0
+
     def retry(self, luck: Random) -> None:
         """An operator retries a job; more often than not, one that has come to its end."""
         job_id = luck.choice(self.jobs)
@@ -402,7 +424,7 @@ class Store(RuleBasedStateMachine):
                 assert claim.input_file_id is not None
                 # Whoever is told of no earlier intent sends a create without a search.
                 assert claim.input_file_id not in self.maybe_sent
-                if not claim.cancel_requested:
+                if not claim.cancel_requested and claim.ending is None:
                     self.maybe_sent.add(claim.input_file_id)
         return claims
 
@@ -419,7 +441,10 @@ class Store(RuleBasedStateMachine):
         if (
             isinstance(claim, BatchClaim)
             and claim.create_deadline is None
-            and (isinstance(outcome, Pause) or (isinstance(outcome, Retry) and outcome.not_sent))
+            and (
+                isinstance(outcome, Pause | Hold)
+                or (isinstance(outcome, Retry) and outcome.not_sent)
+            )
         ):
             self.maybe_sent.discard(claim.input_file_id or "")
 
@@ -429,7 +454,11 @@ class Store(RuleBasedStateMachine):
 
     def hoped(self, claim: Claim, luck: Random) -> Outcome:
         """No setback, but Together has not served every request."""
-        if isinstance(claim, BatchClaim) and claim.state is BatchState.ENDED:
+        if (
+            isinstance(claim, BatchClaim)
+            and claim.state is BatchState.ENDED
+            and claim.ending not in {Ending.DEAD, Ending.AGAIN}
+        ):
             return self.settlement(claim, luck)
         return self.success(claim)
 
@@ -447,7 +476,13 @@ class Store(RuleBasedStateMachine):
             if claim.state is JobState.ACCEPTED:
                 transient.append(Fail("no"))
             return transient
-        transient.append(Wait(SECOND))
+        transient += [
+            Wait(SECOND),
+            Hold("queue full", SECOND),
+            Retry("403 for this batch", SECOND, not_sent=True, refused=True)
+            if claim.create_deadline is None
+            else Retry("404", SECOND, not_there=True),
+        ]
         if claim.state is BatchState.QUEUED or (
             claim.state is BatchState.UPLOADED and claim.create_deadline is None
         ):
@@ -462,9 +497,11 @@ class Store(RuleBasedStateMachine):
         return transient
 
     def success(self, claim: Claim) -> Outcome:
-        """What a stage says when nothing goes wrong."""
+        """What a stage says when nothing goes wrong, or what ends the batch without it."""
         if isinstance(claim, JobClaim):
             return Assembled(()) if claim.shards is None else Split(_shards(claim))
+        if claim.ending in {Ending.DEAD, Ending.AGAIN}:
+            return self.given_up(claim)
         match claim.state:
             case BatchState.QUEUED:
                 changes = Changes(input_file_id=self.named("file"))
@@ -476,6 +513,15 @@ class Store(RuleBasedStateMachine):
                 return Advance(BatchState.ENDED, Changes(provider_status="COMPLETED"))
             case _:
                 return self.settled(claim, self.carried[claim.manifest_blob], (), ())
+
+    def given_up(self, claim: BatchClaim) -> Outcome:
+        """All requests die, or go into a new batch, as an operator has decided."""
+        to = BatchState.SETTLED if claim.provider_batch_id is not None else BatchState.FAILED
+        ordinals = self.carried[claim.manifest_blob]
+        again = claim.ending is Ending.AGAIN
+        settle = self.settled(claim, (), () if again else ordinals, [ordinals] if again else [])
+        assert isinstance(settle, Settle)
+        return Settle(to, settle.settlement, given_up=True)
 
     def settlement(self, claim: BatchClaim, luck: Random) -> Outcome:
         """Each request succeeds, dies, or goes on in one of two retry batches."""
