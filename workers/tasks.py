@@ -4,6 +4,7 @@ A task raises Ignore to end its chain. The row says when the stage is due again.
 """
 
 import gc
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -49,14 +50,22 @@ def runner() -> Runner:
 @worker_init.connect
 def _prepare(**_: Any) -> None:
     """Load what all children need, before the worker forks them."""
+    _worker.add(os.getpid())
     trust()
     # Objects that exist now stay. A frozen object costs no child's collector any time.
     gc.freeze()
 
 
+_worker: set[int] = set()
+"""The pid of the worker, as its children find it."""
+
+
 @worker_process_init.connect
 def _fresh(**_: Any) -> None:
     runner.cache_clear()
+    # From here on the kernel ends a child when its worker dies. Perhaps it had died by then.
+    if _worker.isdisjoint({os.getpid(), os.getppid()}):
+        os._exit(1)
 
 
 @task_prerun.connect
