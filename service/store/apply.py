@@ -100,9 +100,11 @@ def _pause(
     if isinstance(row, Job):
         # Batches wait for their account by themselves, jobs would be due at once.
         row.not_before = paused_until
-    elif probing and outcome.spending:
-        # Perhaps only this batch costs too much: the next probe is another one.
-        row.not_before = paused_until + probe
+    elif outcome.spending:
+        # Perhaps only this batch costs too much. So the next probe is another one, and the more
+        # often others found credit in between, the more seldom this one asks.
+        own = backoff(max(row.held, 1), probe, 1.0, longest=LONGEST_HOLD)
+        row.not_before = paused_until + own
 
 
 def _hold(session: Session, batch: Batch, outcome: Hold, retry_base: timedelta) -> None:

@@ -112,15 +112,27 @@ def test_refusals_are_counted_apart_and_forgotten_once_it_goes_on(harness: Harne
     assert harness.batch(batch_id).refusals == 0
 
 
-def test_a_probe_that_costs_too_much_lets_another_one_try(harness: Harness) -> None:
+def test_a_batch_that_costs_too_much_lets_others_probe_and_asks_less_and_less(
+    harness: Harness,
+) -> None:
     dear, cheap = harness.uploaded(priority=9), harness.uploaded()
     spent = Pause("402", blocked=True, spending=True)
-    harness.apply(harness.claim(dear, Stage.CREATE), spent)
-    harness.run("UPDATE haulier.accounts SET paused_until = now()")
-    harness.apply(harness.claim(dear, Stage.CREATE), spent)
-    harness.run("UPDATE haulier.accounts SET paused_until = now()")
-    (probe,) = claim_batches(harness.db, [dear, cheap], Stage.CREATE, LEASE)
-    assert probe.id == cheap
+    pauses = []
+    for _ in range(4):
+        harness.due_now(dear)
+        harness.apply(harness.claim(dear, Stage.CREATE), spent)
+        harness.run("UPDATE haulier.accounts SET paused_until = now()")
+        # Its turn comes after that of the others, which show that there is credit.
+        (probe,) = claim_batches(harness.db, [dear, cheap], Stage.CREATE, LEASE)
+        assert (probe.id, probe.account_blocked) == (cheap, True)
+        harness.apply(probe, Advance(BatchState.CREATED, Changes(provider_batch_id=f"{cheap}")))
+        (account,) = accounts(harness.db)
+        assert account.blocked_since is None
+        due_in = "SELECT extract(epoch FROM not_before - now()) FROM haulier.batches WHERE id = :i"
+        pauses.append(float(harness.rows(due_in, i=dear)[0]))
+        cheap = harness.uploaded()
+    assert pauses == sorted(pauses)
+    assert pauses[-1] > 2 * pauses[0]
 
 
 # --- cancelled ----------------------------------------------------------------------------------

@@ -434,6 +434,7 @@ def test_used_up_credit_stops_what_costs_and_nothing_else(harness: Harness) -> N
 
     harness.run("UPDATE haulier.accounts SET paused_until = now()")
     learned = Changes(provider_batch_id="b")
+    harness.due_now(waiting)
     harness.apply(harness.claim(waiting, Stage.CREATE), Advance(BatchState.CREATED, learned))
     account = harness.account()
     assert account is not None
