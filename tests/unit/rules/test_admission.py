@@ -1,8 +1,13 @@
 """Who is let in next: priority, fairness, and that nothing waits for ever."""
 
+from copy import deepcopy
 from datetime import timedelta
-from itertools import count
+from itertools import count, product
 from uuid import UUID
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from service.rules.admission import OLDEST, Capacity, Load, Scene, Waiting, choose
 from tests.factories import CHAT, NOW
@@ -96,3 +101,90 @@ def test_no_small_batch_slips_past_a_large_one_whose_turn_it_is() -> None:
     turn = OLDEST - 1
     assert let_in([large, *small], 9, capacity, batches=5, tokens=50, admitted=turn) == []
     assert let_in([large, *small], 9, capacity, batches=1, tokens=10, admitted=turn)[0] is large
+
+
+def plainly(found: list[Waiting], scene: Scene, capacity: Capacity, limit: int) -> list[Waiting]:
+    """The rule as it is told, without any thought of how long it takes."""
+    scene = deepcopy(scene)
+    left, chosen = list(found), list[Waiting]()
+    while len(chosen) < limit:
+        groups: dict[object, Waiting] = {}
+        for batch in sorted(left, key=lambda b: b.since):
+            groups.setdefault((batch.lane, batch.priority, batch.producer), batch)
+        fit = []
+        for head in groups.values():
+            load = scene.lanes[head.lane]
+            of_lane = [other for other in groups.values() if other.lane == head.lane]
+            oldest = min(of_lane, key=lambda b: b.since)
+            may = head is oldest or load.admitted % OLDEST != OLDEST - 1
+            if may and load.lacks(capacity, head.tokens) is None:
+                fit.append(head)
+        if not fit:
+            break
+        admitted = sum(load.admitted for load in scene.lanes.values())
+        if admitted % OLDEST == OLDEST - 1:
+            best = min(fit, key=lambda b: b.since)
+        else:
+            best = min(fit, key=lambda b: (-b.priority, scene.producers[b.producer], b.since))
+        left.remove(best)
+        scene.add(best)
+        chosen.append(best)
+    return chosen
+
+
+@settings(deadline=None, max_examples=200)
+@given(data=st.data())
+def test_the_quick_choice_is_the_plain_one(data: st.DataObject) -> None:
+    names = st.sampled_from("abc")
+    ages = data.draw(st.lists(st.integers(0, 10_000), unique=True, max_size=40))
+    found = [
+        waiting(
+            data.draw(names),
+            age=age,
+            priority=data.draw(st.integers(0, 2)),
+            model=data.draw(names),
+            tokens=data.draw(st.integers(1, 50)),
+        )
+        for age in ages
+    ]
+    scene = Scene()
+    for model in "abc":
+        scene.lanes["default", CHAT, model] = Load(
+            batches=data.draw(st.integers(0, 3)),
+            tokens=data.draw(st.integers(0, 60)),
+            admitted=data.draw(st.integers(0, 16)),
+        )
+    for producer in "abc":
+        scene.producers[producer] = data.draw(st.integers(0, 40))
+    capacity = Capacity(
+        batches=data.draw(st.none() | st.integers(1, 9)), tokens=data.draw(st.integers(20, 300))
+    )
+    limit = data.draw(st.integers(0, 40))
+    expected = plainly(found, scene, capacity, limit)
+    assert choose(found, scene, capacity, limit) == expected
+
+
+@pytest.mark.parametrize(
+    ("lanes", "producers", "priorities"),
+    [(1, 500, 10), (1, 5_000, 1), (5_000, 1, 1), (50, 10, 10), (10, 500, 1)],
+)
+def test_choosing_does_not_look_at_every_group_for_every_place(
+    monkeypatch: pytest.MonkeyPatch, lanes: int, producers: int, priorities: int
+) -> None:
+    looks = 0
+    lacks = Load.lacks
+
+    def counted(load: Load, capacity: Capacity, tokens: int) -> str | None:
+        nonlocal looks
+        looks += 1
+        return lacks(load, capacity, tokens)
+
+    monkeypatch.setattr(Load, "lacks", counted)
+    found = [
+        waiting(f"p{producer}", age=number, priority=priority, model=f"m{lane}")
+        for number, (lane, producer, priority) in enumerate(
+            product(range(lanes), range(producers), range(priorities))
+        )
+    ]
+    assert (len(found), len(choose(found, Scene(), WIDE, 600))) == (5_000, 600)
+    assert looks < 20 * len(found)  # not 600 times
