@@ -15,6 +15,8 @@ FEW = 0.01
 """The share of a batch's requests below which missing lines are few."""
 SOON = 20
 """Two equal looks settle what is clear if they lie at least this part of the patience apart."""
+LOOKS = 4
+"""So many equal looks in a row settle what is not clear, after all of the patience."""
 POLLS = 4
 """The same for a batch that Together gave back unfinished, in polls: missing lines are normal."""
 
@@ -60,14 +62,16 @@ def look_again(batch: BatchClaim, look: Look, patience: timedelta, poll: timedel
     if not look.missing or look.status == "FAILED":
         return None
     since = batch.unsettled_since or batch.now
-    equal = look.digest == batch.look
+    count, _, digest = (batch.look or "0 ").partition(" ")
+    equal = look.digest == digest
+    looks = int(count) + 1 if equal else 1
     equal_since = batch.look_since if equal and batch.look_since else batch.now
     waited, equal_for = batch.now - since, batch.now - equal_since
     soon = patience / SOON
     if look.status != "COMPLETED":
         soon = min(soon, poll * POLLS)
     clear = look.is_clear or look.status != "COMPLETED"
-    if equal and equal_for >= soon and (clear or waited >= patience):
+    if equal and equal_for >= soon and (clear or (waited >= patience and looks >= LOOKS)):
         return None
     # Longer and longer, but not past the moment at which this look could be believed.
     until = soon - equal_for if clear else max(patience - waited, soon - equal_for)
@@ -76,7 +80,8 @@ def look_again(batch: BatchClaim, look: Look, patience: timedelta, poll: timedel
         f"Together shows the batch as {look.status} without a line for"
         f" {len(look.missing):,} of {look.requests:,} requests; looking again"
     )
-    changes = Changes(unsettled_since=since, look=look.digest, look_since=equal_since)
+    seen = f"{looks} {look.digest}"
+    changes = Changes(unsettled_since=since, look=seen, look_since=equal_since)
     return Wait(pause, changes, reason)
 
 

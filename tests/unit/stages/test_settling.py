@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.rules.work import BatchClaim, Wait
-from service.stages.settling import Look, illegible, look_again
+from service.stages.settling import LOOKS, Look, illegible, look_again
 from tests.factories import NOW, batch_claim
 
 PATIENCE = timedelta(hours=1)
@@ -82,6 +82,16 @@ def test_much_that_is_missing_is_looked_for_longer_and_longer(look: Look) -> Non
     pauses = [after - before for before, after in pairwise(times)]
     assert pauses[:-1] == sorted(pauses[:-1])
     assert len(times) < 12
+
+
+def test_two_looks_far_apart_do_not_settle_what_is_not_clear() -> None:
+    """As where a worker or Together was away for all of the patience."""
+    claim, look = batch_claim(now=NOW), seen(500)
+    for _ in range(LOOKS - 1):
+        outcome = look_again(claim, look, PATIENCE, POLL)
+        assert outcome is not None
+        claim = replace(_later(claim, outcome), now=claim.now + PATIENCE)
+    assert look_again(claim, look, PATIENCE, POLL) is None
 
 
 def test_what_comes_at_last_is_believed_when_it_comes() -> None:
