@@ -22,7 +22,6 @@ from service.store import engine, heartbeats, leftovers
 from service.store.admit import Admission
 from service.store.chores import begin
 from service.store.due import Due, dispatch
-from service.store.leftovers import spent_files
 from service.store.ticks import UP_TO, Bucket, add_ticks
 from service.upkeep.sweep import DAY
 from workers.app import CONTROL, TRANSFER
@@ -140,8 +139,8 @@ class Scheduler:
                 yield message("discard", account, queue=queue)
         if begin(self._db, "sweep_blobs", every=DAY):
             yield message("sweep_blobs", queue=TRANSFER)
-        for account, file_ids in spent_files(self._db).items():
-            yield message("sweep", account, file_ids, queue=CONTROL)
+        for account in leftovers.accounts_with_spent_files(self._db):
+            yield message("sweep", account, queue=CONTROL)
 
     def _take(self, window: Window, messages: int, slots: int) -> list[Due]:
         """Stamp and return due rows, as many as fit into so many messages."""

@@ -22,7 +22,7 @@ from service import stages
 from service.rules.errors import AccountBlocked, HandedBack, HaulierError
 from service.rules.states import Stage
 from service.runner.runner import Runner
-from service.store import chores
+from service.store import chores, leftovers
 from service.store.engine import is_unavailable
 from service.together.transport import trust
 from service.upkeep import retention
@@ -158,11 +158,17 @@ def _start(stage: Stage | None, batch_id: UUID) -> None:
 
 
 @app.task(name="haulier.sweep")
-def cancel_late_batches(account: str, spent_file_ids: list[str]) -> None:
-    """Cancel batches that Together created late, after Haulier had given up that create."""
-    with structlog.contextvars.bound_contextvars(account=account):
+def cancel_late_batches(account: str) -> None:
+    """Cancel batches that Together created late, after Haulier had given up that create.
+
+    Which files these are says Postgres: whoever can write to the broker could send a message.
+    """
+    with structlog.contextvars.bound_contextvars(account=account), _patient():
+        spent = leftovers.spent_files(runner().db, account)
+        if not spent:
+            return
         try:
-            stages.cancel_duplicates(runner().together(account), spent_file_ids)
+            stages.cancel_duplicates(runner().together(account), spent)
         except HaulierError as error:
             # The next message of this kind tries again.
             log.warning("sweep_failed", reason=str(error))
@@ -196,8 +202,10 @@ def discard(account: str | None) -> None:
 
 @app.task(name="haulier.sweep_blobs")
 def sweep_blobs() -> None:
-    """Delete old blobs that no row names."""
+    """Delete old blobs that no row names, if it is time for that."""
     with _patient():
+        if not chores.was_asked(runner().db, "sweep_blobs"):
+            return
         try:
             sweep(runner().db, runner().blobs, stopping=stopping)
         except HandedBack:

@@ -29,7 +29,20 @@ def begin(db: Database, name: str, *, every: timedelta) -> bool:
         chore.seen_at = now
         if is_time or unattended:
             chore.begun_at = now
+        if is_time and not unattended:
+            chore.asked_at = now
         return is_time and not unattended
+
+
+def was_asked(db: Database, name: str) -> bool:
+    """Whether `begin` has said that it is time, since this was asked last.
+
+    A message alone is no reason to do a chore: whoever can write to the broker could send it.
+    """
+    asked = update(Chore).where(Chore.name == name, Chore.asked_at.is_not(None))
+    with db.begin() as session:
+        found = session.execute(asked.values(asked_at=None).returning(Chore.name))
+        return found.first() is not None
 
 
 def give_back(db: Database, name: str, *, every: timedelta) -> None:

@@ -1,7 +1,6 @@
 """Blobs and files that pruned jobs left behind, until they are deleted."""
 
 import random
-from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -102,16 +101,22 @@ WATCHED = timedelta(days=3)
 and support asks to wait for three (TOGETHER_API)."""
 
 
-def spent_files(db: Database) -> dict[str, list[str]]:
-    """Return the files that were given up lately, by account: no batch may run under them."""
+_SPENT = (
+    text("batches.spent_file_ids <> '[]'"),
+    or_(Batch.finished_at.is_(None), Batch.finished_at > func.now() - WATCHED),
+)
+
+
+def accounts_with_spent_files(db: Database) -> list[str]:
+    """Return the accounts of which files were given up lately."""
     with db.begin() as session:
-        rows = session.execute(
-            select(Batch.account, Batch.spent_file_ids).where(
-                text("batches.spent_file_ids <> '[]'"),
-                or_(Batch.finished_at.is_(None), Batch.finished_at > func.now() - WATCHED),
-            )
-        ).all()
-    files: defaultdict[str, list[str]] = defaultdict(list)
-    for account, ids in rows:
-        files[account].extend(ids)
-    return dict(files)
+        return sorted(session.scalars(select(Batch.account).where(*_SPENT).distinct()))
+
+
+def spent_files(db: Database, account: str) -> set[str]:
+    """Return the files of an account that were given up lately: no batch may run under them."""
+    with db.begin() as session:
+        rows = session.scalars(
+            select(Batch.spent_file_ids).where(Batch.account == account, *_SPENT)
+        )
+        return {file_id for ids in rows for file_id in ids}

@@ -57,6 +57,8 @@ class Chore(Base):
 
     name: Mapped[str] = mapped_column(primary_key=True)
     begun_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    asked_at: Mapped[datetime | None]
+    """Set while it is to be done and nobody has begun."""
     seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
     """When a process last asked whether it is time."""
 
