@@ -52,12 +52,23 @@ Seconds = Annotated[timedelta, BeforeValidator(_seconds), Field(gt=timedelta(0))
 TOGETHER = "https://api.together.ai"
 
 
+def _printable(secret: SecretStr) -> SecretStr:
+    """Strip a secret, and refuse what cannot stand in a header: an error would quote it."""
+    value = secret.get_secret_value().strip()
+    if not re.fullmatch(r"[\x21-\x7e]*", value):
+        raise ValueError("has a space, a line end or a character beyond ASCII in it")
+    return SecretStr(value)
+
+
+Secret = Annotated[SecretStr, AfterValidator(_printable)]
+
+
 class Account(BaseModel):
     """A named Together API key and base URL."""
 
     model_config = {"frozen": True, "extra": "forbid"}
 
-    api_key: SecretStr
+    api_key: Secret
     base_url: BaseUrl = TOGETHER
 
 
@@ -131,18 +142,18 @@ class Settings(BaseSettings):
     )
     """The URL of the broker, Redis or Valkey: `redis://…` or `rediss://…`. The API does not need
     it."""
-    together_api_key: SecretStr | None = Field(default=None, validation_alias="TOGETHER_API_KEY")
+    together_api_key: Secret | None = Field(default=None, validation_alias="TOGETHER_API_KEY")
     """The API key of the account `default`."""
     together_base_url: BaseUrl = Field(default=TOGETHER, validation_alias="TOGETHER_BASE_URL")
     """The host that the account `default` calls."""
 
     accounts: dict[str, Account] = {}
     """More accounts by name, as JSON: `{"research": {"api_key": "…"}}`."""
-    admin_token: SecretStr | None = None
+    admin_token: Secret | None = None
     """A bearer token that may use the whole API. The API does not start without it."""
     url: BaseUrl | None = None
     """The URL of the API, for the command line."""
-    token: SecretStr | None = None
+    token: Secret | None = None
     """The bearer token that the command line sends to the API."""
     home: Path = Path(".haulier")
     """The directory for the data of `haulier up`, and for blobs unless `HAULIER_BLOB_URL` is

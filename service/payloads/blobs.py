@@ -92,6 +92,8 @@ class Blobs:
         self._target: ObjectStore
         if parts.scheme == "file":
             self._root = Path(unquote(parts.path))
+            if create:
+                _private_folder(self._root)
             self._store = LocalStore(self._root, mkdir=create)
             self._target = self._store
         else:
@@ -112,7 +114,11 @@ class Blobs:
 
     def put(self, name: str, data: bytes) -> None:
         """Write a small blob in one piece."""
-        obstore.put(self._target, name, data, use_multipart=False)
+        if self._root is not None:
+            with _whole(self._root / name) as local:
+                local.write(data)
+        else:
+            obstore.put(self._target, name, data, use_multipart=False)
         self._sync(name)
 
     def get(self, name: str) -> bytes:
@@ -308,14 +314,26 @@ def _cut(name: str, end: int) -> Broken:
 @contextmanager
 def _whole(path: Path) -> Iterator[BinaryIO]:
     """Open a file that gets its name only when it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _private_folder(path.parent)
     part = path.with_name(f"{path.name}#{uuid4()}")
     try:
-        with part.open("xb") as file:
+        with open(part, "xb", opener=_private) as file:
             yield file
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _private(path: str, flags: int) -> int:
+    """Open a file that only its owner may read: prompts and answers are in it."""
+    return os.open(path, flags, 0o600)
+
+
+def _private_folder(folder: Path) -> None:
+    """Create a folder and those above it, for their owner alone."""
+    if not folder.is_dir():
+        _private_folder(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def _read(path: Path, offset: int, length: int | None, block: int) -> Iterator[bytes]:

@@ -4,10 +4,13 @@ The `input` of a job that was made from an uploaded file names the blob of that 
 name one: `may_read` does not allow the scheme.
 """
 
+import errno
+import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from service.payloads.blobs import Blobs
+from service.payloads.blobs import BLOCK, Blobs
 from service.rules.errors import HaulierError
 from service.rules.spec import may_read, place
 
@@ -47,21 +50,42 @@ def open_input(url: str, roots: tuple[str, ...]) -> Iterator[bytes]:
     if target is None or not may_read(url, roots):
         raise InputUnreadable(f"input {url!r} does not lie under one of the allowed input roots")
     scheme, bucket, path = target
-    if scheme == "file":
-        real = Path(path).resolve()
+    try:
+        if scheme == "file":
+            yield from _local(url, path, roots)
+        else:
+            yield from Blobs(f"s3://{bucket}", create=False).stream(path.lstrip("/"))
+    except OSError as error:
+        final = isinstance(error, FileNotFoundError | PermissionError) or error.errno in _FINAL
+        if not final:
+            raise  # it may be transient
+        words = f"input {url!r} is not a file that can be read: {error.strerror or error}"
+        raise InputUnreadable(words) from None
+
+
+# What is wrong with the path itself; ENXIO is a socket.
+_FINAL = {errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ENXIO}
+
+
+def _local(url: str, path: str, roots: tuple[str, ...]) -> Iterator[bytes]:
+    """Yield a local file. It is opened first, and then what was opened is checked.
+
+    Whoever owns a link on the way could point it elsewhere between a check and an opening.
+    """
+    # Without waiting: a pipe has no end until somebody writes to it.
+    opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        real = Path(f"/proc/self/fd/{opened}").readlink()  # Linux tells what is open
         real_roots = tuple(
             Path(root[2]).resolve().as_uri()
             for root in map(place, roots)
             if root is not None and root[0] == "file"
         )
-        if not may_read(real.as_uri(), real_roots):
+        if not (real.is_absolute() and may_read(real.as_uri(), real_roots)):
             raise InputUnreadable(f"input {url!r} leads out of the allowed input roots")
-        folder, name = real.parent.as_uri(), real.name
-        if not real.is_file():
+        if not stat.S_ISREG(os.fstat(opened).st_mode):
             raise InputUnreadable(f"input {url!r} is not a file that can be read")
-    else:
-        folder, name = f"s3://{bucket}", path.lstrip("/")
-    try:
-        yield from Blobs(folder, create=False).stream(name)
-    except (FileNotFoundError, PermissionError) as error:  # other errors may be transient
-        raise InputUnreadable(f"input {url!r} cannot be read: {error}") from None
+        while block := os.read(opened, BLOCK):
+            yield block
+    finally:
+        os.close(opened)

@@ -3,6 +3,7 @@
 import os
 from datetime import timedelta
 
+import msgspec
 import pytest
 from pydantic import ValidationError
 
@@ -150,3 +151,31 @@ def test_an_empty_variable_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -
     settings = read_settings()
     assert settings.together_api_key is None
     assert settings.tick_seconds.total_seconds() == 1
+
+
+@pytest.mark.parametrize("name", ["TOGETHER_API_KEY", "HAULIER_ADMIN_TOKEN", "HAULIER_TOKEN"])
+@pytest.mark.parametrize(
+    "odd", ["se cret", "se\ncret", "secr\u00e9t", "se\x00cret", "sec\u200bret"]
+)
+def test_a_secret_that_no_header_can_carry_is_refused_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, name: str, odd: str
+) -> None:
+    if "\x00" not in odd:  # no environment can hold it
+        monkeypatch.setenv(name, odd)
+        with pytest.raises(SettingsError) as refused:
+            read_settings()
+        assert str(refused.value).startswith(f"{name}: ")
+        assert "cret" not in str(refused.value).removeprefix(name)
+    accounts = {"lab": {"api_key": odd}}
+    monkeypatch.setenv("HAULIER_ACCOUNTS", msgspec.json.encode(accounts).decode())
+    monkeypatch.delenv(name, raising=False)
+    with pytest.raises(SettingsError) as refused:
+        read_settings()
+    assert "cret" not in str(refused.value)
+
+
+def test_space_around_a_secret_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOGETHER_API_KEY", " key\r\n")
+    found = read_settings().together_api_key
+    assert found is not None
+    assert found.get_secret_value() == "key"

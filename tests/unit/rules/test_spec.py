@@ -1,5 +1,10 @@
 """The batch spec: every field, every refusal, and what `input` may point to."""
 
+import os
+import socket
+import threading
+from collections import Counter
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -294,11 +299,50 @@ def test_a_link_within_the_roots_is_followed(tmp_path: Path) -> None:
     assert _content(f"{tmp_path.as_uri()}/in/a", f"{tmp_path.as_uri()}/in") == b"content"
 
 
-@pytest.mark.parametrize("name", ["nothing", "folder", ""])
+@pytest.mark.parametrize(
+    "name",
+    ["nothing", "folder", "", "pipe", "socket", "loop", "file/below", "long" * 100],
+)
 def test_what_is_no_file_is_unreadable(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()
-    with pytest.raises(InputUnreadable, match="is not a file that can be read"):
-        _content(f"{tmp_path.as_uri()}/{name}", tmp_path.as_uri())
+    (tmp_path / "file").write_bytes(b"x")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with socket.socket(socket.AF_UNIX) as listener:
+        folder = os.open(tmp_path, os.O_RDONLY)
+        listener.bind(f"/proc/self/fd/{folder}/socket")  # the whole path may be too long for one
+        os.close(folder)
+        with pytest.raises(InputUnreadable, match="is not a file that can be read"):
+            _content(f"{tmp_path.as_uri()}/{name}", tmp_path.as_uri())
+
+
+def test_a_link_that_is_swapped_while_it_is_opened_tells_nothing(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "secret").write_bytes(b"secret")
+    (tmp_path / "in" / "fine").write_bytes(b"fine")
+    url = f"{tmp_path.as_uri()}/in/link"
+    done = threading.Event()
+
+    def swap() -> None:
+        targets = cycle([tmp_path / "secret", tmp_path / "in" / "fine"])
+        while not done.is_set():
+            (tmp_path / "new").symlink_to(next(targets))
+            (tmp_path / "new").replace(tmp_path / "in" / "link")
+
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "in" / "fine")
+    swapping = threading.Thread(target=swap)
+    swapping.start()
+    seen = Counter[str]()
+    try:
+        for _ in range(3_000):
+            try:
+                seen[_content(url, f"{tmp_path.as_uri()}/in").decode()] += 1
+            except InputUnreadable:
+                seen["refused"] += 1
+    finally:
+        done.set()
+        swapping.join()
+    assert set(seen) == {"fine", "refused"}
 
 
 def test_an_input_is_checked_again_when_it_is_opened(tmp_path: Path) -> None:
