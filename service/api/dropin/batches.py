@@ -105,15 +105,18 @@ def _spec(asked: NewBatch, key: str | None, caller: Caller) -> Spec:
 def _tried_for(headers: Mapping[str, str]) -> timedelta:
     """For how long the SDK may have been trying, by what it says of itself.
 
-    The answer to an earlier try may have been lost, but not the batch that it made.
+    The answer to an earlier try may have been lost, but not the batch that it made. Raises
+    HttpProblem.
     """
     try:
         retries = min(int(headers.get("x-stainless-retry-count", 0)), MOST_RETRIES)
         timeout = float(headers.get("x-stainless-read-timeout", READ_TIMEOUT))
-        # To send it may take as long as to wait for the answer.
-        return timedelta(seconds=max(retries, 0) * (2 * min(timeout, 3600.0) + RETRY_DELAY))
     except ValueError:
         return timedelta(0)
+    if retries < 0 or not timeout >= 0:  # which no number is, either
+        raise refused("x-stainless-retry-count and x-stainless-read-timeout are not below 0")
+    # To send it may take as long as to wait for the answer.
+    return timedelta(seconds=retries * (2 * min(timeout, 3600.0) + RETRY_DELAY))
 
 
 def _create(

@@ -182,6 +182,21 @@ def test_a_form_that_says_something_else_is_refused(
     assert words in answer.json()["error"]["message"].lower()
 
 
+@pytest.mark.parametrize(
+    ("count", "timeout"), [("1", "-1e300"), ("1", "nan"), ("-5", "60"), ("1", "-0.5")]
+)
+def test_numbers_that_cannot_be_of_a_try_before_are_refused(
+    door: Door, path: Path, count: str, timeout: str
+) -> None:
+    file_id = door.client.files.upload(path, purpose="batch-api").id
+    body = {"input_file_id": file_id, "endpoint": CHAT}
+    said = {"x-stainless-retry-count": count, "x-stainless-read-timeout": timeout}
+    answer = door.http("POST", "/batches", json=body, headers=said)
+    assert (answer.status_code, door.jobs()) == (400, [])
+    huge = {"x-stainless-retry-count": "9" * 30, "x-stainless-read-timeout": "1e300"}
+    assert door.http("POST", "/batches", json=body, headers=huge).status_code == 201
+
+
 @pytest.mark.parametrize("name", [b"a\x00", b"+2AA-"])  # the latter is U+D800
 def test_a_file_name_that_is_no_text_is_refused(door: Door, name: bytes) -> None:
     part = b'--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
