@@ -16,9 +16,10 @@ FEW = 0.01
 SOON = 20
 """Two equal looks settle what is clear if they lie at least this part of the patience apart."""
 LOOKS = 4
-"""So many equal looks in a row settle what is not clear, after all of the patience."""
+"""So many equal looks in a row settle what is not clear: two may be chance."""
 POLLS = 4
-"""The same for a batch that Together gave back unfinished, in polls: missing lines are normal."""
+"""The same for a batch that Together gave back unfinished with whole files, in polls: missing lines
+are normal there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +71,9 @@ def look_again(batch: BatchClaim, look: Look, patience: timedelta, poll: timedel
     soon = patience / SOON
     if look.status != "COMPLETED":
         soon = min(soon, poll * POLLS)
-    clear = look.is_clear or look.status != "COMPLETED"
-    if equal and equal_for >= soon and (clear or (waited >= patience and looks >= LOOKS)):
+    clear = look.is_clear or (look.whole and look.status != "COMPLETED")
+    enough = looks >= (2 if look.is_clear else LOOKS)
+    if enough and equal_for >= soon and (clear or waited >= patience):
         return None
     # Longer and longer, but not past the moment at which this look could be believed.
     until = soon - equal_for if clear else max(patience - waited, soon - equal_for)

@@ -111,6 +111,11 @@ def test_a_batch_given_back_unfinished_is_looked_at_for_a_few_polls(status: str)
     assert len(times) > 2
 
 
+@pytest.mark.parametrize("status", ["COMPLETED", "EXPIRED", "CANCELLED"])
+def test_a_file_that_is_short_is_looked_at_for_all_of_the_patience(status: str) -> None:
+    assert looks(seen(600, status=status, whole=False))[-1] >= PATIENCE
+
+
 def test_most_that_cannot_be_read_parks_the_batch_after_two_equal_looks() -> None:
     look = seen(600, readable=400, unreadable=600)
     assert looks(look)[-1] == PATIENCE / 20
