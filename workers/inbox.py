@@ -8,6 +8,7 @@ pause: what cannot be read is set aside, and so is what another transaction hold
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from uuid import UUID, uuid5
 
@@ -66,6 +67,9 @@ class Inbox:
             while not self._stop.is_set():
                 self._consume()
         finally:
+            # What it still holds, because the last round failed, need not wait for a minute.
+            with suppress(RedisError):
+                self._queue.leave()
             self._heartbeat.stop()
             log.info("inbox_stopped")
 
