@@ -5,6 +5,7 @@ name one: `may_read` does not allow the scheme.
 """
 
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Iterator
@@ -75,7 +76,7 @@ def _local(url: str, path: str, roots: tuple[str, ...]) -> Iterator[bytes]:
     # Without waiting: a pipe has no end until somebody writes to it.
     opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        real = Path(f"/proc/self/fd/{opened}").readlink()  # Linux tells what is open
+        real = _path_of(opened)
         real_roots = tuple(
             Path(root[2]).resolve().as_uri()
             for root in map(place, roots)
@@ -89,3 +90,11 @@ def _local(url: str, path: str, roots: tuple[str, ...]) -> Iterator[bytes]:
             yield block
     finally:
         os.close(opened)
+
+
+def _path_of(opened: int) -> Path:
+    """Return where an open file lies, without links on the way: the system knows."""
+    asked = getattr(fcntl, "F_GETPATH", None)  # macOS
+    if asked is None:
+        return Path(f"/proc/self/fd/{opened}").readlink()
+    return Path(os.fsdecode(fcntl.fcntl(opened, asked, bytes(1024)).rstrip(b"\0")))
