@@ -17,7 +17,7 @@ class Size:
     submissions: int = 2_000
     finished: int = 100_000
     ticked: int = 100_000
-    looks: int = 20
+    looks: int = 288
 
 
 SHORT = Size()
@@ -28,5 +28,4 @@ LONG = Size(
     memory_big=2_000,
     submissions=20_000,
     finished=1_000_000,
-    looks=300,
 )
