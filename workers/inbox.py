@@ -109,6 +109,7 @@ class Inbox:
 
     def store(self, page: Sequence[bytes]) -> int:
         """Store a page and delete it from Redis. Returns how many messages have to wait."""
+        reached(CrashPoint.INBOX_TAKEN)
         messages, unreadable = self._opened(page)
         held = [message.raw for message in self._stored_messages(messages)]
         self._queue.done(held=held, unreadable=unreadable)

@@ -14,7 +14,8 @@ class CrashPoint(StrEnum):
 
     ACCEPT_COPIED = "accept.copied"  # the requests are in blob storage, the job is not stored
     ACCEPT_STORED = "accept.stored"  # the job is stored, the producer has no answer
-    INBOX_STORED = "inbox.stored"  # a page is stored, its messages are not acknowledged
+    INBOX_TAKEN = "inbox.taken"  # messages have left the queue, their jobs are not stored
+    INBOX_STORED = "inbox.stored"  # a page is stored, its messages are not deleted
     SCHEDULER_STAMPED = "scheduler.stamped"  # rows are stamped, their messages are not sent
     WORKER_CLAIMED = "worker.claimed"  # a row is leased, nothing was done
     WORKER_APPLIED = "worker.applied"  # an outcome is stored, the chain does not go on

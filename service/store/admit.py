@@ -66,8 +66,8 @@ LONGEST_MEMORY = 10.0
 class Admission:
     """Admits batches, and remembers for a moment what is under way: to count it takes a while.
 
-    What was remembered is too much at worst, never too little: batches end meanwhile, and what
-    others have admitted shows in the lanes.
+    What was remembered is mostly too much: batches end meanwhile, and what others have admitted
+    shows in the lanes. Only what an operator releases counts a few seconds late.
     """
 
     _scene: Scene | None = None

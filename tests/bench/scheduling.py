@@ -98,6 +98,7 @@ def ticks(environment: dict[str, str]) -> dict[str, float]:
         if number >= 5:
             wall.append((time.perf_counter() - began) * 1000)
             cpu.append((time.process_time() - used) * 1000)
+        # As ticks come: what is due then is what became due meanwhile.
         time.sleep(max(0.0, 1 - (time.perf_counter() - began)))
     return {
         "cpu": statistics.median(cpu),

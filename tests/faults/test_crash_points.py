@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 import httpx
 import msgspec
 import pytest
+import redis
 from _pytest.mark import ParameterSet
 from celery import Celery
 from sqlalchemy import text
@@ -31,6 +32,7 @@ from tests.processes import Running, gone
 from tests.retention import FORGETFUL, files_at
 from tests.servers import children
 from tests.simulator import Simulator
+from workers.submit_queue import DEAD, INBOXES
 
 REQUESTS = ids(6)
 
@@ -163,9 +165,13 @@ def by_queue(stage: Stage) -> Job:
     victim = pipeline.inbox(**stage.crash)
     _send(stage, job_id)
     died(victim)
+    with redis.Redis.from_url(stage.redis_url) as broker:
+        # As if it had been dead for a while: what it held is put back.
+        for name in broker.zrange(INBOXES, 0, -1):
+            broker.zincrby(INBOXES, -DEAD - 1, name)
     pipeline.inbox()
-    _send(stage, job_id)
     job = pipeline.ended(job_id)
+    _send(stage, job_id)
     eventually(lambda: any("submission_known" in log.read_text() for log in pipeline.logs()))
     return job
 
@@ -237,6 +243,7 @@ P = CrashPoint
 SCENARIOS = {
     P.ACCEPT_COPIED: Scenario(way=by_http),
     P.ACCEPT_STORED: Scenario(way=by_http),
+    P.INBOX_TAKEN: Scenario(way=by_queue),
     P.INBOX_STORED: Scenario(way=by_queue),
     P.SCHEDULER_STAMPED: Scenario(way=by_scheduler),
     P.WORKER_CLAIMED: Scenario(),

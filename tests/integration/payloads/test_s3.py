@@ -167,7 +167,7 @@ def test_a_reader_may_pause_for_minutes(blobs: Blobs) -> None:
     stream = blobs.stream("jobs/a/minutes")
     pieces = [next(stream)]
     for _ in range(2):
-        time.sleep(100)
+        time.sleep(100)  # the pause is what is tested
         pieces.append(next(stream))
     assert b"".join([*pieces, *stream]) == DATA
 
@@ -176,7 +176,7 @@ def test_a_reader_may_pause_for_minutes(blobs: Blobs) -> None:
 def test_a_writer_may_pause_for_minutes(blobs: Blobs) -> None:
     with blobs.writer("jobs/a/written") as writer:
         writer.write(DATA[:SPAN])
-        time.sleep(200)
+        time.sleep(200)  # the pause is what is tested
         writer.write(DATA[SPAN:])
     assert blobs.get("jobs/a/written") == DATA
 

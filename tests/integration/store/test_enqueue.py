@@ -123,14 +123,19 @@ def test_a_notice_may_name_its_events_and_steps(harness: Harness, billing: Role)
     assert harness.job(job_id).notify == wanted
 
 
-def test_a_key_that_is_held_open_holds_up_nobody_else(api: Api, billing: Role) -> None:
-    token = add_credential(api.db, billing.name).text
-    own = httpx.Client(
+def client_of(api: Api, role: Role) -> httpx.Client:
+    """The API as the producer of a role has it."""
+    token = add_credential(api.db, role.name).text
+    return httpx.Client(
         base_url=api.url,
         headers={"Authorization": f"Bearer {token}"},
         timeout=60,
         trust_env=False,
     )
+
+
+def test_a_key_that_is_held_open_holds_up_nobody_else(api: Api, billing: Role) -> None:
+    own = client_of(api, billing)
     with billing.connect() as connection, own, ThreadPoolExecutor(4) as threads:
         enqueue(connection, chat("a", idempotency_key="nightly"))
         waiting = threads.submit(own.post, "/v1/jobs", json=chat("a", idempotency_key="nightly"))
@@ -148,13 +153,7 @@ def test_submissions_of_a_held_key_wait_beside_all_others(
     api: Api, billing: Role, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.api.gathering.PATIENCE", 300.0)
-    token = add_credential(api.db, billing.name).text
-    own = httpx.Client(
-        base_url=api.url,
-        headers={"Authorization": f"Bearer {token}"},
-        timeout=60,
-        trust_env=False,
-    )
+    own = client_of(api, billing)
     key = {"Idempotency-Key": "nightly"}
     lines = jsonl(*[f"r{number}" for number in range(2_000)])
     by_line = {**key, "Content-Type": "application/x-ndjson"}
