@@ -1,6 +1,7 @@
 """Shared parts of every process here: its start, its heartbeat, its log lines about trouble."""
 
 import os
+import signal
 import socket
 import sys
 import threading
@@ -14,6 +15,7 @@ import structlog
 from config.logging import configure
 from config.settings import Settings, SettingsError, settings
 from service.store import engine, heartbeats
+from service.store.schema import is_too_new
 
 log = structlog.get_logger()
 
@@ -99,6 +101,7 @@ class Heartbeat:
             while not self._stopped.is_set():
                 if self._slots:
                     self.touch()
+                self._guarded(lambda: self._refuse_newer_schema(db))
                 self._guarded(
                     lambda: heartbeats.beat(
                         db,
@@ -114,6 +117,13 @@ class Heartbeat:
             self._guarded(lambda: heartbeats.gone(db, self.name))
         finally:
             db_engine.dispose()
+
+    def _refuse_newer_schema(self, db: engine.Database) -> None:
+        """End the process if the database was migrated past what its code may work on."""
+        if is_too_new(db):
+            log.critical("schema_too_new", action="start this process again with the new version")
+            os.kill(os.getpid(), signal.SIGTERM)
+            self._stopped.set()
 
     def _guarded(self, beat: Callable[[], None]) -> None:
         try:

@@ -3,19 +3,21 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import text
+from sqlalchemy import select, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
 from service.store.engine import Database, create
-from service.store.models import SCHEMA
+from service.store.models import SCHEMA, SchemaFloor
 
 # As Alembic makes it.
 _VERSIONS = f"""
@@ -66,15 +68,37 @@ def _take_turn(connection: Connection) -> None:
 
 
 def is_migrated(db: Database) -> bool:
-    """Whether the database has the schema that this code knows, or a newer one.
+    """Whether the database has the schema that this code knows, or a newer one that it may use.
 
-    A newer one serves this code as well: in a rolling deploy, migrations come first.
+    In a rolling deploy, migrations come first. Most only add something, and older code goes on.
     """
     with db() as session:
-        context = MigrationContext.configure(
-            session.connection(), opts={"version_table_schema": SCHEMA}
-        )
-        current = set(context.get_current_heads())
-        known = ScriptDirectory.from_config(_config())
-        newer = current - {script.revision for script in known.walk_revisions()}
-        return bool(newer) or current == set(known.get_heads())
+        current = _revisions(session)
+        heads = ScriptDirectory.from_config(_config()).get_heads()
+        newer = bool(current - _known())
+        return current == set(heads) or (newer and _floors(session) <= _known())
+
+
+def is_too_new(db: Database) -> bool:
+    """Whether the database was brought to a schema that this code must not work on."""
+    with db() as session:
+        if not _revisions(session) - _known():
+            return False
+        return not _floors(session) <= _known()
+
+
+@cache
+def _known() -> frozenset[str]:
+    revisions = ScriptDirectory.from_config(_config()).walk_revisions()
+    return frozenset(script.revision for script in revisions)
+
+
+def _revisions(session: Session) -> set[str]:
+    context = MigrationContext.configure(
+        session.connection(), opts={"version_table_schema": SCHEMA}
+    )
+    return set(context.get_current_heads())
+
+
+def _floors(session: Session) -> set[str]:
+    return set(session.scalars(select(SchemaFloor.revision)))

@@ -5,7 +5,15 @@ from service.store.models.base import SCHEMA, Base, Leased
 from service.store.models.batches import Batch
 from service.store.models.jobs import DeadLetter, Enqueued, Event, Job, Segment
 from service.store.models.notices import Delivery
-from service.store.models.operations import Chore, Counter, Heartbeat, Leftover, Tick, Usage
+from service.store.models.operations import (
+    Chore,
+    Counter,
+    Heartbeat,
+    Leftover,
+    SchemaFloor,
+    Tick,
+    Usage,
+)
 from service.store.models.producers import Credential, File, Producer
 
 __all__ = [
@@ -27,6 +35,7 @@ __all__ = [
     "Leased",
     "Leftover",
     "Producer",
+    "SchemaFloor",
     "Segment",
     "Tick",
     "Usage",

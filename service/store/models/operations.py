@@ -1,4 +1,4 @@
-"""Usage, leftovers, chores, heartbeats and ticks: the service's own records."""
+"""Usage, leftovers, chores, heartbeats, ticks and the schema's floor: the service's own records."""
 
 from datetime import date, datetime
 from typing import Any
@@ -88,6 +88,14 @@ class Tick(Base):
     count: Mapped[int] = mapped_column(server_default="0")
     seconds: Mapped[float] = mapped_column(server_default="0")
     """The sum of their durations."""
+
+
+class SchemaFloor(Base):
+    """The oldest revision that code must know to work on this database; no row: any will do."""
+
+    __tablename__ = "schema_floor"
+
+    revision: Mapped[str] = mapped_column(primary_key=True)
 
 
 class Counter(Base):

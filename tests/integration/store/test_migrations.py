@@ -49,3 +49,19 @@ def test_an_upgrade_can_be_taken_back(database_url: str, revision: str) -> None:
     assert described(database_url) != newest
     schema.migrate(database_url)
     assert described(database_url) == newest
+
+
+@pytest.mark.parametrize(("floor", "fits"), [(None, True), ("0001", True), ("9999", False)])
+def test_code_works_on_a_newer_schema_unless_it_is_below_its_floor(
+    database_url: str, floor: str | None, fits: bool
+) -> None:
+    made = engine.create(database_url)
+    db = engine.database(made)
+    with db.begin() as session:
+        session.execute(text("UPDATE haulier.alembic_version SET version_num = '9999'"))
+        session.execute(text("DELETE FROM haulier.schema_floor"))
+        if floor is not None:
+            session.execute(text("INSERT INTO haulier.schema_floor VALUES (:f)"), {"f": floor})
+    assert schema.is_migrated(db) is fits
+    assert schema.is_too_new(db) is not fits
+    made.dispose()
