@@ -48,6 +48,7 @@ def _seconds(value: object) -> object:
 
 BaseUrl = Annotated[str, BeforeValidator(_base_url)]
 Seconds = Annotated[timedelta, BeforeValidator(_seconds), Field(gt=timedelta(0))]
+SecondsOrNone = Annotated[timedelta, BeforeValidator(_seconds), Field(ge=timedelta(0))]
 
 TOGETHER = "https://api.together.ai"
 
@@ -217,10 +218,15 @@ class Settings(BaseSettings):
     """Whether webhooks may go to private addresses, and over plain HTTP."""
     notice_retry_seconds: Seconds = timedelta(days=1)
     """How long Haulier retries a notice that it cannot deliver. Then it parks the notice."""
-    shard_requests: int = Field(default=50_000, ge=1, le=50_000)
+    shard_requests: int = Field(default=10_000, ge=1, le=50_000)
     """The most requests in a provider batch."""
     shard_bytes: int = Field(default=100_000_000, ge=1, le=100_000_000)
     """The most bytes in a provider batch."""
+    pack_seconds: SecondsOrNone = timedelta(seconds=5)
+    """How long small jobs wait for others to fill a batch with, if their producer has sent a batch
+    of the same model as recently."""
+    retry_pack_seconds: SecondsOrNone = timedelta(seconds=60)
+    """How long requests that go again wait for others of their job, while it has open batches."""
     concurrency: int = Field(default=2, ge=1)
     """The number of processes for transfers. `haulier worker` adds two for control calls."""
     heartbeat_file: Path | None = None

@@ -14,6 +14,9 @@ import pytest
 from config.settings import Settings
 from service.api.server import Server, listening, url_of
 from service.payloads.blobs import Blobs
+from service.payloads.results import assembled
+from service.rules.states import Stage
+from service.rules.work import Assembled
 from service.store import engine
 from tests.eventually import eventually
 from tests.factories import CHAT, Harness, chat_line, chat_request
@@ -48,6 +51,13 @@ class Api:
         answer = self.http.post("/v1/jobs", json=chat(*(custom_ids or ("a", "b", "c")), **fields))
         assert answer.status_code == 201, answer.text
         return UUID(answer.json()["id"])
+
+    def assemble(self, job_id: UUID) -> None:
+        """Put the results of a job together, if that is still to be done."""
+        if self.harness.job(job_id).finished_at is None:
+            claim = self.harness.claim_job(job_id, Stage.ASSEMBLE)
+            segments = assembled(self.blobs, f"jobs/{job_id}/{claim.lease}", claim.final_lines)
+            self.harness.apply(claim, Assembled(segments))
 
     def job(self, job_id: UUID) -> dict[str, Any]:
         answer = self.http.get(f"/v1/jobs/{job_id}")

@@ -153,6 +153,8 @@ def _settings(directory: Path, blob_url: str) -> dict[str, str]:
         "HAULIER_SETTLE_PATIENCE_SECONDS": "2",
         "HAULIER_HOME": str(directory / "home"),
         "HAULIER_LEASE_SECONDS": "3",
+        "HAULIER_PACK_SECONDS": "0.1",
+        "HAULIER_RETRY_PACK_SECONDS": "0.2",
         "HAULIER_POLL_SECONDS": "0.1",
         "HAULIER_PROBE_SECONDS": "0.2",
         "HAULIER_RETRY_BASE_SECONDS": "0.1",

@@ -1,24 +1,26 @@
 """Makes the things that tests are about, with everything in them that a test does not care for."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import msgspec
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from config.settings import Settings
 from service.payloads.blobs import Blobs
 from service.payloads.intake import Intake, Taken
 from service.payloads.results import LinesWriter
 from service.rules.admission import Capacity
+from service.rules.packing import Limits
 from service.rules.spec import Permissions, Spec, read_spec
-from service.rules.states import BatchState, JobState, Stage
+from service.rules.states import BatchState, JobState, PartState, Stage
 from service.rules.work import (
     Advance,
+    Assembled,
     BatchClaim,
     Changes,
     DeadLetter,
@@ -26,19 +28,20 @@ from service.rules.work import (
     FinalLines,
     JobClaim,
     Outcome,
-    RetryBatch,
+    PartClaim,
+    RetryPart,
     Settle,
     Settlement,
     Shard,
-    Split,
 )
 from service.stages import AccountClients
 from service.store.admit import Admission
 from service.store.apply import apply
-from service.store.claim import claim_batches, claim_job
+from service.store.claim import claim_batches, claim_jobs
 from service.store.due import Due
 from service.store.engine import Database
-from service.store.models import Account, Batch, Job
+from service.store.models import Account, Batch, Job, Part
+from service.store.parts import batch_for, log_batches
 from service.store.submit import Submission, Submitted, submit_each
 from service.together.client import Together
 
@@ -112,30 +115,37 @@ def batch_claim(**fields: Any) -> BatchClaim:
     """A claim of a queued batch of three requests."""
     known: dict[str, Any] = {
         "id": uuid4(),
-        "job_id": uuid4(),
         "lease": uuid4(),
         "leased_until": NOW + LEASE,
         "now": NOW,
         "state": BatchState.QUEUED,
-        "shard": 0,
-        "attempt": 1,
-        "poison": 0,
-        "sibling_errors": (),
-        "suspects": 0,
         "tries": 0,
         "failures": 0,
         "endpoint": CHAT,
         "account": "default",
         "account_blocked": False,
         "model": MODEL,
-        "max_attempts": 3,
         "requests": 3,
-        "input_blob": "input",
-        "manifest_blob": "manifest",
-        "upload_bytes": 300,
         "cancel_requested": False,
     }
     return BatchClaim(**{**known, **fields})
+
+
+def part_claim(**fields: Any) -> PartClaim:
+    """A travelling part of three requests."""
+    known: dict[str, Any] = {
+        "id": uuid4(),
+        "job_id": uuid4(),
+        "state": PartState.TRAVELLING,
+        "attempt": 1,
+        "requests": 3,
+        "bytes": 300,
+        "input_blob": "input",
+        "manifest": "manifest",
+        "max_attempts": 3,
+        "cancelled": False,
+    }
+    return PartClaim(**{**known, **fields})
 
 
 def job_claim(**fields: Any) -> JobClaim:
@@ -150,7 +160,6 @@ def job_claim(**fields: Any) -> JobClaim:
         "account": "default",
         "max_attempts": 3,
         "input": None,
-        "shards": None,
     }
     return JobClaim(**{**known, **fields})
 
@@ -170,7 +179,12 @@ class FakeLease:
 
 
 def clients(
-    blobs: Blobs, together: Together, scratch: Path, *, left: timedelta = LEASE, **settings: Any
+    blobs: Blobs,
+    together: Together,
+    scratch: Path,
+    *parts: PartClaim,
+    left: timedelta = LEASE,
+    **settings: Any,
 ) -> AccountClients:
     """What a stage works with. `left` is what remains of its lease, of 60 seconds."""
     made = Settings(**{"lease_seconds": LEASE, **settings})
@@ -181,6 +195,7 @@ def clients(
         lease=FakeLease(left),
         scratch=scratch,
         settings=made,
+        parts=lambda: parts,
         permissions=Permissions(accounts=made.account_names, input_roots=made.input_roots),
     )
 
@@ -194,7 +209,7 @@ def shard(requests: int = 3, *, model: str = MODEL, name: str | None = None) -> 
     return Shard(
         model=model,
         input_blob=f"{name}.jsonl",
-        manifest_blob=f"{name}.manifest",
+        manifest=f"{name}.manifest",
         requests=requests,
         bytes=requests * 100,
     )
@@ -203,22 +218,43 @@ def shard(requests: int = 3, *, model: str = MODEL, name: str | None = None) -> 
 def settlement(
     succeeded: int, *, dead: Sequence[int] = (), carried: int = 0, **fields: Any
 ) -> Settlement:
-    """A settlement whose blobs are mere names. `dead` are ordinals, `carried` one retry batch."""
+    """A settlement whose blobs are mere names. `dead` are ordinals, `carried` one new part.
+
+    `Harness` gives it the part of a batch that has no other.
+    """
     letters = tuple(
         DeadLetter(ordinal=o, custom_id=f"r{o}", code="error", message="no", attempts=1)
         for o in dead
     )
-    retry = RetryBatch(
-        manifest_blob="retry.manifest", requests=carried, bytes=1, delay=timedelta(0)
-    )
-    return Settlement(
-        succeeded=succeeded, dead=letters, retries=(retry,) if carried else (), **fields
+    retry = RetryPart(manifest="retry.manifest", requests=carried, bytes=1, delay=timedelta(0))
+    known: dict[str, Any] = {
+        "part": UUID(int=0),
+        "job_id": UUID(int=0),
+        "retries": (retry,) if carried else (),
+    }
+    return Settlement(succeeded=succeeded, dead=letters, **{**known, **fields})
+
+
+def mingled() -> FinalLines:
+    """Final lines that lie among those of another part, so that somebody must merge them."""
+    name = str(uuid4())
+    return FinalLines(
+        blob=name, index_blob=name, first_ordinal=0, last_ordinal=99, bytes=1, requests=1
     )
 
 
-def admit(db: Database, *, limit: int, capacity: Capacity) -> list[Due]:
-    """Admit batches as a scheduler does that has just started."""
-    return Admission().admit(db, limit=limit, capacity=capacity)
+AT_ONCE = Limits(requests=10_000, bytes=100_000_000, wait=timedelta(0))
+"""Nothing waits for company."""
+
+
+def admit(db: Database, *, limit: int, capacity: Capacity, limits: Limits = AT_ONCE) -> list[Due]:
+    """Let parts in as a scheduler does that has just started."""
+    return Admission().admit(db, limit=limit, capacity=capacity, limits=limits)
+
+
+def claim_job(db: Database, job_id: UUID, stage: Stage, lease_for: timedelta) -> JobClaim | None:
+    """Lease one job; None where it is not due, not in that stage, or taken."""
+    return next(iter(claim_jobs(db, [job_id], stage, lease_for)), None)
 
 
 def submit(db: Database, submissions: Sequence[Submission]) -> list[Submitted]:
@@ -237,7 +273,7 @@ class Harness:
     db: Database
 
     def submitted(self, *shards: int, producer: str = "default", **fields: Any) -> UUID:
-        """An accepted job whose shards have so many requests each."""
+        """A running job whose parts have so many requests each."""
         job_id = uuid4()
         cut = tuple(shard(requests) for requests in shards or (3,))
         taken = Taken(sum(piece.requests for piece in cut), cut, "0" * 64)
@@ -245,23 +281,46 @@ class Harness:
         submit(self.db, [submission])
         return job_id
 
+    def unread(self, *, producer: str = "default", **fields: Any) -> UUID:
+        """An accepted job, whose `input` is still to be read."""
+        job_id = uuid4()
+        unread = msgspec.structs.replace(spec(**fields), requests=None, input="s3://bucket/key")
+        submit(self.db, [Submission(id=job_id, producer=producer, spec=unread)])
+        return job_id
+
+    def end(self, job_id: UUID) -> None:
+        """Put the results of a job together, if that is still to be done."""
+        if self.job(job_id).finished_at is None:
+            self.apply(self.claim_job(job_id, Stage.ASSEMBLE), Assembled(()))
+
     def split(self, *shards: int, **fields: Any) -> list[UUID]:
-        """The queued batches of a running job, by shard, let in to be uploaded."""
+        """The queued batches of a running job, by shard: one for each part."""
         ids = self.waiting(*shards, **fields)
         self.let_in()
         return ids
 
     def let_in(self) -> None:
-        """Admit all that waits."""
-        self.run("UPDATE haulier.batches SET admitted_at = coalesce(admitted_at, now())")
+        """Let in all that waits: each part in a batch of its own, which has the part's id."""
+        with self.db.begin() as session:
+            for part in session.scalars(select(Part).where(Part.state == PartState.WAITING)):
+                batch = batch_for([part])
+                batch.id = part.company or part.id
+                batch.poison, batch.failed_first = part.poison, part.failed_first
+                batch.not_before = part.ready_at
+                session.add(batch)
+                session.flush()
+                part.state, part.batch_id = PartState.TRAVELLING, batch.id
+                log_batches(session, [(batch.id, {"parts": 1, "requests": part.requests})])
+
+    def share(self, *jobs: int, **fields: Any) -> tuple[UUID, list[UUID]]:
+        """A queued batch that jobs of so many requests share, and the jobs, in this order."""
+        ids = [self.submitted(requests, **fields) for requests in jobs]
+        (due,) = admit(self.db, limit=1, capacity=Capacity(batches=None, tokens=10**12))
+        return due.id, ids
 
     def waiting(self, *shards: int, **fields: Any) -> list[UUID]:
-        """The queued batches of a running job, by shard, waiting to be let in."""
-        job_id = self.submitted(*shards, **fields)
-        claim = self.claim_job(job_id, Stage.SPLIT)
-        assert claim.shards is not None
-        self.apply(claim, Split(claim.shards))
-        return self.open_batches(job_id)
+        """The waiting parts of a running job, by shard."""
+        return self.open_parts(self.submitted(*shards, **fields))
 
     def queued(self, requests: int = 3, **fields: Any) -> UUID:
         return self.split(requests, **fields)[0]
@@ -294,7 +353,7 @@ class Harness:
     def settle(self, batch_id: UUID, done: Settlement) -> None:
         self.advance(batch_id, BatchState.ENDED)
         self.due_now(batch_id)
-        self.apply(self.claim(batch_id, Stage.FETCH), Settle(BatchState.SETTLED, done))
+        self.apply(self.claim(batch_id, Stage.FETCH), Settle(BatchState.SETTLED, (done,)))
 
     def claim(self, batch_id: UUID, stage: Stage, lease_for: timedelta = LEASE) -> BatchClaim:
         claims = claim_batches(self.db, [batch_id], stage, lease_for)
@@ -308,6 +367,8 @@ class Harness:
 
     def apply(self, claim: BatchClaim | JobClaim, outcome: Outcome) -> None:
         second = timedelta(seconds=1)
+        if isinstance(outcome, Settle) and isinstance(claim, BatchClaim):
+            outcome = self._with_parts(claim, outcome)
         apply(self.db, claim, outcome, retry_base=second, probe=second)
 
     def batch(self, batch_id: UUID) -> Batch:
@@ -318,8 +379,30 @@ class Harness:
         with self.db.begin() as session:
             return session.get_one(Job, job_id)
 
+    def part(self, batch_id: UUID) -> Part:
+        """The only part of a batch."""
+        (part,) = self.parts(batch_id)
+        return part
+
+    def parts(self, batch_id: UUID) -> list[Part]:
+        """The parts of a batch, in the order in which they were submitted."""
+        with self.db.begin() as session:
+            order = (Part.ready_at, Part.shard, Part.id)
+            return list(
+                session.scalars(select(Part).where(Part.batch_id == batch_id).order_by(*order))
+            )
+
+    def _with_parts(self, claim: BatchClaim, outcome: Settle) -> Settle:
+        if all(done.part != UUID(int=0) for done in outcome.parts):
+            return outcome
+        part = self.part(claim.id)
+        return replace(
+            outcome,
+            parts=tuple(replace(done, part=part.id, job_id=part.job_id) for done in outcome.parts),
+        )
+
     def job_of(self, batch_id: UUID) -> Job:
-        return self.job(self.batch(batch_id).job_id)
+        return self.job(self.part(batch_id).job_id)
 
     def account(self, name: str = "default") -> Account | None:
         with self.db.begin() as session:
@@ -328,7 +411,15 @@ class Harness:
     def open_batches(self, job_id: UUID) -> list[UUID]:
         """Ids of the batches that are not settled, by shard and attempt."""
         statement = (
-            "SELECT id FROM haulier.batches WHERE job_id = :job AND finished_at IS NULL"
+            "SELECT batch_id FROM haulier.parts WHERE job_id = :job AND state = 'travelling'"
+            " ORDER BY shard, attempt"
+        )
+        return list(self.rows(statement, job=job_id))
+
+    def open_parts(self, job_id: UUID) -> list[UUID]:
+        """Ids of the parts that are not settled, by shard and attempt."""
+        statement = (
+            "SELECT id FROM haulier.parts WHERE job_id = :job AND state <> 'settled'"
             " ORDER BY shard, attempt"
         )
         return list(self.rows(statement, job=job_id))
@@ -345,7 +436,7 @@ class Harness:
 
     def sweep(self) -> None:
         """Remove every row."""
-        tables = ("producers", "accounts", "lanes", "heartbeats")
+        tables = ("producers", "batches", "accounts", "lanes", "heartbeats")
         self.run(f"TRUNCATE {', '.join(f'haulier.{table}' for table in tables)} CASCADE")
 
     def due_now(self, batch_id: UUID) -> None:

@@ -14,11 +14,12 @@ import pytest
 
 from config.settings import Settings
 from service.payloads.blobs import Blobs
-from service.payloads.intake import take_in
+from service.payloads.bundles import take_in_together
+from service.payloads.intake import Taken, take_in
 from service.rules.spec import Permissions, read_spec
 from service.rules.states import JobState
 from service.store import engine, jobs
-from service.store.models import Batch, Job
+from service.store.models import Batch, Job, Part
 from service.store.submit import Submission
 from tests.eventually import eventually
 from tests.factories import submit
@@ -55,7 +56,12 @@ class Pipeline:
         return [process.log for process in self._started]
 
     def batches(self, job_id: UUID) -> list[Batch]:
-        return jobs.batches(self.db, job_id, after=None, limit=1000)
+        """The batches that a job has parts in."""
+        found = (batch for _, batch in self.parts(job_id))
+        return list({batch.id: batch for batch in found if batch is not None}.values())
+
+    def parts(self, job_id: UUID) -> list[tuple[Part, Batch | None]]:
+        return jobs.parts(self.db, job_id, after=None, limit=1000)
 
     def batch_count(self, job_id: UUID) -> int:
         return len(self.batches(job_id))
@@ -89,6 +95,18 @@ class Pipeline:
         taken = take_in(read, self.blobs, f"jobs/{job_id}/{uuid4()}", settings)
         submit(self.db, [Submission(id=job_id, producer="default", spec=read, taken=taken)])
         return job_id
+
+    def submit_together(self, *specs: dict[str, Any]) -> list[UUID]:
+        """Accept small specs that arrive at once: they find themselves in one batch."""
+        read = [read_spec(msgspec.json.encode(spec), Permissions()) for spec in specs]
+        pairs = [(uuid4(), one) for one in read]
+        taken = take_in_together(pairs, self.blobs, Settings())
+        submissions = []
+        for (job_id, one), found in zip(pairs, taken, strict=True):
+            assert isinstance(found, Taken)
+            submissions.append(Submission(id=job_id, producer="default", spec=one, taken=found))
+        submit(self.db, submissions)
+        return [job_id for job_id, _ in pairs]
 
     def job(self, job_id: UUID) -> Job:
         found = jobs.job(self.db, job_id, None)

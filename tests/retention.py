@@ -17,8 +17,6 @@ import msgspec
 import pytest
 
 from service.payloads.blobs import Blobs
-from service.rules.states import Stage
-from service.rules.work import Assembled
 from service.store import engine
 from service.together.client import Together
 from service.together.transport import open_pool
@@ -48,8 +46,8 @@ class OldJobs:
         """A completed job of one batch, with two blobs and two files at Together."""
         batch_id = self.harness.ended()
         self.harness.settle(batch_id, settlement(2, dead=[1]))
-        job_id = self.harness.batch(batch_id).job_id
-        self.harness.apply(self.harness.claim_job(job_id, Stage.ASSEMBLE), Assembled(()))
+        job_id = self.harness.part(batch_id).job_id
+        self.harness.end(job_id)
         self.harness.run(
             "UPDATE haulier.batches SET input_file_id = :input, output_file_id = :output,"
             " finished_at = now() - cast(:ago AS interval) WHERE id = :id",
@@ -65,7 +63,7 @@ class OldJobs:
             id=job_id,
         )
         self.blob(f"jobs/{job_id}/input.jsonl", ago=ago)
-        self.blob(f"jobs/{job_id}/{batch_id}/output.jsonl", ago=ago)
+        self.blob(f"batches/{batch_id}/output.jsonl", ago=ago)
         return job_id
 
     def set_job(self, job_id: UUID, **columns: Any) -> None:

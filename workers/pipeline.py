@@ -35,6 +35,8 @@ class Step:
     """The stage whose message the task sends for each row that advanced."""
     page: int = 1
     """The most rows of one account that share a message."""
+    gathers: bool = False
+    """Whether rows that become due wait a moment for others, to share a message."""
 
 
 PIPELINE = {
@@ -42,9 +44,12 @@ PIPELINE = {
     Stage.UPLOAD: Step(batch=stages.upload, queue=TRANSFER, chains_to=Stage.CREATE),
     Stage.CREATE: Step(batch=stages.create, queue=CONTROL),
     # A page of polls shares one list of the account's batches.
-    Stage.POLL: Step(batch=stages.poll, queue=CONTROL, page=10_000, starts=Stage.FETCH),
+    Stage.POLL: Step(
+        batch=stages.poll, queue=CONTROL, page=10_000, gathers=True, starts=Stage.FETCH
+    ),
     Stage.FETCH: Step(batch=stages.fetch, queue=TRANSFER),
-    Stage.ASSEMBLE: Step(job=stages.assemble, queue=TRANSFER),
+    # Small jobs are merged in no time.
+    Stage.ASSEMBLE: Step(job=stages.assemble, queue=TRANSFER, page=20),
 }
 
 
@@ -76,15 +81,17 @@ class Window:
     row: type[Job | Batch]
     queue: str
     page: int
+    gathers: bool
     stages: frozenset[Stage]
 
 
 def _windows() -> list[Window]:
     """Return windows in the order of the table. Each stage is in exactly one."""
-    found: dict[tuple[type[Job | Batch], str, int], set[Stage]] = {}
+    found: dict[tuple[type[Job | Batch], str, int, bool], set[Stage]] = {}
     for stage, step in PIPELINE.items():
         row = Job if step.job is not None else Batch
-        found.setdefault((row, step.queue, step.page), set()).add(stage)
+        key = (row, step.queue, step.page, step.gathers)
+        found.setdefault(key, set()).add(stage)
     return [Window(*key, frozenset(stages)) for key, stages in found.items()]
 
 

@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 from config.settings import Settings
 from service.rules.admission import Capacity
 from service.rules.crashpoints import CrashPoint, reached
+from service.rules.packing import Limits
 from service.rules.states import Stage
 from service.store import engine, heartbeats, leftovers
 from service.store.admit import Admission
@@ -144,10 +145,10 @@ class Scheduler:
 
     def _take(self, window: Window, messages: int, slots: int) -> list[Due]:
         """Stamp and return due rows, as many as fit into so many messages."""
-        if messages <= 0 or (window.page > 1 and not self._is_time_to_gather()):
+        if messages <= 0 or (window.gathers and not self._is_time_to_gather()):
             return []
         # A page at a time: many rows take a while to stamp.
-        limit = messages if window.page == 1 else window.page
+        limit = window.page if window.page > 1 else messages
         due = dispatch(
             self._db,
             window.row,
@@ -159,9 +160,13 @@ class Scheduler:
         )
         if Stage.UPLOAD in window.stages:
             # Batches that were admitted before come first, then new ones fill the window.
-            capacity = Capacity.of(self._settings)
-            due += self._admission.admit(self._db, limit=limit - len(due), capacity=capacity)
-        if window.page > 1 and len(due) == limit:
+            due += self._admission.admit(
+                self._db,
+                limit=limit - len(due),
+                capacity=Capacity.of(self._settings),
+                limits=Limits.of(self._settings),
+            )
+        if window.gathers and len(due) == limit:
             self._gather_at = 0.0
         return due
 

@@ -99,7 +99,7 @@ def _patient() -> Iterator[None]:
 
 @app.task(name="haulier.split")
 def split(job_id: str) -> None:
-    _run_job(Stage.SPLIT, job_id)
+    _run_jobs(Stage.SPLIT, [job_id])
 
 
 @app.task(name="haulier.upload")
@@ -123,13 +123,13 @@ def fetch(batch_id: str) -> None:
 
 
 @app.task(name="haulier.assemble")
-def assemble(job_id: str) -> None:
-    _run_job(Stage.ASSEMBLE, job_id)
+def assemble(job_ids: list[str]) -> None:
+    _run_jobs(Stage.ASSEMBLE, job_ids)
 
 
-def _run_job(stage: Stage, job_id: str) -> None:
+def _run_jobs(stage: Stage, job_ids: list[str]) -> None:
     with _patient():
-        runner().job(stage, UUID(job_id))
+        runner().jobs(stage, map(UUID, job_ids))
 
 
 def _run_batches(stage: Stage, batch_ids: list[str]) -> None:

@@ -21,7 +21,7 @@ class AfterJob(msgspec.Struct, frozen=True, array_like=True, tag="job", forbid_u
     id: UUID
 
 
-class AfterBatch(
+class AfterPart(
     msgspec.Struct, frozen=True, array_like=True, tag="batch", forbid_unknown_fields=True
 ):
     shard: _Number
@@ -62,7 +62,7 @@ class AfterDelivery(
 
 
 C = TypeVar(
-    "C", AfterJob, AfterBatch, AfterEvent, AfterFailure, AfterProducer, AfterToken, AfterDelivery
+    "C", AfterJob, AfterPart, AfterEvent, AfterFailure, AfterProducer, AfterToken, AfterDelivery
 )
 
 

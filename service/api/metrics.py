@@ -83,7 +83,7 @@ def _stock(now: Gauges) -> Iterator[Metric]:
         {state: now.batches.get(state, 0) for state in sorted(OPEN_BATCH_STATES)},
     )
     yield GaugeMetricFamily(
-        "haulier_batches_waiting", "Batches that wait to be let in", now.waiting
+        "haulier_parts_waiting", "Parts of jobs that wait for a batch", now.waiting
     )
     yield _gauge("haulier_due", "Rows that wait for a worker", "kind", now.due)
     yield _gauge(

@@ -88,7 +88,9 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class Batch(msgspec.Struct, frozen=True):
-    id: str
+    """A part of a job, and the batch that it is in."""
+
+    id: str | None
     state: str
     shard: int
     attempt: int
@@ -99,6 +101,8 @@ class Batch(msgspec.Struct, frozen=True):
     carried: int = 0
     progress: float | None = None
     """Of the provider, in percent."""
+    batch_parts: int | None = None
+    """How many parts share its batch."""
     provider_batch_id: str | None = None
     provider_status: str | None = None
     last_error: str | None = None
@@ -140,7 +144,7 @@ class Attempt(msgspec.Struct, frozen=True):
 
     attempt: int
     outcome: str
-    batch_id: str
+    batch_id: str | None = None
     provider_batch_id: str | None = None
     error: RequestError | None = None
 

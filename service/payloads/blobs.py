@@ -20,7 +20,7 @@ from obstore.store import LocalStore, ObjectStore, from_url
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from service.rules.errors import Broken
-from service.rules.work import Entry
+from service.rules.work import Entry, Manifest
 
 if TYPE_CHECKING:
     from obstore import GetOptions
@@ -37,6 +37,9 @@ READ_TIMEOUT, WRITE_TIMEOUT = "30s", "120s"
 """Of one request with its body: a range, or a part. A lease lasts longer than a read."""
 TRIES = 5
 """How often a range is asked for, each time a smaller one, before the stage fails."""
+
+INLINE = 32_000
+"""A packed manifest of up to so many bytes is kept by the row of its part, not as a blob."""
 
 STORAGE_ERRORS = (BaseError,)
 """The errors of blob storage that are not OSErrors. Missing blobs raise FileNotFoundError."""
@@ -60,9 +63,9 @@ class Destination(Protocol):
 
     def writer(self, name: str) -> AbstractContextManager[Writer]: ...
 
-    def put_manifest(self, name: str, entries: list[Entry]) -> str: ...
+    def put_manifest(self, name: str, entries: list[Entry]) -> Manifest: ...
 
-    def get_manifest(self, name: str) -> list[Entry]: ...
+    def get_manifest(self, manifest: Manifest) -> list[Entry]: ...
 
 
 class BlobWriter:
@@ -130,8 +133,13 @@ class Blobs:
     ) -> Iterator[bytes]:
         """Yield the bytes of a blob, or of a range of it, in blocks of at most `block` bytes.
 
-        Raises FileNotFoundError, and Broken if the blob ends within the range.
+        `name` may itself name a range (`range_of`). Raises FileNotFoundError, and Broken if the
+        blob ends within the range.
         """
+        name, start, size = place_of(name)
+        if size is not None:
+            length = size - offset if length is None else min(length, size - offset)
+            offset += start
         if length == 0:
             return
         if self._root is not None:
@@ -191,19 +199,22 @@ class Blobs:
 
     def is_there(self) -> bool:
         """Whether the storage holds any blob. If not, a missing blob says nothing of itself."""
-        return any(next(self._listed(prefix), None) is not None for prefix in ("jobs/", "pages/"))
+        return any(
+            next(self._listed(prefix), None) is not None
+            for prefix in ("jobs/", "pages/", "batches/")
+        )
 
-    def put_manifest(self, name: str, entries: list[Entry]) -> str:
-        """Store a manifest. Returns the name under which `get_manifest` finds it."""
-        self.put(name, packed(entries))
+    def put_manifest(self, name: str, entries: list[Entry]) -> Manifest:
+        """Return a small manifest itself; store another one, and return where it is."""
+        data = packed(entries)
+        if len(data) <= INLINE:
+            return data
+        self.put(name, data)
         return name
 
-    def get_manifest(self, name: str) -> list[Entry]:
-        """Read a manifest, which is a blob of its own or a range of one (`range_of`)."""
-        blob, offset, length = place_of(name)
-        if length is None:
-            return unpacked(self.get(blob))
-        return unpacked(b"".join(self.stream(blob, offset, length)))
+    def get_manifest(self, manifest: Manifest) -> list[Entry]:
+        """Read a manifest. Raises FileNotFoundError."""
+        return unpacked(manifest if isinstance(manifest, bytes) else self.get(manifest))
 
     def older(self, prefix: str, before: datetime) -> Iterator[list[str]]:
         """Yield the names below a prefix (`jobs/`) of blobs written before then, in pages.

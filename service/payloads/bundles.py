@@ -1,8 +1,8 @@
 """Bundles: small specs that arrive together share one blob, so that one write makes all durable.
 
-A bundle holds request lines and manifests in the order in which they were written. Only the rows
-know what stands where: a manifest gives the offsets of its lines, and the name of the manifest
-gives its own range.
+A bundle holds request lines in the order in which they were written. Only the rows know what stands
+where: a manifest gives the offsets of its lines, and stands in the row of its part, or else in the
+bundle, too.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,11 +12,11 @@ from typing import Self
 from uuid import UUID, uuid4
 
 from config.settings import Settings
-from service.payloads.blobs import Blobs, packed, place_of, range_of, unpacked
+from service.payloads.blobs import INLINE, Blobs, packed, place_of, range_of, unpacked
 from service.payloads.intake import Taken, take_in
 from service.rules.errors import BadInput
 from service.rules.spec import Spec
-from service.rules.work import Entry
+from service.rules.work import Entry, Manifest
 
 SMALL_BYTES = 64_000
 """The most bytes of request lines that a spec may have to share a bundle."""
@@ -45,14 +45,18 @@ class Bundle:
     def write(self, data: bytes) -> None:
         self._data += data
 
-    def put_manifest(self, _name: str, entries: list[Entry]) -> str:
+    def put_manifest(self, _name: str, entries: list[Entry]) -> Manifest:
         data = packed(entries)
+        if len(data) <= INLINE:
+            return data
         name = range_of(self.name, self.size, len(data))
         self.write(data)
         return name
 
-    def get_manifest(self, name: str) -> list[Entry]:
-        _, offset, length = place_of(name)
+    def get_manifest(self, manifest: Manifest) -> list[Entry]:
+        if isinstance(manifest, bytes):
+            return unpacked(manifest)
+        _, offset, length = place_of(manifest)
         return unpacked(self._data[offset : None if length is None else offset + length])
 
     def take_in(self, spec: Spec, settings: Settings) -> Taken | None:

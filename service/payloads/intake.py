@@ -257,7 +257,7 @@ class Intake:
         shard = Shard(
             model=shards.model,
             input_blob=shards.writer.name,
-            manifest_blob=self._blobs.put_manifest(name, shards.entries),
+            manifest=self._blobs.put_manifest(name, shards.entries),
             requests=len(shards.entries),
             bytes=shards.bytes,
         )
@@ -287,7 +287,7 @@ class Intake:
 
     def _entries(self, hashes: frozenset[int]) -> Iterator[Entry]:
         """Yield all requests whose custom_id has one of the hashes, in no order."""
-        stored = (self._blobs.get_manifest(shard.manifest_blob) for _, shard in self._shards)
+        stored = (self._blobs.get_manifest(shard.manifest) for _, shard in self._shards)
         for entries in chain(stored, [shards.entries for shards in self._models.values()]):
             for entry in entries:
                 if hash(entry.custom_id) in hashes:

@@ -13,23 +13,29 @@ from hashlib import blake2b
 from math import isqrt
 
 from service.payloads.blobs import Blobs, place_of
-from service.rules.work import Entry
+from service.rules.work import Entry, Manifest
 
 SMALL = 1000
 """A manifest of up to this many requests has no index and is read whole."""
 WIDTH = 8
 
 
-def find(blobs: Blobs, manifest: str, requests: int, custom_id: str) -> Entry | None:
+def find(blobs: Blobs, manifest: Manifest, requests: int, custom_id: str) -> Entry | None:
     """Find the request with this custom_id in a manifest of `requests` requests.
 
     Returns None if it is not there. Raises FileNotFoundError if the manifest is gone.
     """
-    is_indexed = requests > SMALL and place_of(manifest)[2] is None
-    if is_indexed and not _may_hold(blobs, manifest, requests, hashed(custom_id)):
+    if isinstance(manifest, str) and not _might(blobs, manifest, requests, custom_id):
         return None
     entries = blobs.get_manifest(manifest)
     return next((entry for entry in entries if entry.custom_id == custom_id), None)
+
+
+def _might(blobs: Blobs, manifest: str, requests: int, custom_id: str) -> bool:
+    is_blob = place_of(manifest)[2] is None
+    if requests <= SMALL or not is_blob:
+        return True
+    return _may_hold(blobs, manifest, requests, hashed(custom_id))
 
 
 def hashed(custom_id: str) -> bytes:

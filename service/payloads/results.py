@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 
-from service.payloads.blobs import BLOCK, Blobs
+from service.payloads.blobs import BLOCK, Blobs, range_of
 from service.rules.work import FinalLines, Segment
 
 RUN_LINES = 1024
@@ -23,15 +23,21 @@ SEGMENT_LINES = 50_000
 
 
 class LinesWriter:
-    """Writes result lines in input order, and their index."""
+    """Writes result lines in input order, and their index.
 
-    def __init__(self, blobs: Blobs, name: str) -> None:
+    If `shared`, the lines of one part after another go into one blob, and their indexes into
+    another; `end_part` returns the place of what was written since it was last called.
+    """
+
+    def __init__(self, blobs: Blobs, name: str, *, shared: bool = False) -> None:
         self._blobs = blobs
         self.blob = f"{name}.jsonl"
         self.index_blob = f"{name}.index"
+        self._shared = shared
+        self._indexes: list[bytes] = []
         self._ordinals = array("Q")
         self._lengths = array("I")
-        self._bytes = 0
+        self._start = self._end = 0
         self._pending: list[bytes] = []
         self._held = 0
 
@@ -41,7 +47,10 @@ class LinesWriter:
         with self._blobs.writer(self.blob) as self._writer:
             yield
             self._flush()
-        self._blobs.put(self.index_blob, _packed(self._ordinals) + _packed(self._lengths))
+        self._blobs.put(self.index_blob, b"".join(self._indexes) if self._shared else self._index())
+
+    def _index(self) -> bytes:
+        return _packed(self._ordinals) + _packed(self._lengths)
 
     def write(self, ordinal: int, line: bytes) -> None:
         """Write one line, with or without its line feed."""
@@ -59,12 +68,12 @@ class LinesWriter:
         self._held += len(run.data)
         self._ordinals += run.ordinals
         self._lengths += run.lengths
+        self._end += len(run.data)
         if self._held >= BLOCK // 2:  # a large run is passed on without a copy
             self._flush()
 
     def _flush(self) -> None:
         self._writer.write(b"".join(self._pending))
-        self._bytes += self._held
         self._pending.clear()
         self._held = 0
 
@@ -74,14 +83,32 @@ class LinesWriter:
 
     @property
     def final_lines(self) -> FinalLines | None:
+        """The place of all lines; None if there are none."""
+        return self._place(self.blob, self.index_blob)
+
+    def end_part(self) -> FinalLines | None:
+        """Return the place of a part's lines, of which none may follow; None if there are none."""
+        if not self._shared:
+            return self.final_lines
+        index, at = self._index(), sum(map(len, self._indexes))
+        place = self._place(
+            range_of(self.blob, self._start, self._end - self._start),
+            range_of(self.index_blob, at, len(index)),
+        )
+        self._indexes.append(index)
+        self._start = self._end
+        self._ordinals, self._lengths = array("Q"), array("I")
+        return place
+
+    def _place(self, blob: str, index_blob: str) -> FinalLines | None:
         if not self._ordinals:
             return None
         return FinalLines(
-            blob=self.blob,
-            index_blob=self.index_blob,
+            blob=blob,
+            index_blob=index_blob,
             first_ordinal=self._ordinals[0],
             last_ordinal=self._ordinals[-1],
-            bytes=self._bytes,
+            bytes=self._end - self._start,
             requests=len(self._ordinals),
         )
 
@@ -237,6 +264,14 @@ def assembled(
         else:
             segments.extend(_written(blobs, f"{prefix}/results-{number}", group, keep))
     return tuple(segments)
+
+
+def in_order(final_lines: Sequence[FinalLines]) -> tuple[Segment, ...] | None:
+    """Return the segments of results that need no merging; None if some lines overlap."""
+    groups = list(clusters(final_lines))
+    if any(len(group) > 1 for group in groups):
+        return None
+    return tuple(_segment(lines) for (lines,) in groups)
 
 
 def _written(

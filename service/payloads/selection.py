@@ -14,7 +14,7 @@ from itertools import accumulate
 from service.payloads.blobs import Blobs
 from service.payloads.excerpts import excerpt
 from service.payloads.results import clusters, merged, read_index
-from service.rules.work import FinalLines, Segment
+from service.rules.work import FinalLines, Manifest, Segment
 
 BLOCK = 1 << 18
 
@@ -68,7 +68,7 @@ def selected_partial(
     return _in_blocks(_of_final_lines(blobs, final_lines, selection))
 
 
-def ordinals_of(blobs: Blobs, manifests: Iterable[str]) -> "array[int]":
+def ordinals_of(blobs: Blobs, manifests: Iterable[Manifest]) -> "array[int]":
     """Return the ordinals of the requests in some manifests, sorted."""
     found = array("Q")
     for manifest in manifests:

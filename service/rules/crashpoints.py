@@ -28,8 +28,9 @@ class CrashPoint(StrEnum):
     POLL_ENDED = "poll.ended"  # the batch is known to have ended
     FETCH_DOWNLOADED = "fetch.downloaded"  # both files are on scratch space
     FETCH_WRITTEN = "fetch.written"  # the final lines are in blob storage
-    FETCH_CARRIED = "fetch.carried"  # so is the manifest of the retry batch
+    FETCH_CARRIED = "fetch.carried"  # so are the manifests of what goes again
     BURY_WRITTEN = "bury.written"  # the lines of dead letters are in blob storage
+    SETTLE_SLICED = "settle.sliced"  # some parts of a batch are settled, others are not
     ASSEMBLE_WRITTEN = "assemble.written"  # the merged results are in blob storage
     RETRY_WRITTEN = "retry.written"  # the manifests of revived dead letters are
     PRUNE_FORGOTTEN = "prune.forgotten"  # rows of old jobs are gone, their blobs and files are not

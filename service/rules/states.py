@@ -1,4 +1,4 @@
-"""The states and moves of jobs and batches. States are participles: they say what is true now.
+"""The states and moves of jobs, parts and batches. States are participles: what is true now.
 
 A row's lease says who works on it, and its `not_before` says when it is due again.
 """
@@ -9,22 +9,28 @@ from typing import Any
 
 
 class JobState(StrEnum):
-    ACCEPTED = "accepted"  # the spec is stored
-    RUNNING = "running"  # its shards exist
+    ACCEPTED = "accepted"  # the spec is stored, its requests are still to be read
+    RUNNING = "running"  # its parts exist
     COMPLETED = "completed"  # every request is accounted for, the results are there
     CANCELLED = "cancelled"  # the same, after a cancel
     REJECTED = "rejected"  # what was submitted cannot be run; the reason is there
     FAILED = "failed"  # it could not be worked on at all; the reason is there
 
 
+class PartState(StrEnum):
+    WAITING = "waiting"  # it has no batch
+    TRAVELLING = "travelling"  # it has one
+    SETTLED = "settled"  # every request of it is accounted for
+
+
 class BatchState(StrEnum):
-    QUEUED = "queued"  # its requests are stored, nothing was sent
+    QUEUED = "queued"  # its parts are chosen, nothing was sent
     UPLOADED = "uploaded"  # Together holds the input file
     CREATED = "created"  # Together holds the batch
     ENDED = "ended"  # Together finished it, one way or another
     SETTLED = "settled"  # every request is accounted for
     FAILED = "failed"  # the same, and nothing was bought: every request is a dead letter
-    CANCELLED = "cancelled"  # the same, because its job was cancelled
+    CANCELLED = "cancelled"  # the same, because its jobs were cancelled
 
 
 class Stage(StrEnum):
@@ -38,7 +44,7 @@ class Stage(StrEnum):
     FETCH = "fetch"
 
 
-J, B = JobState, BatchState
+J, P, B = JobState, PartState, BatchState
 
 JOB_TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
     J.ACCEPTED: frozenset({J.RUNNING, J.REJECTED, J.FAILED}),
@@ -47,6 +53,12 @@ JOB_TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
     J.CANCELLED: frozenset({J.RUNNING}),
     J.REJECTED: frozenset(),
     J.FAILED: frozenset(),
+}
+
+PART_TRANSITIONS: Mapping[PartState, frozenset[PartState]] = {
+    P.WAITING: frozenset({P.TRAVELLING}),
+    P.TRAVELLING: frozenset({P.SETTLED, P.WAITING}),  # waiting: it left a batch that goes without
+    P.SETTLED: frozenset(),
 }
 
 BATCH_TRANSITIONS: Mapping[BatchState, frozenset[BatchState]] = {
@@ -59,14 +71,15 @@ BATCH_TRANSITIONS: Mapping[BatchState, frozenset[BatchState]] = {
     B.CANCELLED: frozenset(),
 }
 
-# By kind: the two enums share words, and equal strings would be one key.
+# By kind: the enums share words, and equal strings would be one key.
 TRANSITIONS: Mapping[type[StrEnum], Mapping[Any, frozenset[Any]]] = {
     JobState: JOB_TRANSITIONS,
+    PartState: PART_TRANSITIONS,
     BatchState: BATCH_TRANSITIONS,
 }
 
-# The next stage of a row in each state. A running job waits for its batches; after the last one
-# its results are assembled.
+# The next stage of a row in each state. A running job waits for its parts; where the last one does
+# not complete it, its results are assembled.
 JOB_STAGES = {J.ACCEPTED: Stage.SPLIT, J.RUNNING: Stage.ASSEMBLE}
 BATCH_STAGES = {
     B.QUEUED: Stage.UPLOAD,
@@ -82,7 +95,10 @@ class IllegalMove(Exception):
     """A stage asked for a move that the table does not list: a bug."""
 
 
-def check_move(source: JobState | BatchState, target: JobState | BatchState) -> None:
+State = JobState | PartState | BatchState
+
+
+def check_move(source: State, target: State) -> None:
     """Raise IllegalMove unless the table lists the move."""
     if target not in TRANSITIONS[type(source)][source]:
         raise IllegalMove(f"{source} → {target}")

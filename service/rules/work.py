@@ -11,13 +11,13 @@ from uuid import UUID
 import msgspec
 
 from service.rules.errors import Problem
-from service.rules.states import BatchState, JobState
+from service.rules.states import BatchState, JobState, PartState
 
 
 class Ending(StrEnum):
     """How a batch ends without another word from Together."""
 
-    CANCELLED = "cancelled"  # its job was cancelled: as far as nothing of it was sent
+    CANCELLED = "cancelled"  # its jobs were cancelled: as far as nothing of it was sent
     DEAD = "dead"  # an operator gives it up: its requests become dead letters
     AGAIN = "again"  # the same, but its requests go into a new batch
 
@@ -27,11 +27,7 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class JobClaim:
-    """A leased job.
-
-    `shards` is what accepting it cut already, None where `input` or the spec that was `enqueued`
-    (JSON) is to be read.
-    """
+    """A leased job: to be read (`input`, or the spec that was `enqueued`), or to be assembled."""
 
     id: UUID
     lease: UUID
@@ -44,7 +40,6 @@ class JobClaim:
     account: str
     max_attempts: int
     input: str | None
-    shards: "tuple[Shard, ...] | None"
     enqueued: bytes | None = None
     cancel_requested: bool = False
     final_lines: "tuple[FinalLines, ...]" = ()
@@ -52,7 +47,7 @@ class JobClaim:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchClaim:
-    """A leased batch.
+    """A leased batch. Its parts are read only by those who need them (`Clients.parts`).
 
     `create_deadline` is set where an earlier claim may have sent a create whose answer is not
     known: the instant after which that POST can no longer be in flight. `now` is the database's
@@ -60,13 +55,10 @@ class BatchClaim:
     """
 
     id: UUID
-    job_id: UUID
     lease: UUID
     leased_until: datetime
     now: datetime
     state: BatchState
-    shard: int
-    attempt: int
     tries: int
     failures: int
     not_there: int = 0
@@ -75,23 +67,26 @@ class BatchClaim:
     """How many times in a row Together refused it although the account's key works."""
     held: int = 0
     """How often it found its lane's queue full, or the credit used up."""
-    poison: int
-    sibling_errors: tuple[str, ...]
+    poison: int = 0
+    """How many batches in a row with these requests FAILED as a whole."""
+    failed_first: UUID | None = None
+    """The first of these batches."""
+    sibling_errors: tuple[str, ...] = ()
     """The errors of the other pieces, if this is a piece of a batch and all others FAILED too."""
-    suspects: int
-    """The number of batches that the search for bad lines has cost the shard so far."""
+    suspects: int = 0
+    """The number of batches that the search for bad lines has cost so far."""
     endpoint: str
     account: str
     account_blocked: bool
     lane_held: bool = False
     """Whether a full queue at Together held the lane: the next create that passes releases it."""
     model: str
-    max_attempts: int
+    parts: int = 1
+    renamed: bool = False
+    """Whether its requests go by custom_ids of `rules.shared_ids`: several jobs share it."""
     requests: int
-    input_blob: str
-    manifest_blob: str
-    upload_bytes: int
     cancel_requested: bool
+    """Whether all of its jobs were cancelled."""
     cancelled_at: datetime | None = None
     ending: Ending | None = None
     create_deadline: datetime | None = None
@@ -122,14 +117,35 @@ class BatchClaim:
         return self.now - self.submitted_at if self.submitted_at is not None else timedelta(0)
 
 
+Manifest = str | bytes
+"""Which requests a part carries: the name of a blob, or of a range of one; or, packed, itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartClaim:
+    """A part of a leased batch. `bytes` are those of its lines in the input blob."""
+
+    id: UUID
+    job_id: UUID
+    state: PartState
+    attempt: int
+    requests: int
+    bytes: int
+    input_blob: str
+    manifest: Manifest
+    max_attempts: int
+    cancelled: bool
+    """Whether its job was cancelled."""
+
+
 Claim = JobClaim | BatchClaim
 
 
-# --- manifests: which requests a batch carries --------------------------------------------------
+# --- manifests: which requests a part carries ---------------------------------------------------
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One request of a batch: the place of its line in the input blob, and its attempts so far."""
+    """One request of a part: the place of its line in the input blob, and its attempts so far."""
 
     custom_id: str
     ordinal: int
@@ -146,12 +162,12 @@ class Shard:
 
     model: str
     input_blob: str
-    manifest_blob: str
+    manifest: Manifest
     requests: int
     bytes: int
 
 
-# --- settlements: what became of a batch's requests ---------------------------------------------
+# --- settlements: what became of a part's requests ----------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -180,15 +196,17 @@ class DeadLetter:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetryBatch:
-    """Requests that go into a new batch of the same shard."""
+class RetryPart:
+    """Requests that go into a new part of the same job."""
 
-    manifest_blob: str
+    manifest: Manifest
     requests: int
     bytes: int
     delay: timedelta
     poison: int = 0
     """How many batches in a row with these requests FAILED as a whole."""
+    company: UUID | None = None
+    """The id of the batch that it shares with parts of the same company, and with no others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,17 +223,18 @@ class Oddities:
 
 @dataclass(frozen=True, kw_only=True)
 class Settlement:
-    """An account of every request of a batch: requests = succeeded + dead + carried.
+    """An account of every request of a part: requests = succeeded + dead + carried.
 
     `final_lines` holds the final lines (successes and dead letters); None where there are none.
     """
 
+    part: UUID
+    job_id: UUID
     succeeded: int
     dead: tuple[DeadLetter, ...]
-    retries: tuple[RetryBatch, ...] = ()
+    retries: tuple[RetryPart, ...] = ()
     final_lines: "FinalLines | None" = None
     usage: Usage = Usage()
-    oddities: Oddities = Oddities()
 
     @property
     def carried(self) -> int:
@@ -224,10 +243,10 @@ class Settlement:
 
 @dataclass(frozen=True, kw_only=True)
 class FinalLines:
-    """The final lines of a batch that is done, in input order.
+    """The final lines of a part that is done, in input order.
 
     `index_blob` holds their ordinals and lengths (see `service.payloads.results`); `bytes` is
-    the size of `blob`.
+    the size of `blob`. Both may be ranges of blobs that several parts share.
     """
 
     blob: str
@@ -240,7 +259,7 @@ class FinalLines:
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """A piece of a job's results: a whole blob of result lines."""
+    """A piece of a job's results: a blob of result lines, or a range of one."""
 
     blob: str
     index_blob: str
@@ -327,16 +346,27 @@ class Hold:
 
 @dataclass(frozen=True)
 class Settle:
-    """Every request of the batch is accounted for.
+    """Every request of these parts is accounted for.
 
-    If the batch is `given_up`, Together may still run it: a sweep will cancel it.
+    If `rest` is given, other parts of the batch are not, and it waits with them. If the batch is
+    `given_up`, Together may still run it: a sweep will cancel it.
     """
 
     to: BatchState
-    settlement: Settlement
+    parts: tuple[Settlement, ...]
     changes: Changes = Changes()
     reason: str | None = None
     given_up: bool = False
+    oddities: Oddities = Oddities()
+    rest: Wait | None = None
+
+
+@dataclass(frozen=True)
+class SetApart:
+    """These parts cannot be read, so they leave: each goes on in a batch of its own."""
+
+    parts: tuple[UUID, ...]
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -353,7 +383,7 @@ class Fail:
 
 @dataclass(frozen=True)
 class Split:
-    """The job's shards exist."""
+    """The job's requests have been read and cut."""
 
     shards: tuple[Shard, ...]
 
@@ -372,4 +402,6 @@ class Park:
     reason: str
 
 
-Outcome = Park | Advance | Wait | Retry | Pause | Hold | Settle | Fail | Split | Assembled
+Outcome = (
+    Park | Advance | Wait | Retry | Pause | Hold | Settle | SetApart | Fail | Split | Assembled
+)

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from tempfile import gettempdir
 from uuid import UUID
@@ -24,7 +24,7 @@ from service.rules.errors import (
     Unreachable,
 )
 from service.rules.retry import after
-from service.rules.states import BatchState, Stage
+from service.rules.states import BatchState, JobState, Stage
 from service.rules.work import (
     Advance,
     BatchClaim,
@@ -33,6 +33,7 @@ from service.rules.work import (
     JobClaim,
     Outcome,
     Park,
+    PartClaim,
     Pause,
     Retry,
     Split,
@@ -43,8 +44,9 @@ from service.runner.waits import Waits
 from service.runner.worklog import bound, report
 from service.store import engine
 from service.store.apply import apply
-from service.store.claim import claim_batches, claim_job, provider_ids
+from service.store.claim import claim_batches, claim_jobs, provider_ids
 from service.store.engine import is_unavailable
+from service.store.parts import parts_of
 from service.store.permissions import permissions_for
 from service.together.client import Together
 from service.together.transport import Pool, open_pool
@@ -134,20 +136,17 @@ class Runner:
     def _lease(self, claim: Claim, since: float) -> HeldLease:
         return HeldLease(self.db, claim, self.settings.lease_seconds, since, self.stopping)
 
-    def job(self, stage: Stage, job_id: UUID) -> None:
-        """Run a stage of a job, if the job is due and no other worker holds it."""
+    def jobs(self, stage: Stage, ids: Iterable[UUID]) -> None:
+        """Run a stage of those of the jobs that are due and that no other worker holds."""
         taken = time.monotonic()
-        claim = claim_job(self.db, job_id, stage, self.settings.lease_seconds)
-        if claim is None:
-            log.debug("not_due", stage=stage, job=str(job_id))
-            return
-        with bound(claim, stage):
-            lease = self._lease(claim, taken)
-            outcome = self._work(claim, stage, lease)
-            stuck = claim.cancel_requested and claim.failures >= CANCELLED_TRIES
-            if stuck and stage is Stage.SPLIT:
-                outcome = _without_requests(outcome)
-            self._finish(claim, lease, outcome)
+        for claim in claim_jobs(self.db, list(ids), stage, self.settings.lease_seconds):
+            with bound(claim, stage):
+                lease = self._lease(claim, taken)
+                outcome = self._work(claim, stage, lease)
+                stuck = claim.cancel_requested and claim.failures >= CANCELLED_TRIES
+                if stuck and stage is Stage.SPLIT:
+                    outcome = _without_requests(outcome)
+                self._finish(claim, lease, outcome)
 
     def batches(self, stage: Stage, ids: Iterable[UUID]) -> Iterator[UUID]:
         """Run a stage on batches, one after the other. Yields the ids of those that advanced.
@@ -245,11 +244,12 @@ class Runner:
     def _batch(
         self, claim: BatchClaim, stage: Stage, lease: HeldLease, view: stages.Lookup | None
     ) -> Outcome:
-        ended = stages.ended_here(claim, self._clients(lease))
+        clients = self._clients(lease)
+        ended = stages.ended_here(claim, clients)
         if ended is not None:
             return ended
         if claim.cancel_requested and self.settings.account(claim.account) is None:
-            return stages.give_up(claim, self._clients(lease))
+            return stages.give_up(claim, clients)
         clients = self._account_clients(claim, lease, view)
         if claim.account_blocked:
             # The batch that was refused may not be fit to prove that the key works again.
@@ -273,17 +273,27 @@ class Runner:
         """Return the outcome of a row whose workers all died; park what Together may hold."""
         reason = f"{claim.tries} workers died or were lost over this stage"
         if isinstance(claim, JobClaim):
-            return Fail(reason) if claim.shards is None and not claim.final_lines else Park(reason)
+            return Fail(reason) if claim.state is JobState.ACCEPTED else Park(reason)
         if claim.provider_batch_id is not None or claim.create_deadline is not None:
             return Park(reason)
-        return stages.settle_unserved(
-            claim, self._clients(lease), BatchState.FAILED, "stage_failed", reason
-        )
+        return stages.refuse(claim, self._clients(lease), "stage_failed", reason)
 
     def _clients(self, lease: HeldLease) -> stages.Clients:
         return stages.Clients(
-            blobs=self.blobs, lease=lease, scratch=self._scratch, settings=self.settings
+            blobs=self.blobs,
+            lease=lease,
+            scratch=self._scratch,
+            settings=self.settings,
+            parts=cache(partial(self._parts, lease)),
         )
+
+    def _parts(self, lease: HeldLease) -> tuple[PartClaim, ...]:
+        """Read the parts of a batch. Retries for as long as the lease lasts if Postgres is away."""
+        claim = lease.claim
+        for attempt in while_lasts(lease.remaining):
+            with attempt:
+                parts = parts_of(self.db, claim) if isinstance(claim, BatchClaim) else ()
+        return parts
 
     def _job_clients(self, claim: JobClaim, lease: HeldLease) -> stages.Clients:
         clients = self._clients(lease)
@@ -326,6 +336,7 @@ class Runner:
                         outcome,
                         retry_base=self.settings.retry_base_seconds,
                         probe=self.settings.probe_seconds,
+                        company=self.settings.retry_pack_seconds,
                     )
         except StaleLease:
             log.warning("lease_lost", outcome=type(outcome).__name__)

@@ -18,6 +18,7 @@ from service.rules.work import (
     Park,
     Pause,
     Retry,
+    SetApart,
     Settle,
     Split,
     Wait,
@@ -31,8 +32,7 @@ def bound(claim: Claim, stage: Stage) -> Iterator[None]:
     """Add the stage and the row's ids to every log line of this context."""
     context = {"stage": str(stage), "account": claim.account}
     if isinstance(claim, BatchClaim):
-        context |= {"job": str(claim.job_id), "batch": str(claim.id)}
-        with structlog.contextvars.bound_contextvars(**context, attempt=claim.attempt):
+        with structlog.contextvars.bound_contextvars(**context, batch=str(claim.id)):
             yield
     else:
         with structlog.contextvars.bound_contextvars(**context, job=str(claim.id)):
@@ -53,15 +53,19 @@ def report(outcome: Outcome) -> None:
     match outcome:
         case Advance(to=to):
             log.info("advanced", to=str(to))
-        case Settle(to=to, settlement=settlement, reason=reason):
+        case Settle(to=to, parts=parts, reason=reason, rest=rest):
             log.info(
                 "settled",
                 to=str(to),
-                succeeded=settlement.succeeded,
-                dead=len(settlement.dead),
-                carried=settlement.carried,
+                parts=len(parts),
+                succeeded=sum(part.succeeded for part in parts),
+                dead=sum(len(part.dead) for part in parts),
+                carried=sum(part.carried for part in parts),
                 reason=reason,
+                waits=None if rest is None else rest.reason,
             )
+        case SetApart(parts=parts, reason=reason):
+            log.error("set_apart", parts=[str(part) for part in parts], reason=reason)
         case Split(shards=shards):
             log.info("split", shards=len(shards))
         case Assembled(segments=segments):

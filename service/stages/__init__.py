@@ -8,7 +8,7 @@ is safe to run twice. It may raise any error of `service.rules.errors`, which
 from service.stages.assemble import assemble
 from service.stages.clients import AccountClients, Clients, Lease
 from service.stages.create import cancel_duplicates, create
-from service.stages.dead_letters import settle_unserved
+from service.stages.dead_letters import refuse
 from service.stages.endings import ended_here, give_up
 from service.stages.fetch import fetch
 from service.stages.lookup import Costs, Lookup
@@ -30,7 +30,7 @@ __all__ = [
     "fetch",
     "give_up",
     "poll",
-    "settle_unserved",
+    "refuse",
     "split",
     "upload",
     "weigh",

@@ -9,6 +9,7 @@ from typing import Protocol
 from config.settings import Settings
 from service.payloads.blobs import Blobs
 from service.rules.spec import Permissions
+from service.rules.work import PartClaim
 from service.together.client import Together
 from service.together.wire import ProviderBatch
 
@@ -33,6 +34,8 @@ class Clients:
     settings: Settings
     permissions: Permissions = field(default_factory=Permissions)
     """What the producer may use. Set if split has yet to read the producer's spec."""
+    parts: Callable[[], tuple[PartClaim, ...]] = tuple
+    """Returns the parts of the batch, read once if anybody asks. Raises StaleLease."""
 
 
 @dataclass(frozen=True, kw_only=True)

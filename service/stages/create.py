@@ -15,7 +15,7 @@ from service.rules.errors import Missing, Refused, Transient
 from service.rules.states import BatchState
 from service.rules.work import Advance, BatchClaim, Changes, Outcome, Retry, Wait
 from service.stages.clients import AccountClients
-from service.stages.dead_letters import settle_unserved
+from service.stages.dead_letters import refuse
 from service.stages.poll import until_next_poll
 from service.together.client import Together
 from service.together.wire import ProviderBatch
@@ -49,7 +49,7 @@ def create(batch: BatchClaim, clients: AccountClients) -> Outcome:
             # Together lost the file, as it may after a long pause. Its requests are still good.
             log.warning("input_file_lost", reason=str(error))
             return Advance(BatchState.QUEUED)
-        return settle_unserved(batch, clients, BatchState.FAILED, "create_refused", str(error))
+        return refuse(batch, clients, "create_refused", str(error))
     except Transient as error:
         # If the create may have been sent, the next try begins with a search.
         return Retry(str(error), None if not error.sent else timedelta(0), not_sent=not error.sent)

@@ -1,5 +1,6 @@
 """Batches that end without another word from Together."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 from service.rules.states import BatchState
@@ -7,12 +8,11 @@ from service.rules.work import (
     BatchClaim,
     Ending,
     Outcome,
-    RetryBatch,
+    RetryPart,
     Settle,
-    Settlement,
 )
 from service.stages.clients import Clients
-from service.stages.dead_letters import settle_unserved
+from service.stages.dead_letters import open_parts, settle_unserved, unserved
 
 CANCELLED = ("cancelled", "the job was cancelled")
 
@@ -20,7 +20,7 @@ CANCELLED = ("cancelled", "the job was cancelled")
 def ended_here(batch: BatchClaim, clients: Clients) -> Outcome | None:
     """Return the end of a batch that needs no account at Together; None if it has no such end.
 
-    A batch of a cancelled job has one until its create is sent, one that an operator gave up
+    A batch of cancelled jobs has one until its create is sent, one that an operator gave up
     always.
     """
     match batch.ending:
@@ -28,14 +28,14 @@ def ended_here(batch: BatchClaim, clients: Clients) -> Outcome | None:
             words = "an operator gave up the batch that it was in"
             return _given_up(settle_unserved(batch, clients, _end(batch), "abandoned", words))
         case Ending.AGAIN:
-            return _given_up(_again(batch))
+            return _given_up(_again(batch, clients))
     if batch.cancel_requested and not batch.sent:
         return settle_unserved(batch, clients, BatchState.CANCELLED, *CANCELLED)
     return None
 
 
 def give_up(batch: BatchClaim, clients: Clients) -> Outcome:
-    """Return the end of a batch of a cancelled job that cannot be cancelled at Together."""
+    """Return the end of a batch of cancelled jobs that cannot be cancelled at Together."""
     to = _end(batch) if batch.provider_batch_id is not None else BatchState.CANCELLED
     return _given_up(settle_unserved(batch, clients, to, *CANCELLED))
 
@@ -44,17 +44,22 @@ def _end(batch: BatchClaim) -> BatchState:
     return BatchState.SETTLED if batch.provider_batch_id is not None else BatchState.FAILED
 
 
-def _again(batch: BatchClaim) -> Settle:
-    """Let all requests go into a new batch, which costs them no attempt."""
-    retry = RetryBatch(
-        manifest_blob=batch.manifest_blob,
-        requests=batch.requests,
-        bytes=batch.upload_bytes,
-        delay=timedelta(0),
+def _again(batch: BatchClaim, clients: Clients) -> Settle:
+    """Let all requests go into new parts, which costs them no attempt."""
+    settlements = tuple(
+        unserved(
+            part,
+            RetryPart(
+                manifest=part.manifest,
+                requests=part.requests,
+                bytes=part.bytes,
+                delay=timedelta(0),
+            ),
+        )
+        for part in open_parts(clients)
     )
-    settlement = Settlement(succeeded=0, dead=(), retries=(retry,))
-    return Settle(_end(batch), settlement, reason="an operator let its requests go again")
+    return Settle(_end(batch), settlements, reason="an operator let its requests go again")
 
 
 def _given_up(settle: Settle) -> Settle:
-    return Settle(settle.to, settle.settlement, reason=settle.reason, given_up=True)
+    return replace(settle, given_up=True)

@@ -2,9 +2,9 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from typing import IO
@@ -13,20 +13,23 @@ from service.payloads.results import LinesWriter
 from service.rules.crashpoints import CrashPoint, reached
 from service.rules.errors import Missing
 from service.rules.retry import backoff, outage_pause, own_texts
-from service.rules.states import BatchState
+from service.rules.shared_ids import prefix_of, renamed
+from service.rules.states import BatchState, PartState
 from service.rules.work import (
     BatchClaim,
     Changes,
+    Entry,
     FinalLines,
     Outcome,
-    RetryBatch,
+    PartClaim,
+    RetryPart,
     Settle,
     Settlement,
     Wait,
 )
 from service.stages.clients import AccountClients
-from service.stages.dead_letters import result_line
-from service.stages.poison import Delay, divide
+from service.stages.dead_letters import blob_prefix, names_of, open_parts, result_line
+from service.stages.poison import Delay, divide, divisions
 from service.stages.poll import when_not_there
 from service.stages.reconcile import (
     BLOCK,
@@ -34,6 +37,7 @@ from service.stages.reconcile import (
     FailurePolicy,
     Group,
     Verdicts,
+    is_common_outage,
     judge,
     read_answers,
 )
@@ -51,38 +55,85 @@ def fetch(batch: BatchClaim, clients: AccountClients) -> Outcome:
         return when_not_there(batch, error, clients)
 
 
+@dataclass(frozen=True)
+class _Judged:
+    """A part with its requests, what they are called in the batch, and what became of them."""
+
+    part: PartClaim
+    entries: list[Entry]
+    names: Sequence[str]
+    verdicts: Verdicts
+
+    @property
+    def missing(self) -> Iterator[int | str]:
+        """What is missing: by ordinal, or by name where other jobs have the same ordinals."""
+        ordinals = set(self.verdicts.missing)
+        if not ordinals:
+            return
+        for entry, name in zip(self.entries, self.names, strict=True):
+            if entry.ordinal in ordinals:
+                yield name
+
+    @property
+    def is_served(self) -> bool:
+        return len(self.verdicts.successes) == len(self.entries)
+
+
 def _fetch(batch: BatchClaim, clients: AccountClients) -> Outcome:
     batch, changes = _anew(batch, clients)
     if batch.state is not BatchState.ENDED:
         return Wait(clients.settings.poll_seconds, reason="Together shows the batch as unfinished")
-    entries = clients.blobs.get_manifest(batch.manifest_blob)
-    wanted = {entry.custom_id for entry in entries}
+    parts = open_parts(clients)
+    entries = [clients.blobs.get_manifest(part.manifest) for part in parts]
+    names = [names_of(batch, part, found) for part, found in zip(parts, entries, strict=True)]
     with _downloads(batch, clients) as (files, whole):
         reached(CrashPoint.FETCH_DOWNLOADED)
-        answers = read_answers(files, wanted, clients.lease.keep)
-        verdicts = judge(entries, answers, _policy(batch, clients))
-        look = _look(batch, answers, verdicts, files=len(files), whole=whole)
+        answers = read_answers(
+            files,
+            {name for of_part in names for name in of_part},
+            clients.lease.keep,
+            by_request=batch.parts > 1,
+            ignored=_of_settled_parts(batch, clients),
+        )
+        decide = _policies(batch, clients, parts, is_common_outage(batch.requests, answers))
+        judged = [
+            _Judged(part, found, called, judge(found, answers, decide(part), called))
+            for part, found, called in zip(parts, entries, names, strict=True)
+        ]
+        look = _look(batch, answers, judged, files=len(files), whole=whole)
         settings = clients.settings
         again = look_again(batch, look, settings.settle_patience_seconds, settings.poll_seconds)
         if again is not None:
-            return again
-        parked = None if batch.cancel_requested else illegible(look)
-        if parked is not None:
-            return parked
-        final = _write(batch, clients, files, answers, verdicts)
-        reached(CrashPoint.FETCH_WRITTEN)
-        retries = tuple(_retries(batch, clients, verdicts))
-        if retries:
-            reached(CrashPoint.FETCH_CARRIED)
-        settlement = Settlement(
-            succeeded=len(verdicts.successes),
-            dead=tuple(verdicts.dead.values()),
-            retries=retries,
-            final_lines=final,
-            usage=answers.usage,
-            oddities=answers.oddities(missing=len(verdicts.missing)),
-        )
-    return Settle(BatchState.SETTLED, settlement, changes)
+            # What waits holds only its own part.
+            judged = [each for each in judged if not any(each.missing)]
+            judged = judged if whole else [each for each in judged if each.is_served]
+            if not judged:
+                return again
+        else:
+            parked = None if batch.cancel_requested else illegible(look)
+            if parked is not None:
+                return parked
+        settlements = _settlements(batch, clients, files, answers, judged)
+    missing = len(look.missing)
+    return Settle(
+        BatchState.SETTLED,
+        settlements,
+        changes,
+        oddities=answers.oddities(missing=missing),
+        rest=again,
+    )
+
+
+def _of_settled_parts(batch: BatchClaim, clients: AccountClients) -> Callable[[str], bool]:
+    """Return what tells the requests of parts that an earlier fetch has settled."""
+    done = [part for part in clients.parts() if part.state is PartState.SETTLED]
+    if batch.renamed:
+        prefixes = {prefix_of(part.job_id) for part in done}
+        return lambda name: name[: name.rfind("-") + 1] in prefixes
+    known = {
+        entry.custom_id for part in done for entry in clients.blobs.get_manifest(part.manifest)
+    }
+    return lambda name: name in known
 
 
 def _anew(batch: BatchClaim, clients: AccountClients) -> tuple[BatchClaim, Changes]:
@@ -114,11 +165,16 @@ def _anew(batch: BatchClaim, clients: AccountClients) -> tuple[BatchClaim, Chang
 
 
 def _look(
-    batch: BatchClaim, answers: Answers, verdicts: Verdicts, *, files: int, whole: bool
+    batch: BatchClaim,
+    answers: Answers,
+    judged: Sequence[_Judged],
+    *,
+    files: int,
+    whole: bool,
 ) -> Look:
     return Look(
         status=batch.provider_status or "",
-        missing=verdicts.missing,
+        missing=tuple(name for each in judged for name in each.missing),
         requests=batch.requests,
         files=files,
         whole=whole,
@@ -127,18 +183,28 @@ def _look(
     )
 
 
-def _policy(batch: BatchClaim, clients: AccountClients) -> FailurePolicy:
-    return FailurePolicy(
-        max_attempts=batch.max_attempts,
-        cancelled=batch.cancel_requested,
-        provider_status=batch.provider_status or "",
-        provider_error=batch.provider_error,
-        own_texts=own_texts(
-            permanent=clients.settings.permanent_errors,
-            retryable=clients.settings.retryable_errors,
-        ),
-        divide=partial(divide, batch),
+def _policies(
+    batch: BatchClaim, clients: AccountClients, parts: Sequence[PartClaim], outage: bool
+) -> Callable[[PartClaim], FailurePolicy]:
+    """Return what makes the policy of each part."""
+    texts = own_texts(
+        permanent=clients.settings.permanent_errors,
+        retryable=clients.settings.retryable_errors,
     )
+    by_parts = divisions(batch, parts) if len(parts) > 1 else None
+
+    def policy(part: PartClaim) -> FailurePolicy:
+        return FailurePolicy(
+            max_attempts=part.max_attempts,
+            cancelled=part.cancelled,
+            provider_status=batch.provider_status or "",
+            provider_error=batch.provider_error,
+            own_texts=texts,
+            divide=partial(divide, batch) if by_parts is None else partial(by_parts, part),
+            outage=outage,
+        )
+
+    return policy
 
 
 @contextmanager
@@ -162,49 +228,82 @@ def _downloads(
         yield files, whole
 
 
-def _write(
+def _settlements(
     batch: BatchClaim,
     clients: AccountClients,
     files: list[IO[bytes]],
     answers: Answers,
-    verdicts: Verdicts,
-) -> FinalLines | None:
-    """Write the final lines in input order: the provider's lines and those of dead letters."""
-    if not verdicts.final:
-        return None
-    writer = LinesWriter(clients.blobs, f"jobs/{batch.job_id}/{batch.id}/{batch.lease}")
-    numbers = [file.fileno() for file in files]
+    judged: Sequence[_Judged],
+) -> tuple[Settlement, ...]:
+    """Write the final lines of the parts, and the manifests of what goes again."""
+    writer = LinesWriter(clients.blobs, blob_prefix(batch), shared=batch.parts > 1)
+    places: list[FinalLines | None] = []
+    if any(each.verdicts.final for each in judged):
+        numbers = [file.fileno() for file in files]
+        with writer.open():
+            for each in judged:
+                _write(writer, numbers, answers, each, clients)
+                places.append(writer.end_part())
+    else:
+        places = [None] * len(judged)
+    reached(CrashPoint.FETCH_WRITTEN)
+    retries = [tuple(_retries(batch, clients, each)) for each in judged]
+    if any(retries):
+        reached(CrashPoint.FETCH_CARRIED)
+    return tuple(
+        Settlement(
+            part=each.part.id,
+            job_id=each.part.job_id,
+            succeeded=len(each.verdicts.successes),
+            dead=tuple(each.verdicts.dead.values()),
+            retries=again,
+            final_lines=place,
+            usage=answers.usage_of(each.names) if batch.parts > 1 else answers.usage,
+        )
+        for each, place, again in zip(judged, places, retries, strict=True)
+    )
+
+
+def _write(
+    writer: LinesWriter,
+    numbers: Sequence[int],
+    answers: Answers,
+    judged: _Judged,
+    clients: AccountClients,
+) -> None:
+    """Write a part's final lines in input order: the provider's lines and those of dead letters."""
+    final = judged.verdicts.final
+    names = dict(zip((entry.ordinal for entry in judged.entries), judged.names, strict=True))
     # A step fits in a block even if all its lines are as long as the longest one. A dead letter's
     # line takes a few kilobytes at most.
     step = min(256, max(1, BLOCK // (answers.longest + 1)))
-    with writer.open():
-        for start in range(0, len(verdicts.final), step):
-            entries = verdicts.final[start : start + step]
-            places = [answers.found.get(entry.custom_id) for entry in entries]
-            lines = [
-                os.pread(numbers[place[0]], place[2], place[1])
-                if place is not None
-                else result_line(verdicts.dead[entry.ordinal])
-                for place, entry in zip(places, entries, strict=True)
-            ]
-            writer.write_all([entry.ordinal for entry in entries], lines)
-            clients.lease.keep()
-    return writer.final_lines
+    for start in range(0, len(final), step):
+        entries = final[start : start + step]
+        lines = []
+        for entry in entries:
+            name = names[entry.ordinal]
+            place = answers.found.get(name)
+            if place is None:
+                lines.append(result_line(judged.verdicts.dead[entry.ordinal]))
+                continue
+            line = os.pread(numbers[place[0]], place[2], place[1])
+            same = name == entry.custom_id
+            lines.append(line if same else renamed(line, name, entry.custom_id))
+        writer.write_all([entry.ordinal for entry in entries], lines)
+        clients.lease.keep()
 
 
-def _retries(
-    batch: BatchClaim, clients: AccountClients, verdicts: Verdicts
-) -> Iterator[RetryBatch]:
-    """Write a manifest for each retry batch that the carried requests go into."""
-    for number, group in enumerate(verdicts.groups):
-        name = f"jobs/{batch.job_id}/{batch.id}/{batch.lease}-retry-{number}.manifest"
-        clients.blobs.put_manifest(name, list(group.entries))
-        yield RetryBatch(
-            manifest_blob=name,
+def _retries(batch: BatchClaim, clients: AccountClients, judged: _Judged) -> Iterator[RetryPart]:
+    """Write a manifest for each new part that the carried requests go into."""
+    for number, group in enumerate(judged.verdicts.groups):
+        name = f"{blob_prefix(batch)}-{judged.part.id}-{number}.manifest"
+        yield RetryPart(
+            manifest=clients.blobs.put_manifest(name, list(group.entries)),
             requests=len(group.entries),
             bytes=sum(entry.length for entry in group.entries),
-            delay=_delay(group, batch.attempt, clients.settings.retry_base_seconds),
+            delay=_delay(group, judged.part.attempt, clients.settings.retry_base_seconds),
             poison=group.poison,
+            company=group.company,
         )
 
 

@@ -5,9 +5,10 @@ error, the first of two successes wins, and a request that is in neither file is
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import IO
+from uuid import UUID, uuid4
 
 import msgspec
 
@@ -48,6 +49,8 @@ class Answers:
     found: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     """(file, offset, length) of the first success of each custom_id."""
     failures: dict[str, Failure] = field(default_factory=dict)
+    used: dict[str, Usage] | None = None
+    """The usage of each success, if it is asked for by request."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     total_tokens: int = 0
@@ -64,6 +67,11 @@ class Answers:
     def usage(self) -> Usage:
         return Usage(self.prompt_tokens, self.completion_tokens, self.total_tokens)
 
+    def usage_of(self, custom_ids: Iterable[str]) -> Usage:
+        """Return the usage of some requests; `used` must have been asked for."""
+        known = self.used or {}
+        return sum((known[name] for name in custom_ids if name in known), Usage())
+
     def oddities(self, missing: int) -> Oddities:
         return Oddities(
             unknown=self.unknown,
@@ -74,9 +82,19 @@ class Answers:
         )
 
 
-def read_answers(files: Sequence[IO[bytes]], wanted: set[str], keep: Callable[[], None]) -> Answers:
-    """Index the answers to the custom_ids in `wanted`. Reads each file once from its start."""
-    answers = Answers()
+def read_answers(
+    files: Sequence[IO[bytes]],
+    wanted: set[str],
+    keep: Callable[[], None],
+    *,
+    by_request: bool = False,
+    ignored: Callable[[str], bool] = lambda _: False,
+) -> Answers:
+    """Index the answers to the custom_ids in `wanted`. Reads each file once from its start.
+
+    `by_request` asks for the usage of each. Other custom_ids are oddities, unless `ignored`.
+    """
+    answers = Answers(used={} if by_request else None)
     for number, file in enumerate(files):
         file.seek(0)
         offset = len(BOM) if file.read(len(BOM)) == BOM else 0
@@ -85,8 +103,12 @@ def read_answers(files: Sequence[IO[bytes]], wanted: set[str], keep: Callable[[]
             for line, frame in zip(lines, read_frames(lines), strict=True):
                 length = len(line)
                 if frame is not None:
-                    answers.readable += 1
-                    _index(answers, frame, line, (number, offset, length), wanted)
+                    if frame.custom_id in wanted:
+                        answers.readable += 1
+                        _index(answers, frame, line, (number, offset, length))
+                    elif not ignored(frame.custom_id):
+                        answers.readable += 1
+                        answers.unknown += 1
                 elif line.strip():
                     answers.unreadable += 1
                 offset += length
@@ -95,14 +117,9 @@ def read_answers(files: Sequence[IO[bytes]], wanted: set[str], keep: Callable[[]
     return answers
 
 
-def _index(
-    answers: Answers, frame: Frame, line: bytes, place: tuple[int, int, int], wanted: set[str]
-) -> None:
+def _index(answers: Answers, frame: Frame, line: bytes, place: tuple[int, int, int]) -> None:
     """Add one answer to the index."""
     custom_id = frame.custom_id
-    if custom_id not in wanted:
-        answers.unknown += 1
-        return
     body = frame.response.answers if frame.response is not None else None
     if body is None or frame.error:
         answers.failures.setdefault(custom_id, _failure(frame))
@@ -115,6 +132,10 @@ def _index(
         answers.prompt_tokens += body.usage.prompt_tokens
         answers.completion_tokens += body.usage.completion_tokens
         answers.total_tokens += body.usage.total_tokens
+        if answers.used is not None:
+            answers.used[custom_id] = Usage(
+                body.usage.prompt_tokens, body.usage.completion_tokens, body.usage.total_tokens
+            )
     for choice in body.choices or ():
         if choice.finish_reason == "length" and says_nothing(line):
             answers.truncated += 1
@@ -156,15 +177,18 @@ class FailurePolicy:
     """Error texts that this deployment classifies itself."""
     divide: Callable[[list[Entry]], Division] | None = None
     """Decides how the requests without a line go on if the batch FAILED as a whole."""
+    outage: bool = False
+    """Whether most requests of the batch failed alike with trouble at Together."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Requests that go into one retry batch."""
+    """Requests that go into one new part."""
 
     entries: tuple[Entry, ...]
     poison: int = 0
     delay: Delay = Delay.BACKOFF
+    company: UUID | None = None
 
 
 @dataclass
@@ -183,23 +207,30 @@ class Verdicts:
 
     @property
     def carried(self) -> list[Entry]:
-        """The requests that go into retry batches."""
+        """The requests that go into new parts."""
         return [entry for group in self.groups for entry in group.entries]
 
 
-def judge(entries: list[Entry], answers: Answers, policy: FailurePolicy) -> Verdicts:
-    """Decide for each request: it succeeded, it is dead, or a retry batch carries it."""
+def judge(
+    entries: list[Entry],
+    answers: Answers,
+    policy: FailurePolicy,
+    names: Sequence[str] | None = None,
+) -> Verdicts:
+    """Decide for each request: it succeeded, it is dead, or a new part carries it.
+
+    `names` are what the requests are called in the batch, where that is not their custom_id.
+    """
     verdicts = Verdicts()
-    outage = is_common_outage(entries, answers)
     carried: list[Entry] = []
     unanswered: list[Entry] = []
     missing: list[int] = []
-    for entry in entries:
-        failure = answers.failures.get(entry.custom_id)
-        if entry.custom_id in answers.found:
+    for at, entry in enumerate(entries):
+        name = entry.custom_id if names is None else names[at]
+        if name in answers.found:
             verdicts.successes.add(entry.ordinal)
-        elif failure is not None:
-            uncounted = outage and entry.lost < MOST_UNCOUNTED and not policy.cancelled
+        elif (failure := answers.failures.get(name)) is not None:
+            uncounted = policy.outage and entry.lost < MOST_UNCOUNTED and not policy.cancelled
             if uncounted and is_outage(failure.message):
                 carried.append(msgspec.structs.replace(entry, lost=entry.lost + 1))
             else:
@@ -213,14 +244,14 @@ def judge(entries: list[Entry], answers: Answers, policy: FailurePolicy) -> Verd
     verdicts.missing = tuple(missing)
     _divide(verdicts, unanswered, policy)
     if carried:
-        delay = Delay.OUTAGE if outage else Delay.BACKOFF
+        delay = Delay.OUTAGE if policy.outage else Delay.BACKOFF
         verdicts.groups.append(Group(tuple(carried), delay=delay))
     left = {entry.ordinal for entry in verdicts.carried}
     verdicts.final = [entry for entry in entries if entry.ordinal not in left] if left else entries
     return verdicts
 
 
-def is_common_outage(entries: Sequence[Entry], answers: Answers) -> bool:
+def is_common_outage(requests: int, answers: Answers) -> bool:
     """Whether most requests of a batch failed alike with trouble at Together.
 
     A few lines prove nothing: at least OUTAGE_LINES must have failed.
@@ -231,7 +262,7 @@ def is_common_outage(entries: Sequence[Entry], answers: Answers) -> bool:
         if custom_id not in answers.found and is_outage(failure.message)
     )
     most = max(words.values(), default=0)
-    return most >= OUTAGE_LINES and most * 2 > len(entries)
+    return most >= OUTAGE_LINES and most * 2 > requests
 
 
 def _assign(verdicts: Verdicts, carried: list[Entry], fate: DeadLetter | Entry) -> None:
@@ -247,7 +278,14 @@ def _divide(verdicts: Verdicts, unanswered: list[Entry], policy: FailurePolicy) 
         return
     division = policy.divide(unanswered) if policy.divide is not None else Division()
     verdicts.groups.extend(
-        Group(group, division.poison, division.delay) for group in division.groups
+        Group(
+            group,
+            division.poison,
+            division.delay,
+            # What may hold a bad line does not mix with others.
+            division.company or (uuid4() if division.poison else None),
+        )
+        for group in division.groups
     )
     if not division.groups:
         words = policy.provider_error or "the batch failed"
@@ -257,7 +295,7 @@ def _divide(verdicts: Verdicts, unanswered: list[Entry], policy: FailurePolicy) 
 
 
 def _fate(entry: Entry, failure: Failure, policy: FailurePolicy) -> DeadLetter | Entry:
-    """Return a dead letter, or the entry that goes into a retry batch."""
+    """Return a dead letter, or the entry that goes into a new part."""
     verdict = classify(failure.code, failure.status, failure.message, policy.own_texts)
     attempts = entry.attempts + 1
     if verdict is Verdict.RETRYABLE and policy.cancelled:

@@ -24,10 +24,10 @@ are normal there."""
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """What one fetch saw. `missing` has the ordinals of the requests that no line accounts for."""
+    """What one fetch saw. `missing` has the requests that no line accounts for."""
 
     status: str
-    missing: tuple[int, ...]
+    missing: tuple[int | str, ...]
     requests: int
     files: int
     whole: bool

@@ -17,8 +17,6 @@ def split(job: JobClaim, clients: Clients) -> Outcome:
     Requests that arrived over HTTP or the queue were cut on arrival. A spec that a producer
     enqueued by SQL, and the file behind `input`, are read here.
     """
-    if job.shards is not None:
-        return Split(job.shards)
     spec = None
     try:
         if job.enqueued is not None:

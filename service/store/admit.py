@@ -1,58 +1,106 @@
-"""Admit waiting batches as far as there is capacity; `service.rules.admission` chooses which."""
+"""Let waiting parts in, packed into batches, as far as there is capacity.
+
+`service.rules.packing` packs, and `service.rules.admission` chooses among the packs.
+"""
 
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
+from uuid import UUID
 
-from sqlalchemy import ARRAY, BigInteger, Uuid, cast, func, select, text, update
+from sqlalchemy import ARRAY, Uuid, any_, cast, column, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from service.rules.admission import TOKENS_PER_BYTE, Capacity, LaneName, Scene, Waiting, choose
-from service.rules.states import Stage
+from service.rules.packing import (
+    LARGE,
+    MOST_PARTS,
+    RENAMED,
+    Limits,
+    Pack,
+    Small,
+    WaitingPart,
+    packed,
+)
+from service.rules.states import BatchState, PartState, Stage
 from service.store.chores import take_turn
 from service.store.due import Due
 from service.store.engine import Database
 from service.store.lanes import token_rates
-from service.store.models import Batch, Lane
+from service.store.models import Batch, Lane, Part
+from service.store.parts import log_batches
 
 UNDER_WAY = text(
-    "batches.admitted_at IS NOT NULL AND batches.parked_at IS NULL"
-    " AND batches.state IN ('queued', 'uploaded', 'created')"
+    "batches.parked_at IS NULL AND (batches.state IN ('uploaded', 'created')"
+    " OR (batches.state = 'queued' AND batches.failures = 0))"
 )
-"""Let in, and not yet ended over there: the words of a partial index. What waits for an operator
-must not hold up all else."""
+"""Let in, and not yet ended over there: the words of a partial index. What waits for an operator,
+or cannot be uploaded, must not hold up all else."""
 
-_WAITING = "state = 'queued' AND admitted_at IS NULL AND parked_at IS NULL"
+AT_ONCE = 4000
+"""About how many parts one tick lets in."""
 
 # The first few of each group (lane, priority, producer), however many wait: the groups are found
-# by skipping from one to the next along the index, not by reading what is in them.
-_CANDIDATES = text(f"""
+# by skipping from one to the next along the index, not by reading what is in them. Where these
+# would wait for company, `small` counts what could fill a batch.
+_GROUPS = text(f"""
 WITH RECURSIVE groups AS (
-  (SELECT account, endpoint, model, priority, producer FROM haulier.batches WHERE {_WAITING}
+  (SELECT account, endpoint, model, priority, producer FROM haulier.parts WHERE state = 'waiting'
    ORDER BY account, endpoint, model, priority, producer LIMIT 1)
   UNION ALL
   SELECT following.* FROM groups, LATERAL (
-    SELECT b.account, b.endpoint, b.model, b.priority, b.producer FROM haulier.batches b
-    WHERE {_WAITING} AND (b.account, b.endpoint, b.model, b.priority, b.producer)
+    SELECT p.account, p.endpoint, p.model, p.priority, p.producer FROM haulier.parts p
+    WHERE state = 'waiting' AND (p.account, p.endpoint, p.model, p.priority, p.producer)
       > (groups.account, groups.endpoint, groups.model, groups.priority, groups.producer)
-    ORDER BY b.account, b.endpoint, b.model, b.priority, b.producer LIMIT 1) following)
-SELECT first.* FROM groups, LATERAL (
-  SELECT b.id, b.account, b.endpoint, b.model, b.producer, b.priority, b.ready_at,
-    b.requests, b.bytes
-  FROM haulier.batches b
-  WHERE {_WAITING} AND b.account = groups.account
-    AND b.endpoint = groups.endpoint AND b.model = groups.model
-    AND b.priority = groups.priority AND b.producer = groups.producer AND b.ready_at <= now()
-    AND b.not_before <= now() AND (b.lease IS NULL OR b.leased_until < now())
-  ORDER BY b.ready_at, b.shard LIMIT :limit) first
-WHERE NOT EXISTS (SELECT FROM haulier.accounts a
-                  WHERE a.name = groups.account AND a.paused_until > now())
+    ORDER BY p.account, p.endpoint, p.model, p.priority, p.producer LIMIT 1) following)
+SELECT groups.*, first.*, sent.*, small.*, now() AS now
+FROM groups, LATERAL (
+  SELECT NOT EXISTS (
+    SELECT FROM haulier.batches b WHERE b.account = groups.account
+    AND b.endpoint = groups.endpoint AND b.model = groups.model AND b.priority = groups.priority
+    AND b.producer = groups.producer AND b.created_at > now() - :wait) AS idle) sent, LATERAL (
+  SELECT array_agg(f.id) AS ids, array_agg(f.requests) AS requests, array_agg(f.bytes) AS bytes,
+    array_agg(f.ready_at) AS since, array_agg(f.patient_until) AS patient_until,
+    array_agg(f.company) AS company,
+    array_agg(CASE WHEN NOT f.renamed THEN f.job_id END) AS own_names
+  FROM (SELECT p.id, p.requests, p.bytes, p.ready_at, p.patient_until, p.company, p.renamed,
+          p.job_id
+        FROM haulier.parts p
+        WHERE state = 'waiting' AND p.account = groups.account AND p.endpoint = groups.endpoint
+        AND p.model = groups.model AND p.priority = groups.priority
+        AND p.producer = groups.producer AND p.ready_at <= now()
+        ORDER BY p.ready_at, p.shard LIMIT :limit) f) first, LATERAL (
+  SELECT count(*) AS small_parts, coalesce(sum(s.requests), 0)::bigint AS small_requests,
+    coalesce(sum(s.bytes), 0)::bigint AS small_bytes
+  FROM (SELECT p.requests, p.bytes + {RENAMED} * p.requests AS bytes FROM haulier.parts p
+        WHERE cardinality(first.ids) >= :limit
+        AND NOT sent.idle AND first.since[1] > now() - :wait AND state = 'waiting'
+        AND p.account = groups.account AND p.endpoint = groups.endpoint
+        AND p.model = groups.model AND p.priority = groups.priority
+        AND p.producer = groups.producer AND p.ready_at <= now()
+        AND p.requests <= {LARGE} AND p.company IS NULL AND p.renamed IS NOT FALSE
+        ORDER BY p.ready_at, p.shard LIMIT {MOST_PARTS}) s) small
+WHERE first.ids IS NOT NULL
+AND NOT EXISTS (SELECT FROM haulier.accounts a
+                WHERE a.name = groups.account AND a.paused_until > now())
 AND NOT EXISTS (SELECT FROM haulier.lanes l
                 WHERE l.account = groups.account AND l.endpoint = groups.endpoint
                 AND l.model = groups.model AND l.held_until > now())
+""")  # noqa: S608  constant words
+
+# What stands behind the first few of a group and may share a batch with them.
+_REST = text(f"""
+SELECT p.id, p.requests, p.bytes, p.ready_at FROM haulier.parts p
+WHERE state = 'waiting' AND p.account = :account AND p.endpoint = :endpoint AND p.model = :model
+AND p.priority = :priority AND p.producer = :producer AND p.ready_at <= now()
+AND p.requests <= {LARGE} AND p.company IS NULL AND p.id <> ALL(:known)
+AND CASE WHEN CAST(:own_names AS uuid) IS NULL THEN p.renamed IS NOT FALSE
+    ELSE p.job_id = CAST(:own_names AS uuid) AND NOT p.renamed END
+ORDER BY p.ready_at, p.shard LIMIT :most
 """)  # noqa: S608  constant words
 
 
@@ -62,9 +110,33 @@ LONGEST_MEMORY = 10.0
 """Seconds."""
 
 
+@dataclass(frozen=True)
+class _Group:
+    """What may go of one group now, and what was read of it."""
+
+    row: Any
+    packs: list[Pack]
+    tokens_per_byte: float
+
+    @property
+    def lane(self) -> LaneName:
+        return self.row.account, self.row.endpoint, self.row.model
+
+    def waiting(self, pack: Pack) -> Waiting:
+        return Waiting(
+            id=pack.id,
+            lane=self.lane,
+            producer=self.row.producer,
+            priority=self.row.priority,
+            since=pack.parts[0].since,
+            requests=pack.requests,
+            tokens=round(pack.bytes * self.tokens_per_byte),
+        )
+
+
 @dataclass
 class Admission:
-    """Admits batches, and remembers for a moment what is under way: to count it takes a while.
+    """Admits parts, and remembers for a moment what is under way: to count it takes a while.
 
     What was remembered is mostly too much: batches end meanwhile, and what others have admitted
     shows in the lanes. Only what an operator releases counts a few seconds late.
@@ -74,8 +146,8 @@ class Admission:
     _counts: dict[LaneName, int] = field(default_factory=dict)
     _until: float = 0.0
 
-    def admit(self, db: Database, *, limit: int, capacity: Capacity) -> list[Due]:
-        """Admit at most `limit` batches, stamp them as dispatched, and return them.
+    def admit(self, db: Database, *, limit: int, capacity: Capacity, limits: Limits) -> list[Due]:
+        """Make at most `limit` batches of what waits, and return them, stamped as dispatched.
 
         One scheduler at a time; another one finds nothing to do meanwhile.
         """
@@ -84,19 +156,22 @@ class Admission:
         with db.begin() as session:
             if not take_turn(session, "admit"):
                 return []
-            found = session.execute(_CANDIDATES, {"limit": limit}).all()
-            if not found:
+            groups = _groups(session, limit, limits)
+            if not groups:
                 return []
             scene = self._known(session)
-            rates = token_rates(session, {(row.account, row.endpoint, row.model) for row in found})
-            waiting = [_waiting(row, rates) for row in found]
-            chosen = choose(waiting, scene, capacity, limit)
+            owners = {pack.id: (group, pack) for group in groups for pack in group.packs}
+            waiting = [group.waiting(pack) for group, pack in owners.values()]
+            chosen = [owners[found.id] for found in choose(waiting, scene, capacity, limit)]
+            # Of the others, everything that waits was read.
+            deep = [(group, pack) for group, pack in chosen if len(group.row.ids) == limit]
+            _fill(session, deep, scene, capacity)
             admitted = _admit(session, chosen)
         ids = {due.id for due in admitted}
-        for batch in chosen:
-            if batch.id in ids:
-                scene.add(batch)
-                self._counts[batch.lane] = self._counts.get(batch.lane, 0) + 1
+        for group, pack in chosen:
+            if pack.id in ids:
+                scene.add(group.waiting(pack))
+                self._counts[group.lane] = self._counts.get(group.lane, 0) + 1
         return admitted
 
     def _known(self, session: Session) -> Scene:
@@ -108,6 +183,85 @@ class Admission:
             now = time.monotonic()
             self._until = now + min(LONGEST_MEMORY, (now - began) * MEMORY)
         return self._scene
+
+
+def _groups(session: Session, limit: int, limits: Limits) -> list[_Group]:
+    """Return the groups of which something may go."""
+    rows = session.execute(_GROUPS, {"limit": limit, "wait": limits.wait}).all()
+    if not rows:
+        return []
+    rates = token_rates(session, {(row.account, row.endpoint, row.model) for row in rows})
+    groups = []
+    for row in rows:
+        small = Small(row.small_parts, row.small_requests, row.small_bytes)
+        packs = packed(_parts(row), limits, row.now, idle=row.idle, small=small)
+        if packs:
+            lane = (row.account, row.endpoint, row.model)
+            groups.append(_Group(row, packs, rates.get(lane, TOKENS_PER_BYTE)))
+    return groups
+
+
+def _parts(row: Any) -> list[WaitingPart]:
+    return [
+        WaitingPart(
+            id=part_id,
+            requests=requests,
+            bytes=size,
+            since=since,
+            patient_until=patient_until,
+            company=company,
+            own_names=own_names,
+        )
+        for part_id, requests, size, since, patient_until, company, own_names in zip(
+            row.ids,
+            row.requests,
+            row.bytes,
+            row.since,
+            row.patient_until,
+            row.company,
+            row.own_names,
+            strict=True,
+        )
+    ]
+
+
+def _fill(
+    session: Session, chosen: Sequence[tuple[_Group, Pack]], scene: Scene, capacity: Capacity
+) -> None:
+    """Add to the last pack of each group what waits behind it, as long as it fits."""
+    budget = AT_ONCE - sum(len(pack.parts) for _, pack in chosen)
+    loads = Counter[LaneName]()
+    for group, pack in chosen:
+        loads[group.lane] += group.waiting(pack).tokens
+    for group, pack in chosen:
+        last = [other for other in group.packs if other.own_names == pack.own_names][-1]
+        if pack is not last or pack.parts[0].is_alone or budget <= 0:
+            continue
+        room = capacity.tokens - scene.lanes[group.lane].tokens - loads[group.lane]
+        row = group.row
+        asked = {
+            **{name: getattr(row, name) for name in _GROUP},
+            "known": list(row.ids),
+            "own_names": pack.own_names,
+            "most": min(budget, MOST_PARTS),
+        }
+        before = group.waiting(pack).tokens
+        for part in session.execute(_REST, asked).all():
+            if group.waiting(pack).tokens - before > room:
+                break
+            taken = WaitingPart(
+                id=part.id,
+                requests=part.requests,
+                bytes=part.bytes,
+                since=part.ready_at,
+                own_names=pack.own_names,
+            )
+            if not pack.take(taken):
+                break
+            budget -= 1
+
+
+_GROUP = ("account", "endpoint", "model", "priority", "producer")
 
 
 def admitted_counts(session: Session) -> dict[LaneName, int]:
@@ -142,46 +296,44 @@ def load(session: Session) -> Scene:
     return scene
 
 
-def _waiting(row: Any, rates: dict[LaneName, float]) -> Waiting:
-    lane = (row.account, row.endpoint, row.model)
-    return Waiting(
-        id=row.id,
-        lane=lane,
-        producer=row.producer,
-        priority=row.priority,
-        since=row.ready_at,
-        requests=row.requests,
-        tokens=round(row.bytes * rates.get(lane, TOKENS_PER_BYTE)),
-    )
-
-
-def _admit(session: Session, chosen: Sequence[Waiting]) -> list[Due]:
+def _admit(session: Session, chosen: Sequence[tuple[_Group, Pack]]) -> list[Due]:
+    """Give the packs' parts to new batches. Parts that a cancel holds just now stay behind."""
     if not chosen:
         return []
-    asked = (
-        func.unnest(
-            cast([batch.id for batch in chosen], ARRAY(Uuid)),
-            cast([batch.tokens for batch in chosen], ARRAY(BigInteger)),
+    given = _give(session, [pack for _, pack in chosen])
+    if given is None:
+        session.rollback()
+        return []
+    rows: list[dict[str, Any]] = []
+    now: datetime = chosen[0][0].row.now
+    for group, pack in chosen:
+        parts = given.get(pack.id, [])
+        if not parts:
+            continue
+        row = group.row
+        rows.append(
+            {
+                "id": pack.id,
+                "state": BatchState.QUEUED,
+                **{name: getattr(row, name) for name in _GROUP},
+                "parts": len(parts),
+                "renamed": _is_renamed(parts),
+                "requests": sum(part.requests for part in parts),
+                "bytes": sum(part.bytes for part in parts),
+                "tokens": group.waiting(pack).tokens,
+                "poison": max(part.poison for part in parts),
+                "failed_first": parts[0].failed_first,
+                "dispatched_at": now,
+            }
         )
-        .table_valued("id", "tokens")
-        .render_derived()
+    if not rows:
+        return []
+    session.execute(insert(Batch), rows)
+    log_batches(
+        session,
+        ((row["id"], {"parts": row["parts"], "requests": row["requests"]}) for row in rows),
     )
-    # In one order, and without waiting: a cancel may be writing many rows of a job as well.
-    free = (
-        select(Batch.id)
-        .join(asked, Batch.id == asked.c.id)
-        .where(Batch.admitted_at.is_(None))
-        .order_by(Batch.id)
-        .with_for_update(of=Batch, skip_locked=True)
-        .cte("free")
-    )
-    let_in = session.execute(
-        update(Batch)
-        .where(Batch.id == asked.c.id, Batch.id.in_(select(free.c.id)))
-        .values(admitted_at=func.now(), dispatched_at=func.now(), tokens=asked.c.tokens)
-        .returning(Batch.id, Batch.account, Batch.endpoint, Batch.model)
-    ).all()
-    counts = Counter((account, endpoint, model) for _, account, endpoint, model in let_in)
+    counts = Counter((row["account"], row["endpoint"], row["model"]) for row in rows)
     for (account, endpoint, model), count in sorted(counts.items()):
         session.execute(
             insert(Lane)
@@ -191,5 +343,67 @@ def _admit(session: Session, chosen: Sequence[Waiting]) -> list[Due]:
                 set_={"admitted": Lane.admitted + count},
             )
         )
-    accounts = {batch_id: account for batch_id, account, *_ in let_in}
-    return [Due(Stage.UPLOAD, b.id, accounts[b.id]) for b in chosen if b.id in accounts]
+    return [Due(Stage.UPLOAD, row["id"], row["account"]) for row in rows]
+
+
+def _is_renamed(parts: Sequence[Any]) -> bool:
+    """Whether requests need other custom_ids: own ones are unique only within their job.
+
+    What has one name at Together already keeps it.
+    """
+    known = {part.renamed for part in parts} - {None}
+    return known.pop() if known else len({part.job_id for part in parts}) > 1
+
+
+def _give(session: Session, packs: Sequence[Pack]) -> dict[UUID, list[Any]] | None:
+    """Give parts to their batches, and return those that were free, by batch.
+
+    None if a company would be torn apart.
+    """
+    pairs = [(part.id, pack.id) for pack in packs if pack.company is None for part in pack.parts]
+    companies = [pack.company for pack in packs if pack.company is not None]
+    if companies:
+        # All of a company goes together, however much of it was read.
+        members = select(Part.id, Part.company).where(
+            Part.company == any_(cast(companies, ARRAY(Uuid))), Part.state == PartState.WAITING
+        )
+        pairs += [(part_id, company) for part_id, company in session.execute(members) if company]
+    asked = (
+        func.unnest(
+            cast([part_id for part_id, _ in pairs], ARRAY(Uuid)),
+            cast([batch_id for _, batch_id in pairs], ARRAY(Uuid)),
+        )
+        .table_valued(column("id", Uuid), column("batch_id", Uuid))
+        .render_derived("asked")
+    )
+    # In one order, and without waiting: a cancel may be writing many parts of a job as well.
+    free = (
+        select(Part.id)
+        # One by one along the key, however many wait.
+        .where(Part.id == any_(cast([part_id for part_id, _ in pairs], ARRAY(Uuid))))
+        .where(Part.state == PartState.WAITING)
+        .order_by(Part.id)
+        .with_for_update(of=Part, skip_locked=True)
+        .cte("free")
+    )
+    given = session.execute(
+        update(Part)
+        .where(Part.id == asked.c.id, Part.id.in_(select(free.c.id)))
+        .values(state=PartState.TRAVELLING, batch_id=asked.c.batch_id)
+        .returning(
+            Part.batch_id,
+            Part.job_id,
+            Part.requests,
+            Part.bytes,
+            Part.poison,
+            Part.failed_first,
+            Part.renamed,
+        )
+        .execution_options(synchronize_session=False)
+    ).all()
+    found: dict[UUID, list[Any]] = {}
+    for part in given:
+        found.setdefault(part.batch_id, []).append(part)
+    together = Counter(batch_id for _, batch_id in pairs)
+    torn = any(len(found.get(company, ())) < together[company] for company in companies)
+    return None if torn else found

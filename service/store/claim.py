@@ -1,11 +1,10 @@
 """Taking rows to work on: the first of the two short transactions of every stage."""
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-import msgspec
 from sqlalchemy import (
     ARRAY,
     Boolean,
@@ -18,6 +17,7 @@ from sqlalchemy import (
     column,
     exists,
     func,
+    literal,
     or_,
     select,
     update,
@@ -26,10 +26,11 @@ from sqlalchemy.orm import Session, aliased
 
 from service.rules.errors import StaleLease
 from service.rules.states import BATCH_STAGES, JOB_STAGES, BatchState, JobState, Stage
-from service.rules.work import BatchClaim, Claim, Ending, FinalLines, JobClaim, Shard
+from service.rules.work import BatchClaim, Claim, Ending, FinalLines, JobClaim
+from service.store.complete import settled_lines
 from service.store.engine import Database
 from service.store.lanes import lane_of
-from service.store.models import Account, Batch, Enqueued, Job, Lane
+from service.store.models import Account, Batch, Enqueued, Job, Lane, Part
 
 _BATCH_STATES = {stage: state for state, stage in BATCH_STAGES.items()}
 _JOB_STATES = {stage: state for state, stage in JOB_STAGES.items()}
@@ -80,42 +81,45 @@ def _holds(row: type[Batch]) -> ColumnElement[bool]:
     )
 
 
-def claim_job(db: Database, job_id: UUID, stage: Stage, lease_for: timedelta) -> JobClaim | None:
-    """Lease a job for a stage; None where it is not due, not in that stage, or taken."""
+def claim_jobs(
+    db: Database, ids: Sequence[UUID], stage: Stage, lease_for: timedelta
+) -> list[JobClaim]:
+    """Lease those of the jobs that are due for the stage and free."""
     with db.begin() as session:
-        found = session.execute(
+        rows = session.execute(
             select(Job, func.now())
-            .where(Job.id == job_id, Job.state == _JOB_STATES[stage], is_free(Job))
-            .where(Job.open_batches == 0)
+            .where(Job.id == any_(cast(list(ids), ARRAY(Uuid))))
+            .where(Job.state == _JOB_STATES[stage], is_free(Job), Job.open_parts == 0)
             .with_for_update(skip_locked=True, key_share=True)
-        ).one_or_none()
-        if found is None:
-            return None
-        job, now = found
-        if job.lease is not None:
-            # The last worker on it never said what became of it: perhaps the work killed it.
-            job.tries += 1
-        lease, until = uuid4(), now + lease_for
-        job.lease, job.leased_until, job.dispatched_at = lease, until, None
-        return JobClaim(
-            id=job.id,
-            lease=lease,
-            leased_until=until,
-            state=job.state,
-            tries=job.tries,
-            failures=job.failures,
-            producer=job.producer,
-            endpoint=job.endpoint,
-            account=job.account,
-            max_attempts=job.max_attempts,
-            input=job.input,
-            shards=_shards(job),
-            enqueued=_enqueued(session, job),
-            cancel_requested=job.cancel_requested_at is not None,
-            final_lines=_final_lines(session.scalars(_settled(job_id)).all())
-            if job.state is JobState.RUNNING
-            else (),
-        )
+        ).all()
+        lines = settled_lines(session, [job.id for job, _ in rows])
+        return [_job_claim(session, job, now + lease_for, lines[job.id]) for job, now in rows]
+
+
+def _job_claim(
+    session: Session, job: Job, until: datetime, lines: Sequence[FinalLines]
+) -> JobClaim:
+    if job.lease is not None:
+        # The last worker on it never said what became of it: perhaps the work killed it.
+        job.tries += 1
+    lease = uuid4()
+    job.lease, job.leased_until, job.dispatched_at = lease, until, None
+    return JobClaim(
+        id=job.id,
+        lease=lease,
+        leased_until=until,
+        state=job.state,
+        tries=job.tries,
+        failures=job.failures,
+        producer=job.producer,
+        endpoint=job.endpoint,
+        account=job.account,
+        max_attempts=job.max_attempts,
+        input=job.input,
+        enqueued=_enqueued(session, job),
+        cancel_requested=job.cancel_requested_at is not None,
+        final_lines=tuple(lines),
+    )
 
 
 def claim_batches(
@@ -133,7 +137,7 @@ def claim_batches(
             probes = 1 if _may_probe(session, blocked[0]["account"], lease_for) else 0
             rows = [row for row in rows if not row["account_blocked"]] + blocked[:probes]
         claims = [_claim(session, row, lease_for) for row in rows]
-        _lease(session, claims)
+        _lease(session, claims, seals=stage is Stage.UPLOAD)
         return claims
 
 
@@ -154,12 +158,8 @@ _TRIES = Batch.tries + case((Batch.lease.is_not(None), 1), else_=0)
 _DUE = (
     select(
         Batch.id,
-        Batch.job_id,
-        Batch.parent_id,
         func.now().label("now"),
         Batch.state,
-        Batch.shard,
-        Batch.attempt,
         _TRIES.label("tries"),
         Batch.failures,
         Batch.not_there,
@@ -170,17 +170,16 @@ _DUE = (
         Batch.look,
         Batch.look_since,
         Batch.poison,
+        Batch.failed_first,
         Batch.endpoint,
         Batch.account,
         exists().where(Account.blocked_since.is_not(None), _holds(Batch)).label("account_blocked"),
         Batch.model,
-        Job.max_attempts,
+        Batch.parts,
+        Batch.renamed,
         Batch.requests,
-        Batch.input_blob,
-        Batch.manifest_blob,
-        Batch.bytes.label("upload_bytes"),
-        Job.cancel_requested_at.is_not(None).label("cancel_requested"),
-        Job.cancel_requested_at.label("cancelled_at"),
+        Batch.cancelled_at.is_not(None).label("cancel_requested"),
+        Batch.cancelled_at,
         Batch.create_deadline,
         Batch.spent_file_ids,
         Batch.input_file_id,
@@ -194,7 +193,6 @@ _DUE = (
         Lane.seconds.label("expected"),
         func.coalesce(Lane.refusals > 0, False).label("lane_held"),
     )
-    .join(Job, Job.id == Batch.job_id)
     .outerjoin(Lane, lane_of(Batch))
     .where(is_free(Batch), may_be_sent(Batch))
     .with_for_update(of=Batch, skip_locked=True)
@@ -207,15 +205,14 @@ def _among(ids: Sequence[UUID]) -> ColumnElement[bool]:
 
 
 def _claim(session: Session, row: dict[str, Any], lease_for: timedelta) -> BatchClaim:
-    sibling_errors, suspects = _sibling_errors(session, row), _suspects(session, row)
-    del row["parent_id"]
     expected = row.pop("expected")
+    divided = row["poison"] > 0
     return BatchClaim(
         **{**row, "spent_file_ids": tuple(row["spent_file_ids"])},
         lease=uuid4(),
         leased_until=row["now"] + lease_for,
-        sibling_errors=sibling_errors,
-        suspects=suspects,
+        sibling_errors=_sibling_errors(session, row["id"]) if divided else (),
+        suspects=suspects(session, row["failed_first"]) if divided else 0,
         expected=None if expected is None else timedelta(seconds=expected),
     )
 
@@ -226,8 +223,8 @@ def _intends(claim: BatchClaim) -> bool:
     return is_next and not claim.cancel_requested
 
 
-def _lease(session: Session, claims: Sequence[BatchClaim]) -> None:
-    """Write the leases and intents of one page, in one statement."""
+def _lease(session: Session, claims: Sequence[BatchClaim], *, seals: bool) -> None:
+    """Write the leases and intents of one page, in one statement; an upload seals its batch."""
     if not claims:
         return
     until = claims[0].leased_until
@@ -245,6 +242,7 @@ def _lease(session: Session, claims: Sequence[BatchClaim]) -> None:
             leased_until=until,
             tries=_TRIES,
             dispatched_at=None,
+            sealed=or_(Batch.sealed, literal(seals)),
             create_deadline=case((taken.c.intends, until), else_=Batch.create_deadline),
         )
         .execution_options(synchronize_session=False)
@@ -277,32 +275,27 @@ def _may_probe(session: Session, account: str, lease_for: timedelta) -> bool:
     return session.scalar(probes) is not None
 
 
-def _sibling_errors(session: Session, row: dict[str, Any]) -> tuple[str, ...]:
+def _sibling_errors(session: Session, batch_id: UUID) -> tuple[str, ...]:
     """The errors of the other pieces of a divided batch, or none unless all of them FAILED."""
-    if row["poison"] == 0:
-        return ()
+    mine, parent, fellow, piece = aliased(Part), aliased(Part), aliased(Part), aliased(Part)
     siblings = session.execute(
-        select(Batch.provider_status, Batch.provider_error).where(
-            Batch.job_id == row["job_id"],
-            Batch.shard == row["shard"],
-            Batch.parent_id == row["parent_id"],
-            Batch.id != row["id"],
-        )
+        select(piece.company, Batch.provider_status, Batch.provider_error)
+        .distinct()
+        .select_from(mine)
+        .join(parent, parent.id == mine.parent_id)
+        .join(fellow, fellow.batch_id == parent.batch_id)
+        .join(piece, piece.parent_id == fellow.id)
+        .outerjoin(Batch, Batch.id == piece.company)
+        .where(mine.batch_id == batch_id, piece.company.is_not(None), piece.company != batch_id)
     ).all()
-    failed = all(status == "FAILED" for status, _ in siblings)
-    return tuple(error or "" for _, error in siblings) if failed else ()
+    failed = all(status == "FAILED" for _, status, _ in siblings)
+    return tuple(error or "" for *_, error in siblings) if failed else ()
 
 
-def _suspects(session: Session, row: dict[str, Any]) -> int:
-    return suspects(session, row["job_id"], row["shard"]) if row["poison"] else 0
-
-
-def suspects(session: Session, job_id: UUID, shard: int) -> int:
-    """The number of batches that the search for bad lines has cost a shard."""
+def suspects(session: Session, failed_first: UUID | None) -> int:
+    """The number of batches that the search for the bad lines of a FAILED one has cost."""
     return session.scalars(
-        select(func.count())
-        .select_from(Batch)
-        .where(Batch.job_id == job_id, Batch.shard == shard, Batch.poison > 0)
+        select(func.count(Part.company.distinct())).where(Part.failed_first == failed_first)
     ).one()
 
 
@@ -320,37 +313,14 @@ def extend(db: Database, claim: Claim, lease_for: timedelta) -> None:
         raise StaleLease(str(claim.id))
 
 
-def _shards(job: Job) -> tuple[Shard, ...] | None:
-    if job.plan is None:
-        return None
-    return tuple(msgspec.convert(shard, Shard) for shard in job.plan)
-
-
 def _enqueued(session: Session, job: Job) -> bytes | None:
-    if job.state is not JobState.ACCEPTED or job.plan is not None:
+    if job.state is not JobState.ACCEPTED:
         return None
     spec = session.scalar(select(Enqueued.spec).where(Enqueued.job_id == job.id))
     return None if spec is None else spec.encode()
 
 
-def _settled(job_id: UUID) -> Any:
-    return (
-        select(Batch.final_lines)
-        .where(Batch.job_id == job_id, Batch.final_lines.is_not(None))
-        .order_by(Batch.settle_order)
-    )
-
-
-def _final_lines(found: Sequence[dict[str, Any]]) -> tuple[FinalLines, ...]:
-    return tuple(msgspec.convert(lines, FinalLines) for lines in found)
-
-
 def final_lines(db: Database, job_id: UUID) -> tuple[FinalLines, ...]:
-    """Return a job's final lines so far, in the order in which its batches settled."""
+    """Return a job's final lines so far, in the order in which its parts settled."""
     with db.begin() as session:
-        return settled_lines(session, job_id)
-
-
-def settled_lines(session: Session, job_id: UUID) -> tuple[FinalLines, ...]:
-    """Do the same within a transaction."""
-    return _final_lines(session.scalars(_settled(job_id)).all())
+        return tuple(settled_lines(session, [job_id])[job_id])

@@ -27,12 +27,9 @@ class Due:
 
 
 # The words of partial indexes, so that the planner sees that they hold all that may be due.
-_BATCHES = (
-    "b.parked_at IS NULL AND b.state IN ('created', 'ended', 'queued', 'uploaded')"
-    " AND (b.state <> 'queued' OR b.admitted_at IS NOT NULL)"
-)
+_BATCHES = "b.parked_at IS NULL AND b.state IN ('created', 'ended', 'queued', 'uploaded')"
 _JOBS = (
-    "j.parked_at IS NULL AND (j.state = 'accepted' OR (j.state = 'running' AND j.open_batches = 0))"
+    "j.parked_at IS NULL AND (j.state = 'accepted' OR (j.state = 'running' AND j.open_parts = 0))"
 )
 
 
@@ -110,7 +107,7 @@ WITH RECURSIVE producers AS (
   CROSS JOIN (VALUES (false), (true)) AS kind(reads), LATERAL (
     SELECT j.id, j.priority, j.not_before FROM haulier.jobs j
     WHERE {_JOBS} AND j.producer = p.producer AND {_sendable("j")}
-    AND (j.state = 'accepted' AND j.plan IS NULL) = kind.reads
+    AND j.state = ANY(CAST(:states AS text[])) AND (j.state = 'accepted') = kind.reads
     ORDER BY j.priority DESC, j.not_before LIMIT :limit) first
 ), chosen AS (
   SELECT id, turn, priority, not_before FROM (
@@ -128,7 +125,7 @@ RETURNING j.id, j.state, j.account, j.priority, j.not_before
 _BEING_READ = text(f"""
 SELECT count(*) FROM haulier.jobs j
 WHERE (j.dispatched_at IS NOT NULL OR j.lease IS NOT NULL) AND {_JOBS}
-AND j.state = 'accepted' AND j.plan IS NULL
+AND j.state = 'accepted'
 AND (j.dispatched_at >= now() - :again OR j.leased_until >= now())
 """)  # noqa: S608  constant words
 
@@ -157,6 +154,7 @@ def dispatch(
             given["states"] = [s.value for s, stage in BATCH_STAGES.items() if stage in stages]
             statement: TextClause = _SEND_BATCHES
         else:
+            given["states"] = [s.value for s, stage in JOB_STAGES.items() if stage in stages]
             being_read = session.scalars(_BEING_READ, {"again": again}).one()
             given["reading"] = limit if most_reads is None else max(0, most_reads - being_read)
             statement = _SEND_JOBS

@@ -19,7 +19,7 @@ SELECT state, count(*) AS rows, count(*) FILTER (WHERE parked_at IS NOT NULL) AS
        count(*) FILTER (WHERE parked_at IS NULL AND failures >= {many}) AS failing,
        extract(epoch FROM now() - min(not_before) FILTER (WHERE due)) AS oldest
 FROM (SELECT state, parked_at, not_before, failures,
-             parked_at IS NULL AND open_batches = 0 AND not_before <= now()
+             parked_at IS NULL AND open_parts = 0 AND not_before <= now()
              AND (lease IS NULL OR leased_until < now()) AS due
       FROM {schema}.jobs WHERE finished_at IS NULL) AS open
 GROUP BY state
@@ -36,15 +36,11 @@ FROM (SELECT state, not_before, failures,
                  WHERE a.name = b.account AND a.paused_until > now()
                  AND (NOT a.spending OR b.state IN ('queued', 'uploaded'))) AS due
       FROM {schema}.batches b
-      WHERE parked_at IS NULL AND state IN ('created', 'ended', 'queued', 'uploaded')
-      AND (state <> 'queued' OR admitted_at IS NOT NULL)) AS open
+      WHERE parked_at IS NULL AND state IN ('created', 'ended', 'queued', 'uploaded')) AS open
 GROUP BY state
 """
 
-_WAITING = """
-SELECT count(*) AS rows, count(*) FILTER (WHERE failures >= {many}) AS failing
-FROM {schema}.batches WHERE state = 'queued' AND admitted_at IS NULL AND parked_at IS NULL
-"""
+_WAITING = "SELECT count(*) FROM {schema}.parts WHERE state = 'waiting'"
 
 _HELD_LANES = "SELECT count(*) FROM {schema}.lanes WHERE held_until > now()"
 _COUNTERS = "SELECT name, count FROM {schema}.counters"
@@ -90,9 +86,9 @@ class Gauges:
     jobs: dict[str, int]
     """By state, of those that are not finished."""
     batches: dict[str, int]
-    """By state, of those that are let in and neither done nor parked."""
+    """By state, of those that are neither done nor parked."""
     waiting: int
-    """Batches that wait to be let in."""
+    """Parts that wait to be let in."""
     due: dict[str, int]
     oldest: dict[str, float]
     parked: dict[str, int]
@@ -119,13 +115,13 @@ def gauges(db: Database) -> Gauges:
         def number(statement: str) -> int:
             return int(session.scalars(_filled(statement)).one())
 
-        jobs, batches, (waiting,) = rows(_JOBS), rows(_BATCHES), rows(_WAITING)
+        jobs, batches = rows(_JOBS), rows(_BATCHES)
         (deliveries,), (accounts,), (used,) = rows(_DELIVERIES), rows(_ACCOUNTS), rows(_USED)
         processes = rows(_PROCESSES)
         return Gauges(
             jobs={row["state"]: row["rows"] for row in jobs},
             batches={row["state"]: row["rows"] for row in batches},
-            waiting=waiting["rows"],
+            waiting=number(_WAITING),
             due={
                 "job": sum(row["due"] for row in jobs),
                 "batch": sum(row["due"] for row in batches),
@@ -143,7 +139,7 @@ def gauges(db: Database) -> Gauges:
             },
             failing={
                 "job": sum(row["failing"] for row in jobs),
-                "batch": sum(row["failing"] for row in (*batches, waiting)),
+                "batch": sum(row["failing"] for row in batches),
             },
             held_lanes=number(_HELD_LANES),
             counters={row["name"]: row["count"] for row in rows(_COUNTERS)},

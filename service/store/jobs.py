@@ -1,17 +1,17 @@
-"""Reading jobs, batches, events and results. Nothing here writes."""
+"""Reading jobs, parts, batches, events and results. Nothing here writes."""
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, func, select, tuple_
+from sqlalchemy import Select, func, select, tuple_, union_all
 from sqlalchemy.orm import aliased
 
 from service.rules.states import OPEN_BATCH_STATES, BatchState, JobState
 from service.rules.work import Segment as SegmentPlace
 from service.store.engine import Database
-from service.store.models import Batch, DeadLetter, Event, Job, Segment
+from service.store.models import Batch, DeadLetter, Event, Job, Part, Segment
 
 
 def job(db: Database, job_id: UUID, producer: str | None) -> Job | None:
@@ -73,23 +73,37 @@ def _marked(row: type[Job], marks: Sequence[Mapping[str, Any]]) -> Select[Job]:
     return having.order_by(row.created_at.desc(), row.id.desc())
 
 
-def batches(
+def parts(
     db: Database, job_id: UUID, *, after: tuple[int, datetime, UUID] | None, limit: int
-) -> list[Batch]:
-    """A job's batches by shard, oldest first. `after`: (shard, created_at, id)."""
-    order = (Batch.shard, Batch.created_at, Batch.id)
-    query = select(Batch).where(Batch.job_id == job_id).order_by(*order).limit(limit)
+) -> list[tuple[Part, Batch | None]]:
+    """A job's parts with their batches, by shard, oldest first.
+
+    `after` is where the last page ended: (shard, created_at, id).
+    """
+    order = (Part.shard, Part.created_at, Part.id)
+    query = (
+        select(Part, Batch)
+        .outerjoin(Batch, Batch.id == Part.batch_id)
+        .where(Part.job_id == job_id)
+        .order_by(*order)
+        .limit(limit)
+    )
     if after is not None:
         query = query.where(tuple_(*order) > after)
     with db.begin() as session:
-        return list(session.scalars(query))
+        return [(part, batch) for part, batch in session.execute(query)]
 
 
 def events(db: Database, job_id: UUID, *, after: int, limit: int) -> list[Event]:
-    """Return a job's events with ids above `after`."""
-    query = select(Event).where(Event.job_id == job_id, Event.id > after)
+    """Return events with ids above `after`: a job's, and those of the batches it has parts in."""
+    newer = select(Event).where(Event.id > after).order_by(Event.id).limit(limit)
+    own = newer.where(Event.job_id == job_id)
+    in_batches = select(Part.batch_id).where(Part.job_id == job_id)
+    of_batches = newer.where(Event.job_id.is_(None), Event.batch_id.in_(in_batches))
+    found = union_all(select(own.subquery()), select(of_batches.subquery())).subquery()
+    event = aliased(Event, found)
     with db.begin() as session:
-        return list(session.scalars(query.order_by(Event.id).limit(limit)))
+        return list(session.scalars(select(event).order_by(event.id).limit(limit)))
 
 
 def failures(db: Database, job_id: UUID, *, after: int, limit: int) -> list[DeadLetter]:

@@ -11,7 +11,7 @@ from service.rules.admission import LaneName
 from service.rules.errors import error_text
 from service.rules.retry import backoff
 from service.rules.work import Hold, Usage
-from service.store.models import Batch, Lane
+from service.store.models import Batch, Lane, Part
 
 _KEY = ["account", "endpoint", "model"]
 
@@ -77,7 +77,7 @@ def learn_tokens(session: Session, batch: Batch, usage: Usage) -> None:
     )
 
 
-def lane_of(batch: type[Batch] | Batch, lane: type[Lane] = Lane) -> ColumnElement[bool]:
+def lane_of(batch: type[Batch] | Batch | Part, lane: type[Lane] = Lane) -> ColumnElement[bool]:
     """Match the lane of a batch."""
     return and_(
         lane.account == batch.account,

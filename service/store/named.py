@@ -4,41 +4,48 @@ from collections.abc import Collection
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, ColumnElement, Text, Uuid, any_, cast, func, select, union_all
-from sqlalchemy.dialects.postgresql import JSONB, JSONPATH
+from sqlalchemy import ARRAY, ColumnElement, Text, Uuid, and_, any_, cast, func, select, union_all
+from sqlalchemy.orm import aliased
 
 from service.store.engine import Database
-from service.store.models import Batch, Job, Segment
+from service.store.models import Batch, Job, Part, Segment
 
 
-def existing(db: Database, job_ids: Collection[UUID]) -> set[UUID]:
-    """Those of the jobs that are known."""
-    ids = any_(cast(list(job_ids), ARRAY(Uuid)))
+def existing(db: Database, ids: Collection[UUID], row: type[Job | Batch]) -> set[UUID]:
+    """Those of the jobs, or of the batches, that are known."""
+    among = any_(cast(list(ids), ARRAY(Uuid)))
     with db.begin() as session:
-        return set(session.scalars(select(Job.id).where(Job.id == ids)))
+        return set(session.scalars(select(row.id).where(row.id == among)))
 
 
-def named(db: Database, job_ids: Collection[UUID], names: Collection[str]) -> set[str]:
-    """Those of the names that a row of these jobs names."""
-    ids = any_(cast(list(job_ids), ARRAY(Uuid)))
-    # Whatever stands in a plan is taken for a name.
-    everything = cast("$[*].*", JSONPATH)
-    planned = func.jsonb_path_query(Job.plan, everything, type_=JSONB)[()].astext
+child = aliased(Part)
+
+
+def named(
+    db: Database, ids: Collection[UUID], row: type[Job | Batch], names: Collection[str]
+) -> set[str]:
+    """Those of the names that a row of these jobs, or of the jobs in these batches, names."""
+    among = any_(cast(list(ids), ARRAY(Uuid)))
+    if row is Job:
+        of_parts, of_segments = Part.job_id == among, Segment.job_id == among
+    else:
+        of_parts = Part.batch_id == among
+        of_segments = Segment.job_id.in_(select(Part.job_id).where(of_parts))
     rows = union_all(
         *(
-            select(_blob(name).label("name")).where(Batch.job_id == ids)
+            select(_blob(name).label("name")).where(of_parts)
             for name in (
-                Batch.input_blob,
-                Batch.manifest_blob,
-                Batch.final_lines["blob"].astext,
-                Batch.final_lines["index_blob"].astext,
+                Part.input_blob,
+                Part.manifest_blob,
+                Part.final_lines["blob"].astext,
+                Part.final_lines["index_blob"].astext,
             )
         ),
-        *(
-            select(_blob(name)).where(Segment.job_id == ids)
-            for name in (Segment.blob, Segment.index_blob)
-        ),
-        select(_blob(planned)).where(Job.id == ids),
+        *(select(_blob(name)).where(of_segments) for name in (Segment.blob, Segment.index_blob)),
+        # What goes again is named by the part that it is to be.
+        select(_blob(child.manifest_blob))
+        .join(Part, and_(Part.id == child.parent_id, Part.job_id == child.job_id))
+        .where(of_parts),
     ).subquery()
     wanted = any_(cast(list(names), ARRAY(Text)))
     with db.begin() as session:

@@ -2,13 +2,13 @@
 
 from uuid import UUID
 
-from sqlalchemy import func, update
+from sqlalchemy import ColumnElement, func, select, update
 
 from service.rules.errors import Conflict
-from service.rules.states import OPEN_BATCH_STATES
+from service.rules.states import OPEN_BATCH_STATES, PartState
 from service.rules.work import Ending
 from service.store.engine import Database
-from service.store.models import Batch, Event, Job
+from service.store.models import Batch, Event, Job, Part
 
 _FRESH = {
     "parked_at": None,
@@ -17,6 +17,13 @@ _FRESH = {
     "faults": 0,
     "not_before": func.now(),
 }
+
+
+def _of_job(job_id: UUID) -> ColumnElement[bool]:
+    """Match batches that have an open part of the job. Other jobs may travel in them, too."""
+    return Batch.id.in_(
+        select(Part.batch_id).where(Part.job_id == job_id, Part.state == PartState.TRAVELLING)
+    )
 
 
 def unpark(db: Database, job_id: UUID) -> int:
@@ -31,7 +38,7 @@ def unpark(db: Database, job_id: UUID) -> int:
             ),
             *session.scalars(
                 update(Batch)
-                .where(Batch.job_id == job_id, Batch.parked_at.is_not(None))
+                .where(_of_job(job_id), Batch.parked_at.is_not(None))
                 # What is parked is looked at twice before it is parked again.
                 .values({**_FRESH, "not_there": 0, "refusals": 0, "look": None, "look_since": None})
                 .returning(Batch.id)
@@ -45,22 +52,16 @@ def unpark(db: Database, job_id: UUID) -> int:
 def abandon(db: Database, job_id: UUID, *, again: bool) -> int:
     """Give up a job's parked batches, and return their number.
 
-    Their requests become dead letters, or go into new batches (`again`), which may buy them a
-    second time. Raises Conflict if no batch of the job is parked.
+    Whatever travels in them shares their fate: requests become dead letters, or go into new batches
+    (`again`), which may buy them a second time. Raises Conflict if no batch of the job is parked.
     """
     ending = Ending.AGAIN if again else Ending.DEAD
     with db.begin() as session:
         given_up = session.scalars(
             update(Batch)
-            .where(Batch.job_id == job_id, Batch.parked_at.is_not(None))
+            .where(_of_job(job_id), Batch.parked_at.is_not(None))
             .where(Batch.state.in_(OPEN_BATCH_STATES))
-            .values(
-                {
-                    **_FRESH,
-                    "ending": ending,
-                    "admitted_at": func.coalesce(Batch.admitted_at, func.now()),
-                }
-            )
+            .values({**_FRESH, "ending": ending})
             .returning(Batch.id)
         ).all()
         if not given_up:

@@ -8,71 +8,64 @@ from uuid import UUID
 import msgspec
 from sqlalchemy import select
 
-from service.rules.states import OPEN_BATCH_STATES, JobState
-from service.rules.work import FinalLines, Shard
-from service.store.claim import settled_lines
+from service.rules.states import JobState, PartState
+from service.rules.work import FinalLines, Manifest
+from service.store.complete import settled_lines
 from service.store.engine import Database
-from service.store.models import Batch, DeadLetter, Job
+from service.store.models import Batch, DeadLetter, Job, Part
+from service.store.parts import manifest_of
 
 
 @dataclass(frozen=True)
-class Manifest:
+class Shard:
     """The requests of a shard, as the producer submitted them."""
 
-    shard: int
-    name: str
+    number: int
+    manifest: Manifest
     requests: int
 
 
 @dataclass(frozen=True)
 class Traces:
-    """The batches of a shard, oldest first, and the dead letter of one of its requests."""
+    """The parts of a shard with their batches, oldest first, and a request's dead letter."""
 
-    batches: Sequence[Batch]
+    parts: Sequence[tuple[Part, Batch | None]]
     dead: DeadLetter | None
 
 
-def manifests(db: Database, job_id: UUID) -> list[Manifest]:
+def shards(db: Database, job_id: UUID) -> list[Shard]:
     """Return all requests of a job by shard; none if its `input` has not been read yet."""
-    rows = (
-        select(Batch.shard, Batch.manifest_blob, Batch.requests)
-        .where(Batch.job_id == job_id, Batch.parent_id.is_(None))
-        .order_by(Batch.shard)
-    )
+    rows = select(Part).where(Part.job_id == job_id, Part.parent_id.is_(None)).order_by(Part.shard)
     with db.begin() as session:
-        found = [Manifest(*row) for row in session.execute(rows)]
-        if found:
-            return found
-        plan = session.scalar(select(Job.plan).where(Job.id == job_id)) or []
-    shards = [msgspec.convert(shard, Shard) for shard in plan]
-    return [
-        Manifest(number, shard.manifest_blob, shard.requests) for number, shard in enumerate(shards)
-    ]
+        return [
+            Shard(part.shard, manifest_of(part), part.requests) for part in session.scalars(rows)
+        ]
 
 
 def traces(db: Database, job_id: UUID, shard: int, ordinal: int) -> Traces:
-    """Return the batches and the dead letter of a request."""
+    """Return the parts, the batches and the dead letter of a request."""
     rows = (
-        select(Batch)
-        .where(Batch.job_id == job_id, Batch.shard == shard)
-        .order_by(Batch.attempt, Batch.created_at, Batch.id)
+        select(Part, Batch)
+        .outerjoin(Batch, Batch.id == Part.batch_id)
+        .where(Part.job_id == job_id, Part.shard == shard)
+        .order_by(Part.attempt, Part.created_at, Part.id)
     )
     with db.begin() as session:
         # As of one instant: a settling in between would make the two disagree.
         session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
         dead = session.get(DeadLetter, (job_id, ordinal))
-        return Traces(list(session.scalars(rows)), dead)
+        return Traces([(part, batch) for part, batch in session.execute(rows)], dead)
 
 
-def final_lines_of(batch: Batch) -> FinalLines | None:
-    return None if batch.final_lines is None else msgspec.convert(batch.final_lines, FinalLines)
+def final_lines_of(part: Part) -> FinalLines | None:
+    return None if part.final_lines is None else msgspec.convert(part.final_lines, FinalLines)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
     """The state of a job's requests. `failed` are the ordinals of its dead letters, in order.
 
-    For a running job, `lines` are its final lines so far, and `again` are the manifests of batches
+    For a running job, `lines` are its final lines so far, and `again` are the manifests of parts
     that carry requests once more: any line of such a request is outdated.
     """
 
@@ -80,7 +73,7 @@ class Standing:
     generation: int
     failed: "array[int]"
     lines: tuple[FinalLines, ...] = ()
-    again: tuple[str, ...] = ()
+    again: tuple[Manifest, ...] = ()
 
 
 def standing(db: Database, job_id: UUID) -> Standing | None:
@@ -101,16 +94,16 @@ def standing(db: Database, job_id: UUID) -> Standing | None:
         if job.state is not JobState.RUNNING:
             return Standing(state=job.state, generation=job.generation, failed=failed)
         again = session.scalars(
-            select(Batch.manifest_blob).where(
-                Batch.job_id == job_id,
-                Batch.parent_id.is_not(None),
-                Batch.state.in_(OPEN_BATCH_STATES),
+            select(Part).where(
+                Part.job_id == job_id,
+                Part.parent_id.is_not(None),
+                Part.state != PartState.SETTLED,
             )
         )
         return Standing(
             state=job.state,
             generation=job.generation,
             failed=failed,
-            lines=settled_lines(session, job_id),
-            again=tuple(again),
+            lines=tuple(settled_lines(session, [job_id])[job_id]),
+            again=tuple(manifest_of(part) for part in again),
         )

@@ -1,4 +1,4 @@
-"""Retry dead letters as new batches of their job."""
+"""Retry dead letters as new parts of their job."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,45 +8,45 @@ from sqlalchemy import ARRAY, BigInteger, Text, any_, cast, delete, func, select
 
 from service.rules.errors import Conflict
 from service.rules.states import JobState, check_move
+from service.rules.work import Manifest
 from service.store.engine import Database
-from service.store.models import Batch, DeadLetter, Event, Job
-from service.store.successor import successor
+from service.store.models import DeadLetter, Event, Job, Part
+from service.store.parts import manifest_of, successor
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeadLetters:
-    """The dead letters of one batch."""
+    """The dead letters of one part."""
 
-    batch_id: UUID
-    manifest_blob: str
+    part_id: UUID
+    manifest: Manifest
     ordinals: frozenset[int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Revival:
-    """Dead letters of one batch with a new manifest and a fresh set of attempts."""
+    """Dead letters of one part with a new manifest and a fresh set of attempts."""
 
-    batch_id: UUID
-    manifest_blob: str
+    part_id: UUID
+    manifest: Manifest
     ordinals: frozenset[int]
     bytes: int
 
 
-def dead_letters_by_batch(
+def dead_letters_by_part(
     db: Database, job_id: UUID, custom_ids: Sequence[str] | None
 ) -> tuple[list[DeadLetters], set[str]]:
-    """A job's dead letters by batch (None: all of them), and the custom_ids among them."""
+    """A job's dead letters by part (None: all of them), and the custom_ids among them."""
     query = (
         select(
-            DeadLetter.batch_id,
-            Batch.manifest_blob,
+            Part,
             func.array_agg(DeadLetter.ordinal),
             func.array_agg(DeadLetter.custom_id),
         )
-        .join(Batch, Batch.id == DeadLetter.batch_id)
+        .join(Part, Part.id == DeadLetter.part_id)
         .where(DeadLetter.job_id == job_id)
-        .group_by(DeadLetter.batch_id, Batch.manifest_blob, Batch.shard)
-        .order_by(Batch.shard)
+        .group_by(Part.id)
+        .order_by(Part.shard, Part.id)
     )
     if custom_ids is not None:
         names = cast(list(custom_ids), ARRAY(Text))
@@ -54,14 +54,14 @@ def dead_letters_by_batch(
     with db.begin() as session:
         rows = session.execute(query).all()
     found = [
-        DeadLetters(batch_id=batch_id, manifest_blob=manifest, ordinals=frozenset(ordinals))
-        for batch_id, manifest, ordinals, _ in rows
+        DeadLetters(part_id=part.id, manifest=manifest_of(part), ordinals=frozenset(ordinals))
+        for part, ordinals, _ in rows
     ]
     return found, {custom_id for *_, names in rows for custom_id in names}
 
 
 def revive(db: Database, job_id: UUID, revivals: Sequence[Revival]) -> None:
-    """Take a finished job back to running, with a new batch for each revival.
+    """Take a finished job back to running, with a new part for each revival.
 
     The results stay readable until new ones take their place. Raises Conflict if the job is not
     finished, or if its dead letters have changed.
@@ -76,27 +76,19 @@ def revive(db: Database, job_id: UUID, revivals: Sequence[Revival]) -> None:
             raise Conflict(f"the job is {job.state}; only a finished one can be retried")
         requests = 0
         for revival in revivals:
-            parent = session.get_one(Batch, revival.batch_id)
+            parent = session.get_one(Part, revival.part_id)
             removed = session.scalars(
                 delete(DeadLetter)
                 .where(
                     DeadLetter.job_id == job_id,
-                    DeadLetter.batch_id == revival.batch_id,
+                    DeadLetter.part_id == revival.part_id,
                     DeadLetter.ordinal == any_(cast(sorted(revival.ordinals), ARRAY(BigInteger))),
                 )
                 .returning(DeadLetter.ordinal)
             ).all()
             if len(removed) != len(revival.ordinals):
                 raise Conflict("the job's dead letters have changed; ask again")
-            session.add(
-                successor(
-                    job,
-                    parent,
-                    manifest_blob=revival.manifest_blob,
-                    requests=len(revival.ordinals),
-                    size=revival.bytes,
-                )
-            )
+            session.add(successor(parent, revival.manifest, len(revival.ordinals), revival.bytes))
             job.attempts = max(job.attempts, parent.attempt + 1)
             requests += len(removed)
         check_move(job.state, JobState.RUNNING)
@@ -105,11 +97,11 @@ def revive(db: Database, job_id: UUID, revivals: Sequence[Revival]) -> None:
                 job_id=job_id,
                 source=job.state,
                 target=JobState.RUNNING,
-                detail={"retried": requests, "batches": len(revivals)},
+                detail={"retried": requests, "parts": len(revivals)},
             )
         )
         job.state = JobState.RUNNING
         job.failed -= requests
         job.pending += requests
-        job.open_batches += len(revivals)
+        job.open_parts += len(revivals)
         job.finished_at = job.cancel_requested_at = None

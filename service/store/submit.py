@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from msgspec import to_builtins
 from sqlalchemy import func, select, text, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
@@ -21,6 +20,7 @@ from service.rules.states import JobState
 from service.store.engine import Database, is_contended
 from service.store.models import Event, Job, Producer
 from service.store.notices import announce_rejected
+from service.store.parts import insert_parts, new_parts
 from service.store.quotas import Asked, over_quota
 
 
@@ -129,8 +129,7 @@ def _store(
 ) -> list[Answer]:
     session.execute(text(f"SET LOCAL lock_timeout = {patience // timedelta(milliseconds=1)}"))
     _add_producers(session, {submission.producer for submission in submissions})
-    refused = any(submission.bad is not None for submission in submissions)
-    now = session.scalars(select(func.now())).one() if refused else None
+    now = session.scalars(select(func.now())).one()
     # In one order for everybody: two pages with the same keys must not wait for each other.
     ordered = sorted(submissions, key=_order)
     over = over_quota(session, [_asked(s) for s in ordered if s.bad is None])
@@ -141,6 +140,8 @@ def _store(
             insert(Event),
             [{"job_id": i, "target": rows[i]["state"], "detail": {}} for i in rows if i in new],
         )
+        taken = {s.id: s.taken.shards for s in ordered if s.taken is not None and s.id in new}
+        insert_parts(session, [p for i, cut in taken.items() for p in new_parts(rows[i], cut)])
         announce_rejected(
             session,
             {s.id: s.spec.notify for s in submissions if s.bad is not None and s.id in new},
@@ -176,12 +177,12 @@ def _add_producers(session: Session, names: set[str]) -> None:
     )
 
 
-def _row(submission: Submission, now: datetime | None) -> dict[str, Any]:
+def _row(submission: Submission, now: datetime) -> dict[str, Any]:
     spec, taken, bad = submission.spec, submission.taken, submission.bad
     return {
         "id": submission.id,
         "producer": submission.producer,
-        "state": JobState.ACCEPTED if bad is None else JobState.REJECTED,
+        "state": _state(submission),
         "endpoint": spec.endpoint,
         "account": spec.account,
         "priority": spec.priority,
@@ -193,13 +194,21 @@ def _row(submission: Submission, now: datetime | None) -> dict[str, Any]:
         "fingerprint": submission.fingerprint if bad is None else None,
         "input": spec.input,
         "bundle_blob": None if taken is None else taken.bundle_blob,
-        "plan": None if taken is None else [to_builtins(shard) for shard in taken.shards],
         "total": 0 if taken is None else taken.total,
         "pending": 0 if taken is None else taken.total,
+        "open_parts": 0 if taken is None else len(taken.shards),
+        "started_at": None if taken is None else now,
         "error": None if bad is None else error_text(str(bad)),
         "problems": None if bad is None else [_problem(problem) for problem in bad.problems],
         "finished_at": None if bad is None else now,
     }
+
+
+def _state(submission: Submission) -> JobState:
+    """A job whose requests are known has its parts at once."""
+    if submission.bad is not None:
+        return JobState.REJECTED
+    return JobState.ACCEPTED if submission.taken is None else JobState.RUNNING
 
 
 def _problem(problem: Any) -> dict[str, Any]:

@@ -24,9 +24,10 @@ from sqlalchemy.orm import Session
 
 from service.rules.errors import error_text
 from service.rules.pace import spread
+from service.rules.states import OPEN_BATCH_STATES
 from service.rules.work import BatchClaim, Changes, Ending, Wait
 from service.store.engine import Database
-from service.store.models import Batch, Job
+from service.store.models import Batch
 
 _LEARNED = {field.name: getattr(Batch, field.name).type for field in fields(Changes)}
 
@@ -81,8 +82,6 @@ TO_END: Mapping[Any, Any] = {
     Batch.ending: Ending.CANCELLED,
     # An unanswered create has to be looked for in its own time.
     Batch.not_before: case((Batch.create_deadline.is_(None), func.now()), else_=Batch.not_before),
-    # An unsent batch need not wait for admission: its requests become dead letters.
-    Batch.admitted_at: func.coalesce(Batch.admitted_at, func.now()),
     # What waited for an operator is looked at once more, and then it ends.
     Batch.parked_at: None,
     Batch.tries: 0,
@@ -90,14 +89,13 @@ TO_END: Mapping[Any, Any] = {
     Batch.not_there: 0,
     Batch.refusals: 0,
 }
-"""What a cancel writes into each open batch of the job."""
+"""What a cancel writes into each open batch of which all jobs are cancelled."""
 
 
 def hurry_cancelled(session: Session, claims: Sequence[BatchClaim]) -> None:
-    """Make batches due at once whose job was cancelled while a worker held them.
+    """Make batches due at once that were cancelled while a worker held them.
 
-    A cancel passes over leased batches, so the worker has to look for it. A claim that already
-    saw the cancel has acted on it.
+    A claim that already saw the cancel has acted on it.
     """
     unaware = [claim.id for claim in claims if not claim.cancel_requested]
     if not unaware:
@@ -105,8 +103,8 @@ def hurry_cancelled(session: Session, claims: Sequence[BatchClaim]) -> None:
     session.flush()
     session.execute(
         update(Batch)
-        .where(Batch.id == any_(cast(unaware, ARRAY(Uuid))))
-        .where(Job.id == Batch.job_id, Job.cancel_requested_at.is_not(None))
+        .where(Batch.id == any_(cast(unaware, ARRAY(Uuid))), Batch.cancelled_at.is_not(None))
+        .where(Batch.state.in_(OPEN_BATCH_STATES))
         .values(TO_END)
         .execution_options(synchronize_session=False)
     )

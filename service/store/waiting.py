@@ -3,16 +3,17 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import Select, func, or_, select
 from sqlalchemy.orm import Session
 
 from service.rules.admission import TOKENS_PER_BYTE, Capacity
+from service.rules.packing import LARGE, Limits
 from service.rules.retry import MANY_FAILURES
-from service.rules.states import OPEN_BATCH_STATES, BatchState, JobState
+from service.rules.states import BatchState, JobState, PartState
 from service.store.admit import load
 from service.store.engine import Database
 from service.store.lanes import lane_of, token_rates
-from service.store.models import Account, Batch, Job, Lane
+from service.store.models import Account, Batch, Job, Lane, Part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class Reason:
     """The last error of the row that keeps the job, if it is an error that does."""
 
 
-def why(db: Database, job: Job, capacity: Capacity) -> Reason | None:
+def why(db: Database, job: Job, capacity: Capacity, limits: Limits) -> Reason | None:
     """Return what a job waits for, or None if it is being worked on or has ended.
 
     A row that is parked, or fails again and again, is told even while others are in progress.
@@ -39,32 +40,42 @@ def why(db: Database, job: Job, capacity: Capacity) -> Reason | None:
     if job.finished_at is None and job.failures >= MANY_FAILURES:
         return _failing(job)
     if job.state is JobState.ACCEPTED:
-        return Reason(code="worker", detail="waits for a worker to cut it into batches")
+        return Reason(code="worker", detail="waits for a worker to read its requests")
     if job.state is not JobState.RUNNING:
         return None
     with db.begin() as session:
-        open_batches = select(Batch).where(
-            Batch.job_id == job.id, Batch.state.in_(OPEN_BATCH_STATES)
+        in_batches = select(Part.batch_id).where(
+            Part.job_id == job.id, Part.state == PartState.TRAVELLING
         )
+        open_batches = select(Batch).where(Batch.id.in_(in_batches))
         stuck = session.scalar(
             open_batches.where(or_(Batch.parked_at.is_not(None), Batch.failures >= MANY_FAILURES))
             .order_by(Batch.parked_at, Batch.failures.desc())
             .limit(1)
         )
         first = session.scalar(open_batches.order_by(Batch.not_before).limit(1))
-        if first is None:
+        part = session.scalar(
+            select(Part)
+            .where(Part.job_id == job.id, Part.state == PartState.WAITING)
+            .order_by(Part.ready_at)
+            .limit(1)
+        )
+        if first is None and part is None:
             return Reason(code="worker", detail="waits for a worker to put its results together")
         if stuck is not None and stuck.parked_at is not None:
             return _parked(stuck)
-        pause = _pause(session, first.account) or _hold(session, first)
+        pause = _pause(session, job.account) or _hold(session, first, part)
         if pause is not None:
             return pause
         if stuck is not None:
             return _failing(stuck)
-        under_way = open_batches.where(Batch.parked_at.is_(None), Batch.admitted_at.is_not(None))
-        if session.scalar(under_way.limit(1)) is not None:
+        if part is None or _is_under_way(session, open_batches):
             return None
-        return _not_let_in(session, first, capacity)
+        return _not_let_in(session, part, capacity, limits)
+
+
+def _is_under_way(session: Session, open_batches: Select[Batch]) -> bool:
+    return session.scalar(open_batches.where(Batch.parked_at.is_(None)).limit(1)) is not None
 
 
 def _parked(row: Job | Batch) -> Reason:
@@ -87,30 +98,38 @@ def _pause(session: Session, name: str) -> Reason | None:
     return Reason(code="account_paused", detail=detail, until=account.paused_until)
 
 
-def _hold(session: Session, batch: Batch) -> Reason | None:
-    if batch.state not in {BatchState.QUEUED, BatchState.UPLOADED}:
+def _hold(session: Session, batch: Batch | None, part: Part | None) -> Reason | None:
+    if batch is not None and batch.state not in {BatchState.QUEUED, BatchState.UPLOADED}:
         return None
-    lane = session.scalar(select(Lane).where(lane_of(batch), Lane.held_until > func.now()))
+    row = batch or part
+    if row is None:
+        return None
+    lane = session.scalar(select(Lane).where(lane_of(row), Lane.held_until > func.now()))
     if lane is None:
         return None
-    detail = f"Together's queue for {batch.model} is full: {lane.reason}"
+    detail = f"Together's queue for {row.model} is full: {lane.reason}"
     return Reason(code="lane_held", detail=detail, until=lane.held_until)
 
 
-def _not_let_in(session: Session, batch: Batch, capacity: Capacity) -> Reason:
-    if batch.not_before > session.scalars(select(func.now())).one():
-        return Reason(code="retry", detail="pauses before another attempt", until=batch.not_before)
-    name = (batch.account, batch.endpoint, batch.model)
+def _not_let_in(session: Session, part: Part, capacity: Capacity, limits: Limits) -> Reason:
+    now = session.scalars(select(func.now())).one()
+    if part.ready_at > now:
+        return Reason(code="retry", detail="pauses before another attempt", until=part.ready_at)
+    name = (part.account, part.endpoint, part.model)
     lane = load(session).lanes[name]
-    tokens = round(batch.bytes * token_rates(session, [name]).get(name, TOKENS_PER_BYTE))
-    where = f"account {batch.account} has"
+    tokens = round(part.bytes * token_rates(session, [name]).get(name, TOKENS_PER_BYTE))
+    where = f"account {part.account} has"
     match lane.lacks(capacity, tokens):
         case "batches":
-            detail = f"{where} {lane.batches:,} batches of {batch.model} under way, its limit"
+            detail = f"{where} {lane.batches:,} batches of {part.model} under way, its limit"
             return Reason(code="inflight_batches", detail=detail)
         case "tokens":
             detail = (
-                f"{where} {lane.tokens:,} of {capacity.tokens:,} tokens of {batch.model} enqueued"
+                f"{where} {lane.tokens:,} of {capacity.tokens:,} tokens of {part.model} enqueued"
             )
             return Reason(code="enqueued_tokens", detail=f"{detail}; the next needs {tokens:,}")
+    until = part.patient_until or part.ready_at + limits.wait
+    if until > now and part.requests <= LARGE:
+        detail = "waits for other small jobs to share a batch with"
+        return Reason(code="packing", detail=detail, until=until)
     return Reason(code="turn", detail="waits for its turn to be uploaded, behind other work")

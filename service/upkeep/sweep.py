@@ -16,11 +16,12 @@ from service.payloads.blobs import Blobs
 from service.rules.errors import HandedBack
 from service.store import files, named
 from service.store.engine import Database
+from service.store.models import Batch, Job
 
 log = structlog.get_logger()
 
 DAY = timedelta(days=1)
-JOBS, BUNDLES, FILES = "jobs/", "pages/", "files/file-"
+JOBS, BATCHES, BUNDLES, FILES = "jobs/", "batches/", "pages/", "files/file-"
 UUID_LENGTH = 36
 
 
@@ -48,8 +49,9 @@ def sweep(
                 raise HandedBack
             yield names
 
-    for names in pages(JOBS):
-        swept += _delete(blobs, _unnamed_of_jobs(db, blobs, names, before))
+    for prefix, row in ((JOBS, Job), (BATCHES, Batch)):
+        for names in pages(prefix):
+            swept += _delete(blobs, _unnamed(db, blobs, names, before, prefix=prefix, row=row))
     for names in pages(BUNDLES):
         swept += _delete(blobs, _unnamed_of_bundles(db, names))
     for names in pages("files/"):
@@ -64,24 +66,32 @@ def _delete(blobs: Blobs, names: list[str]) -> int:
     return len(names)
 
 
-def _unnamed_of_jobs(db: Database, blobs: Blobs, names: list[str], before: datetime) -> list[str]:
-    """Return those of `jobs/<job id>/…` that their job does not name; all if it does not exist."""
-    by_job: defaultdict[UUID, list[str]] = defaultdict(list)
+def _unnamed(
+    db: Database,
+    blobs: Blobs,
+    names: list[str],
+    before: datetime,
+    *,
+    prefix: str,
+    row: type[Job | Batch],
+) -> list[str]:
+    """Return those of `<prefix><id>/…` that nothing of that row names; all if it does not exist."""
+    by_id: defaultdict[UUID, list[str]] = defaultdict(list)
     for name in names:
-        job_id = _id_after(JOBS, name)
-        if job_id is not None and name.startswith(f"{JOBS}{job_id}/"):
-            by_job[job_id].append(name)
-    known = named.existing(db, by_job)
+        owner = _id_after(prefix, name)
+        if owner is not None and name.startswith(f"{prefix}{owner}/"):
+            by_id[owner].append(name)
+    known = named.existing(db, by_id, row)
     # A job that is still arriving has no row yet, and its first blobs may be old.
     unknown = [
-        job_id
-        for job_id in by_job.keys() - known
-        if not blobs.holds_younger(f"{JOBS}{job_id}/", before)
+        owner
+        for owner in by_id.keys() - known
+        if not blobs.holds_younger(f"{prefix}{owner}/", before)
     ]
-    of_known = {name for job_id in known for name in by_job[job_id]}
+    of_known = {name for owner in known for name in by_id[owner]}
     return [
-        *(name for job_id in unknown for name in by_job[job_id]),
-        *(of_known - named.named(db, known, of_known)),
+        *(name for owner in unknown for name in by_id[owner]),
+        *(of_known - named.named(db, known, row, of_known)),
     ]
 
 

@@ -23,7 +23,8 @@ def test_a_refused_account_is_paused_probed_and_reopened(
     running: Pipeline, simulator: Simulator, status: int
 ) -> None:
     simulator.keys({KEY: status})
-    job_id = running.submit(chat(*ids(6), max_attempts=1), shard_requests=2)
+    # Of different priority, so that they do not share a batch.
+    jobs = [running.submit(chat(*ids(2), max_attempts=1, priority=n)) for n in range(3)]
     (account,) = eventually(lambda: accounts(running.db))
     assert account.blocked_since is not None
     assert str(status) in (account.reason or "")
@@ -33,10 +34,10 @@ def test_a_refused_account_is_paused_probed_and_reopened(
     assert calls <= accounts(running.db)[0].refusals + 3
 
     simulator.keys({})
-    job = running.ended(job_id)
-
-    assert_complete(running, job, ids(6))
-    assert job.succeeded == 6
+    for job_id in jobs:
+        job = running.ended(job_id)
+        assert_complete(running, job, ids(2))
+        assert job.succeeded == 2
     assert simulator.batches_created == 3
     (account,) = accounts(running.db)
     assert (account.blocked_since, account.paused_until, account.refusals) == (None, None, 0)

@@ -12,6 +12,7 @@ from celery import Celery
 from config.settings import Settings
 from service.payloads.bundles import take_in_together
 from service.rules.errors import BadInput
+from service.rules.shared_ids import shared_id
 from service.rules.spec import Permissions, read_spec
 from service.rules.states import BatchState, JobState
 from service.store import jobs
@@ -86,7 +87,7 @@ def test_files_that_show_late_are_bought_once(running: Pipeline, simulator: Simu
     assert_complete(running, job, ids(30))
     assert job.succeeded == 30
     assert {simulator.billed(custom_id) for custom_id in ids(30)} == {1}
-    assert simulator.batches_created == 3
+    assert simulator.batches_created == 1
 
 
 def test_odd_types_in_every_answer_cost_nothing(running: Pipeline, simulator: Simulator) -> None:
@@ -99,7 +100,7 @@ def test_odd_types_in_every_answer_cost_nothing(running: Pipeline, simulator: Si
     assert_complete(running, job, ids(8))
     assert (job.succeeded, job.failed) == (7, 1)
     assert job.prompt_tokens > 0
-    assert simulator.batches_created == 2
+    assert simulator.batches_created == 1
 
 
 def test_models_are_batched_apart_and_come_back_together(
@@ -256,8 +257,9 @@ def test_any_celery_application_submits_by_name_alone(
 def test_jobs_that_share_a_page_run_each_for_itself(
     running: Pipeline, simulator: Simulator
 ) -> None:
-    simulator.line_rule("error", custom_id="b0001", times=1, message="Internal Server Error")
-    simulator.line_rule("error", custom_id="c0002", message="Maximum four stop sequences allowed")
+    again, dead = 'Say b0001"', 'Say c0002"'
+    simulator.line_rule("error", contains=again, times=1, message="Internal Server Error")
+    simulator.line_rule("error", contains=dead, message="Maximum four stop sequences allowed")
     names = {uuid4(): [f"{letter}{number:04}" for number in range(4)] for letter in "abcd"}
     specs = {
         job_id: read_spec(msgspec.json.encode(chat(*found)), Permissions())
@@ -279,7 +281,11 @@ def test_jobs_that_share_a_page_run_each_for_itself(
     done = [running.job(job_id) for job_id in names]
     assert [job.failed for job in done] == [0, 0, 1, 0]
     assert len({job.bundle_blob for job in done}) == 1
-    assert simulator.executed("b0001") == 2
+    # All in one batch, where their requests have other names, and what failed once in another,
+    # under the same name.
+    assert [running.batch_count(job_id) for job_id in names] == [1, 2, 1, 1]
+    assert simulator.batches_created == 2
+    assert simulator.executed(shared_id(list(names)[1], 1)) == 2
 
 
 def test_no_line_of_any_log_holds_a_secret_or_a_payload(
@@ -313,10 +319,10 @@ def test_every_line_of_a_workers_log_is_json_and_says_what_it_is_about(running: 
     ]
 
     advanced = [line for line in lines if line["event"] == "advanced"]
+    assert {line["batch"] for line in advanced} == {str(b.id) for b in running.batches(job_id)}
     assert {line["stage"] for line in advanced} == {"upload", "create", "poll"}
     for line in advanced:
-        assert line["job"] == str(job_id)
-        assert {"batch", "attempt", "account", "task_id", "timestamp", "level"} <= set(line)
+        assert {"batch", "account", "task_id", "timestamp", "level"} <= set(line)
     assert any(line["logger"].startswith("celery") for line in lines)
 
 

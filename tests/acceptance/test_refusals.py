@@ -101,8 +101,10 @@ def test_a_slow_down_without_a_time_pauses_the_account(
     """A 429 on create that the cheap call gets as well is the account's."""
     simulator.switch(rate_limit_header="none")
     simulator.fault("*", "status", status=429, times=6)
-    job = running.ended(running.submit(chat(*ids(4), max_attempts=1), shard_requests=1))
-    assert_complete(running, job, ids(4))
+    # Of different priority, so that they do not share a batch.
+    jobs = [running.submit(chat("a", max_attempts=1, priority=n)) for n in range(4)]
+    for job_id in jobs:
+        assert_complete(running, running.ended(job_id), ["a"])
     assert simulator.batches_created == 4
 
 

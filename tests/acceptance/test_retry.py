@@ -64,7 +64,7 @@ def test_a_cancelled_job_can_be_taken_up_again(
     assert job.state is JobState.COMPLETED
     assert_complete(pipeline, job, ids(4))
     assert job.succeeded == 4
-    assert simulator.batches_created == 2
+    assert simulator.batches_created == 1
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ class Deployment:
 
     def work(self, **worker: str) -> Running:
         """Start what works on jobs; gives the worker."""
-        self.pipeline.scheduler()
+        self.pipeline.scheduler(**worker)
         return self.pipeline.worker(**worker)
 
     def finished(self, batch_id: str) -> Any:

@@ -17,7 +17,7 @@ from service.stages import fetch
 from service.together.client import Together
 from service.together.wire import ProviderBatch, read_batch
 from tests.bench.corpus import answer_line, request_lines
-from tests.factories import batch_claim, clients, final_lines, take
+from tests.factories import batch_claim, clients, final_lines, part_claim, take
 
 
 class LocalFiles:
@@ -52,8 +52,8 @@ def prepare_shard(blobs: str, count: int) -> dict[str, Any]:
     (shard,) = taken.shards
     return {
         "input_blob": shard.input_blob,
-        "manifest_blob": shard.manifest_blob,
-        "upload_bytes": shard.bytes,
+        "manifest": shard.manifest,
+        "bytes": shard.bytes,
         "requests": shard.requests,
     }
 
@@ -64,7 +64,7 @@ def reconcile(
     """Fetch a batch whose two files are at hand."""
     local = LocalFiles(output, errors)
     claim = batch_claim(
-        **shard,
+        requests=shard["requests"],
         state=BatchState.ENDED,
         provider_batch_id="batch",
         provider_status="COMPLETED",
@@ -72,9 +72,11 @@ def reconcile(
         error_file_id=errors,
     )
     store = Blobs(Path(blobs).as_uri())
-    outcome = fetch(claim, clients(store, cast("Together", local), Path(scratch)))
+    outcome = fetch(
+        claim, clients(store, cast("Together", local), Path(scratch), part_claim(**shard))
+    )
     assert isinstance(outcome, Settle), outcome
-    settlement = outcome.settlement
+    settlement = outcome.parts[0]
     return {
         "handed_out": local.cpu,
         "succeeded": settlement.succeeded,

@@ -34,8 +34,8 @@ WARM_UP = 20
 
 Work = Callable[[], object]
 EVENTS = """
-INSERT INTO haulier.events (job_id, batch_id, source, target)
-  SELECT md5('job' || n)::uuid, md5('batch' || n)::uuid, 'created', 'ended'
+INSERT INTO haulier.events (batch_id, source, target)
+  SELECT md5('batch' || n)::uuid, 'created', 'ended'
   FROM generate_series(1, :finished) n, generate_series(2, 10)
 """
 
@@ -66,8 +66,8 @@ def measure(size: Size) -> Section:
             )
             for name, (before, after) in times.items()
         ],
-        notes=f"Each finished job has 10 events; {OPEN} jobs run, {OPEN} wait to be cut, and"
-        f" {WAITING:,} batches wait for admission."
+        notes=f"Each finished job has 10 events; {OPEN} jobs run, {OPEN} wait to be read, and"
+        f" {WAITING:,} parts wait for a batch."
         " Both databases stand side by side and are asked in turn.",
     )
 

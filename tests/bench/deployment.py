@@ -18,7 +18,7 @@ from tests.processes import Processes, Running
 from tests.servers import Databases, open_directory, running_postgres, running_valkey
 from tests.simulator import KEY, Simulator
 
-AS_SHIPPED = ("LEASE", "TICK", "CREATE_GRACE", "RETRY_BASE", "PROBE")
+AS_SHIPPED = ("LEASE", "TICK", "CREATE_GRACE", "RETRY_BASE", "PROBE", "PACK", "RETRY_PACK")
 """Durations that tests shorten and that stay at their defaults here."""
 
 PARTS = ("api", "worker", "scheduler", "inbox")
@@ -38,6 +38,9 @@ class Deployment:
     processes: Processes
     parts: dict[str, Running]
     http: httpx.Client
+    postgres: int
+    """The pid of the server."""
+    valkey: int
 
     @property
     def roots(self) -> dict[str, int]:
@@ -116,7 +119,16 @@ def open_deployment(
         arguments = {"api": ("api", "--port", str(port))}
         started = {name: processes.haulier(*arguments.get(name, (name,))) for name in parts}
         http = stack.enter_context(client(f"http://127.0.0.1:{port}"))
-        deployment = Deployment(home, environment, simulator, processes, started, http)
+        deployment = Deployment(
+            home,
+            environment,
+            simulator,
+            processes,
+            started,
+            http,
+            postgres=postgres.pid,
+            valkey=valkey.pid,
+        )
         eventually(lambda: _ready(deployment), 60)
         yield deployment
 

@@ -26,28 +26,34 @@ CYCLE = timedelta(minutes=5)
 """In which each batch is looked at once: about what the pace comes to for batches of hours."""
 PAGE = 1000
 POLLED = 2_000
+WAITING = 50_000
+"""Parts that wait to be let in."""
 LEASE = timedelta(minutes=2)
 
 ROWS = """
 INSERT INTO haulier.producers (name) SELECT 'producer-' || n FROM generate_series(0, 9) n;
 INSERT INTO haulier.jobs (id, producer, state, endpoint, account, max_attempts, total, pending,
-    open_batches)
+    open_parts)
   SELECT md5('job' || n)::uuid, 'producer-' || n % 10, 'running', '/v1/chat/completions',
     'default', 3, 10, 10, 10 FROM generate_series(0, {n} / 10) n;
-INSERT INTO haulier.batches (id, job_id, state, shard, account, endpoint, producer, model,
-    input_blob, manifest_blob, bytes, requests, admitted_at, input_file_id, provider_batch_id,
-    provider_status, submitted_at, not_before)
-  SELECT md5('batch' || n)::uuid, md5('job' || n / 10)::uuid, 'created', n % 10, 'default',
-    '/v1/chat/completions', 'producer-' || n / 10 % 10, 'model-' || n % 7, 'pages/some-input-blob',
-    'pages/some-manifest@1000+1000', 100000, 100, now(), 'file-' || n, 'batch-' || n,
+INSERT INTO haulier.batches (id, state, account, endpoint, producer, model, bytes, requests,
+    sealed, input_file_id, provider_batch_id, provider_status, submitted_at, not_before)
+  SELECT md5('batch' || n)::uuid, 'created', 'default', '/v1/chat/completions',
+    'producer-' || n / 10 % 10, 'model-' || n % 7, 100000, 100, true, 'file-' || n, 'batch-' || n,
     'IN_PROGRESS', now(), now() + n * interval '{cycle} s' / {n}
   FROM generate_series(1, {n}) n;
-INSERT INTO haulier.batches (id, job_id, state, shard, account, endpoint, producer, model,
+INSERT INTO haulier.parts (id, job_id, batch_id, state, shard, account, endpoint, producer, model,
     input_blob, manifest_blob, bytes, requests)
-  SELECT md5('waiting' || n)::uuid, md5('job' || n % ({n} / 10))::uuid, 'queued', 0, 'default',
+  SELECT md5('batch' || n)::uuid, md5('job' || n / 10)::uuid, md5('batch' || n)::uuid,
+    'travelling', n % 10, 'default', '/v1/chat/completions', 'producer-' || n / 10 % 10,
+    'model-' || n % 7, 'pages/some-input-blob', 'pages/some-manifest@1000+1000', 100000, 100
+  FROM generate_series(1, {n}) n;
+INSERT INTO haulier.parts (id, job_id, state, shard, account, endpoint, producer, model,
+    input_blob, manifest, bytes, requests)
+  SELECT md5('waiting' || n)::uuid, md5('job' || n % ({n} / 10))::uuid, 'waiting', 0, 'default',
     '/v1/chat/completions', 'producer-' || n % 10, 'model-' || n % 7, 'i', 'm', 1000, 10
-  FROM generate_series(1, 1000) n;
-ANALYZE haulier.batches; ANALYZE haulier.jobs
+  FROM generate_series(1, {waiting}) n;
+ANALYZE haulier.batches; ANALYZE haulier.parts; ANALYZE haulier.jobs
 """
 
 
@@ -59,7 +65,10 @@ def measure(size: Size) -> Section:
             # All lanes are full: admission has to count what is under way.
             "HAULIER_MAX_INFLIGHT_BATCHES": "1",
         }
-        _run(given["DATABASE_URL"], ROWS.format(n=size.ticked, cycle=CYCLE.total_seconds()))
+        _run(
+            given["DATABASE_URL"],
+            ROWS.format(n=size.ticked, cycle=CYCLE.total_seconds(), waiting=1000),
+        )
         figures = {"open": measured("scheduling:ticks", environment=given).value}
         _run(
             given["DATABASE_URL"],
@@ -113,7 +122,7 @@ def _polled(looks: int) -> list[Row]:
     """Look at batches again and again, as a scheduler and workers do, without the pauses."""
     with open_deployment(parts=()) as deployment:
         url = deployment.environment["DATABASE_URL"]
-        _run(url, ROWS.format(n=POLLED, cycle=0))
+        _run(url, ROWS.format(n=POLLED, cycle=0, waiting=WAITING))
         before = _table(url)
         made = engine.create(url)
         db = engine.database(made)

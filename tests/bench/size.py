@@ -15,6 +15,7 @@ class Size:
     memory_big: int = 100
     in_flight: tuple[int, ...] = (100, 1_000, 10_000)
     submissions: int = 2_000
+    swarm: int = 5_000
     finished: int = 100_000
     ticked: int = 100_000
     looks: int = 288

@@ -30,7 +30,7 @@ def measure(size: Size) -> Section:
     with open_deployment(parts=("api",)) as deployment:
         queued, inbox_cpu = _over_the_queue(deployment, count)
         posted, api_cpu = _over_http(deployment, count)
-    with open_deployment() as deployment:
+    with open_deployment({"HAULIER_PACK_SECONDS": "0"}) as deployment:
         delays = _until_uploaded(deployment)
     middle, late = delays[len(delays) // 2], delays[len(delays) * 99 // 100]
     return Section(
@@ -54,7 +54,8 @@ def measure(size: Size) -> Section:
                 f"submit to first upload, at {RATE} specs a second",
                 f"p50 {shown(middle)}, p99 {shown(late)}",
                 "s",
-                beside="with everything running; the scheduler ticks once a second",
+                wanted="p99 < 1",
+                beside="with everything running and HAULIER_PACK_SECONDS=0",
             ),
         ]
     )
@@ -148,7 +149,8 @@ def _until_uploaded(deployment: Deployment) -> list[float]:
     deadline = time.monotonic() + LONGEST
     query = """
         SELECT extract(epoch FROM min(e.at) - j.created_at)::float8 AS delay
-        FROM haulier.jobs j JOIN haulier.events e ON e.job_id = j.id AND e.target = 'uploaded'
+        FROM haulier.jobs j JOIN haulier.parts p ON p.job_id = j.id
+        JOIN haulier.events e ON e.batch_id = p.batch_id AND e.target = 'uploaded'
         GROUP BY j.id, j.created_at ORDER BY delay
     """
     with psycopg.connect(deployment.environment["DATABASE_URL"], autocommit=True) as connection:

@@ -3,6 +3,7 @@
 It shares no code with Haulier: plain SQL, blobs as files, the simulator's books over HTTP.
 """
 
+import base64
 import itertools
 import json
 from collections import Counter, defaultdict
@@ -29,6 +30,8 @@ EXCUSES = {"list lag beyond the grace", "worker process frozen", "connections bl
 """Faults that may make a late twin: one that is made up to LAG before, or in them."""
 LAG = 20.0
 SHOWN = 10
+SUMMED = ("requests", "succeeded", "dead", "carried", "total_tokens")
+"""What a batch counts is the sum of what its parts count."""
 
 
 @dataclass
@@ -67,6 +70,7 @@ class Evidence:
     """Everything that was read, once, after the run."""
 
     jobs: dict[UUID, Row]
+    parts: list[Row]
     batches: list[Row]
     letters: dict[UUID, dict[str, Row]]
     cancelled: set[UUID]
@@ -86,6 +90,7 @@ def audit(
     findings = Findings()
     evidence = _read(database_url, blobs, simulator_url, key, findings)
     jobs = _find_jobs(ledger, evidence, findings)
+    _call_by_own_names(jobs, evidence)
     twins = _check_batches(evidence, ledger.broken, findings)
     by_twins = _executed_by(twins, evidence)
     for asked, job in jobs:
@@ -109,6 +114,7 @@ def _read(
             return connection.execute(query.encode()).fetchall()
 
         jobs = {row["id"]: row for row in rows("SELECT * FROM haulier.jobs")}
+        parts = rows("SELECT * FROM haulier.parts")
         batches = rows("SELECT * FROM haulier.batches")
         letters: dict[UUID, dict[str, Row]] = defaultdict(dict)
         for row in rows("SELECT * FROM haulier.dead_letters"):
@@ -130,6 +136,7 @@ def _read(
         }
     return Evidence(
         jobs=jobs,
+        parts=parts,
         batches=batches,
         letters=letters,
         cancelled={row["job_id"] for row in events if row["target"] == "cancel_requested"},
@@ -150,7 +157,7 @@ def _results(segments: Iterable[Row], blobs: Path, findings: Findings) -> dict[U
     findings.rule(rule)
     for segment in segments:
         try:
-            content = (blobs / segment["blob"]).read_bytes()
+            content = _range(blobs, segment["blob"])
             lines = [json.loads(line) for line in content.splitlines()]
         except (OSError, ValueError) as error:
             findings.violate(rule, f"{segment['blob']}: {error}")
@@ -159,6 +166,16 @@ def _results(segments: Iterable[Row], blobs: Path, findings: Findings) -> dict[U
             findings.violate(rule, f"{segment['blob']}: {len(content)} bytes")
         found[segment["job_id"]] += lines
     return found
+
+
+def _range(blobs: Path, name: str) -> bytes:
+    """A blob, or a range of one: `<blob>@<offset>+<length>`."""
+    blob, _, place = name.partition("@")
+    content = (blobs / blob).read_bytes()
+    if not place:
+        return content
+    offset, _, length = place.partition("+")
+    return content[int(offset) : int(offset) + int(length)]
 
 
 def _executed(http: httpx.Client, file_id: str, key: str) -> list[str]:
@@ -220,6 +237,25 @@ def _find_jobs(ledger: Ledger, evidence: Evidence, findings: Findings) -> list[t
         "requests": sum(len(asked.custom_ids) for asked, _ in found),
     }
     return found
+
+
+def _call_by_own_names(jobs: Iterable[tuple[Asked, Row]], evidence: Evidence) -> None:
+    """Book what was executed in batches that jobs shared under the producers' own custom_ids.
+
+    There, a request is called by its job's id in base64url and its place in the input.
+    """
+    own: dict[str, str] = {}
+    for asked, job in jobs:
+        prefix = base64.urlsafe_b64encode(job["id"].bytes).decode().rstrip("=")
+        own |= {f"{prefix}-{place}": name for place, name in enumerate(asked.custom_ids)}
+    lines: dict[str, Counter[str]] = defaultdict(Counter)
+    for name, booked in evidence.books["lines"].items():
+        lines[own.get(name, name)].update(booked)
+    evidence.books["lines"] = {name: dict(booked) for name, booked in lines.items()}
+    evidence.outputs = {
+        batch_id: [own.get(name, name) for name in names]
+        for batch_id, names in evidence.outputs.items()
+    }
 
 
 def _check_results(
@@ -291,8 +327,10 @@ def _check_counters(evidence: Evidence, findings: Findings) -> None:
     rule = "counters that disagree"
     findings.rule(rule)
     of_job: dict[UUID, list[Row]] = defaultdict(list)
-    for batch in evidence.batches:
-        of_job[batch["job_id"]].append(batch)
+    in_batch: dict[UUID, list[Row]] = defaultdict(list)
+    for part in evidence.parts:
+        of_job[part["job_id"]].append(part)
+        in_batch[part["batch_id"]].append(part)
     for job_id, job in evidence.jobs.items():
         lines = evidence.results.get(job_id, [])
         dead = sum("error" in line for line in lines)
@@ -306,7 +344,7 @@ def _check_counters(evidence: Evidence, findings: Findings) -> None:
             "succeeded": len(lines) - dead,
             "failed": dead,
             "pending": 0,
-            "open_batches": 0,
+            "open_parts": 0,
             "total_tokens": tokens,
         }
         there = {name: job[name] for name in told}
@@ -314,11 +352,22 @@ def _check_counters(evidence: Evidence, findings: Findings) -> None:
             findings.violate(rule, f"job {job_id} says {there}, its results {told}")
         if len(evidence.letters.get(job_id, {})) != dead:
             findings.violate(rule, f"job {job_id}: {dead} failures, other dead letters")
-        if sum(batch["succeeded"] for batch in of_job[job_id]) != job["succeeded"]:
-            findings.violate(rule, f"job {job_id}: its batches sum up to another count")
-        for batch in of_job[job_id]:
-            if batch["requests"] != batch["succeeded"] + batch["dead"] + batch["carried"]:
-                findings.violate(rule, f"batch {batch['id']} does not account for its requests")
+        if sum(part["succeeded"] for part in of_job[job_id]) != job["succeeded"]:
+            findings.violate(rule, f"job {job_id}: its parts sum up to another count")
+        for part in of_job[job_id]:
+            if part["requests"] != part["succeeded"] + part["dead"] + part["carried"]:
+                findings.violate(rule, f"part {part['id']} does not account for its requests")
+    for batch in evidence.batches:
+        parts = in_batch[batch["id"]]
+        sums = {name: sum(part[name] for part in parts) for name in SUMMED}
+        if (len(parts), *sums.values()) != (batch["parts"], *(batch[name] for name in SUMMED)):
+            findings.violate(rule, f"batch {batch['id']} says another thing than its parts")
+    shared = [parts for parts in in_batch.values() if len({part["job_id"] for part in parts}) > 1]
+    findings.figures |= {
+        "parts": len(evidence.parts),
+        "batches that several jobs shared": len(shared),
+        "  most parts in one": max(map(len, shared), default=0),
+    }
 
 
 def _check_rows(evidence: Evidence, findings: Findings) -> None:

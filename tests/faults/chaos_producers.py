@@ -20,7 +20,7 @@ from tests.faults.chaos_scenario import CHAT, requests
 
 MOST_OPEN = 30
 """Jobs under way; more would only make the queue longer."""
-SIZES = ((5, 6), (20, 3), (60, 2), (200, 1))
+SIZES = ((5, 8), (20, 3), (60, 2), (200, 1))
 """Requests of a job at most, and how often."""
 
 PUBLISHING = {
@@ -224,7 +224,7 @@ class Producers:
 
 def _spec(luck: random.Random, key: str) -> dict[str, Any]:
     most = luck.choices([size for size, _ in SIZES], [often for _, often in SIZES])[0]
-    count = luck.randint(5, max(most, 6))
+    count = luck.randint(1, most)
     return {
         "endpoint": CHAT,
         "requests": requests(luck, key[:13], count),

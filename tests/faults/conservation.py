@@ -4,8 +4,10 @@ Looked up in three places that know nothing of one another: the results, the row
 simulator's books.
 """
 
+from base64 import urlsafe_b64encode
 from collections.abc import Sequence
 from typing import Any
+from uuid import UUID
 
 from service.rules.states import BatchState, JobState
 from service.store import jobs
@@ -39,9 +41,41 @@ def assert_conserved(
     _assert_batches(pipeline, simulator, job, batches)
 
 
+def assert_all_conserved(
+    pipeline: Pipeline,
+    simulator: Simulator,
+    job_ids: Sequence[UUID],
+    sizes: Sequence[int],
+    *,
+    batches: int,
+) -> None:
+    """The same for jobs that shared their batches. Their requests are called `ids(size)`."""
+    paid: dict[str, int] = {}
+    for job_id, size in zip(job_ids, sizes, strict=True):
+        job = pipeline.ended(job_id)
+        assert job.state is JobState.COMPLETED
+        lines = pipeline.results(job_id)
+        assert [line["custom_id"] for line in lines] == ids(size)
+        _assert_counted(pipeline, job, lines)
+        prefix = urlsafe_b64encode(job_id.bytes).decode().rstrip("=")
+        for ordinal, line in enumerate(lines):
+            assert "error" not in line
+            paid[f"{prefix}-{ordinal}"] = 1
+    books = simulator.books()
+    assert books.totals.duplicate_successes == 0
+    assert books.totals.batches_created == batches
+    booked = {
+        custom_id: book.succeeded
+        for account in books.accounts.values()
+        for custom_id, book in account.lines.items()
+        if book.succeeded
+    }
+    assert booked == paid
+
+
 def _assert_counted(pipeline: Pipeline, job: Job, lines: list[dict[str, Any]]) -> None:
     dead = [line["custom_id"] for line in lines if "error" in line]
-    assert (job.total, job.succeeded, job.failed, job.pending, job.open_batches) == (
+    assert (job.total, job.succeeded, job.failed, job.pending, job.open_parts) == (
         len(lines),
         len(lines) - len(dead),
         len(dead),

@@ -23,10 +23,11 @@ from service.rules.states import JobState
 from service.store import jobs, leftovers
 from service.store.cancel import cancel
 from service.store.models import Job
+from service.store.settle import SLICE
 from tests.api import client, started_url
 from tests.eventually import eventually
 from tests.faults import crash_point_list
-from tests.faults.conservation import assert_conserved, ids
+from tests.faults.conservation import assert_all_conserved, assert_conserved, ids
 from tests.pipeline import Pipeline, chat
 from tests.processes import Running, gone
 from tests.retention import FORGETFUL, files_at
@@ -35,6 +36,8 @@ from tests.simulator import Simulator
 from workers.submit_queue import DEAD, INBOXES
 
 REQUESTS = ids(6)
+SECOND = 'Say r0002"'
+"""What a request says, whatever it is called in its batch."""
 
 
 # --- what makes a point reachable ----------------------------------------------------------------
@@ -53,11 +56,11 @@ def a_create_whose_answer_is_lost(simulator: Simulator) -> None:
 
 
 def a_line_worth_another_try(simulator: Simulator) -> None:
-    simulator.line_rule("error", custom_id="r0002", times=1, message="Internal Server Error")
+    simulator.line_rule("error", contains=SECOND, times=1, message="Internal Server Error")
 
 
 def a_line_that_fails_for_good_once(simulator: Simulator) -> None:
-    simulator.line_rule("error", custom_id="r0002", times=1, message="Invalid model specified")
+    simulator.line_rule("error", contains=SECOND, times=1, message="Invalid model specified")
 
 
 def a_batch_that_hangs(simulator: Simulator) -> None:
@@ -152,7 +155,8 @@ def by_scheduler(stage: Stage) -> Job:
     victim = stage.pipeline.scheduler(**stage.crash)
     job_id = stage.pipeline.submit(chat(*REQUESTS))
     died(victim)
-    assert stage.pipeline.job(job_id).dispatched_at is not None
+    (batch,) = stage.pipeline.batches(job_id)
+    assert batch.dispatched_at is not None
     stage.pipeline.scheduler()
     return stage.pipeline.ended(job_id)
 
@@ -302,6 +306,45 @@ def test_a_process_killed_at_a_crash_point_loses_nothing_and_buys_nothing_twice(
     assert [found.id for found in everyone] == [job.id]
 
 
+# --- several jobs in one batch --------------------------------------------------------------------
+
+
+TOGETHER = {
+    P.WORKER_CLAIMED: Scenario(),
+    P.WORKER_APPLIED: Scenario(),
+    P.UPLOAD_SENT: Scenario(),
+    P.CREATE_SENT: Scenario(),
+    P.CREATE_FOUND: Scenario(faults=a_create_whose_answer_is_lost),
+    P.POLL_ENDED: Scenario(),
+    P.FETCH_DOWNLOADED: Scenario(),
+    P.FETCH_WRITTEN: Scenario(),
+    P.FETCH_CARRIED: Scenario(faults=a_line_worth_another_try, batches=2),
+    P.ASSEMBLE_WRITTEN: Scenario(faults=a_line_worth_another_try, batches=2),
+    P.SETTLE_SLICED: Scenario(),
+}
+
+
+@pytest.mark.parametrize("point", cases(TOGETHER))
+def test_a_worker_killed_over_a_shared_batch_loses_nothing_of_any_job(
+    pipeline: Pipeline, simulator: Simulator, redis_url: str, tmp_path: Path, point: CrashPoint
+) -> None:
+    scenario = TOGETHER[point]
+    scenario.faults(simulator)
+    sizes = [1] * (SLICE + 20) if point is P.SETTLE_SLICED else [6, 3, 4]
+    specs = [chat(*ids(size)) for size in sizes]
+    submitted: list[UUID] = []
+
+    def submit() -> UUID:
+        submitted.extend(pipeline.submit_together(*specs))
+        # One that is not settled with the first slice.
+        parts = {part.id: job_id for job_id in submitted for part, _ in pipeline.parts(job_id)}
+        return parts[max(parts)]
+
+    _past_dead_worker(Stage(pipeline, redis_url, tmp_path, point), submit)
+
+    assert_all_conserved(pipeline, simulator, submitted, sizes, batches=scenario.batches)
+
+
 @pytest.mark.slow
 def test_a_worker_killed_while_it_splits_what_was_enqueued_loses_nothing(
     pipeline: Pipeline, simulator: Simulator, redis_url: str, tmp_path: Path
@@ -334,7 +377,8 @@ def test_a_worker_killed_while_it_forgets_a_job_leaves_nothing_behind(
 
 def test_the_table_has_every_crash_point() -> None:
     # What becomes of a notice is in tests/integration/test_notifier.py.
-    assert [*SCENARIOS, *FORGETTING, CrashPoint.NOTICE_SENT] == list(CrashPoint)
+    known = {*SCENARIOS, *TOGETHER, *FORGETTING, CrashPoint.NOTICE_SENT}
+    assert known == set(CrashPoint)
 
 
 def test_the_document_lists_every_crash_point() -> None:

@@ -85,7 +85,8 @@ class Deployment:
             assert [line["custom_id"] for line in self.pipeline.results(job_id)] == custom_ids
         totals = simulator.books().totals
         assert totals.duplicate_successes == 0
-        assert totals.batches_created == len(jobs)
+        # Small jobs share batches.
+        assert totals.batches_created <= len(jobs)
         assert self.all_alive()
 
 
@@ -259,7 +260,7 @@ def test_submissions_in_the_queue_survive_the_death_of_redis(
     private_pipeline.inbox()
 
     eventually(
-        lambda: {private_pipeline.job(job_id).state for job_id in sent} == {JobState.ACCEPTED}
+        lambda: {private_pipeline.job(job_id).state for job_id in sent} == {JobState.RUNNING}
     )
 
 
@@ -271,7 +272,7 @@ def test_together_may_be_away_for_much_longer_than_a_lease(
 ) -> None:
     with Simulator(batch_seconds=1) as together:
         pipeline = Pipeline(processes, environment, together.url)
-        pipeline.scheduler()
+        pipeline.scheduler(HAULIER_SHARD_REQUESTS="2")
         pipeline.worker()
         early = pipeline.submit(chat(*ids(4), max_attempts=1), shard_requests=2)
         eventually(lambda: together.batches_created == 2, 60)
@@ -355,7 +356,7 @@ def test_work_goes_on_within_a_lease_and_two_ticks_of_the_workers_restart(
     print(f"recovered {slowest.total_seconds():.2f} s after the restart; lease {LEASE}")
     assert slowest < LEASE + 2 * TICK + SLACK
     assert {pipeline.ended(job_id).succeeded for job_id in jobs} == {1}
-    assert simulator.books().totals.batches_created == len(jobs)
+    assert simulator.books().totals.batches_created <= len(jobs)
 
 
 def _leased(pipeline: Pipeline, jobs: list[UUID]) -> list[Batch]:

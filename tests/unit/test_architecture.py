@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from service.rules.states import TRANSITIONS, BatchState, JobState
+from service.rules.states import TRANSITIONS, BatchState, JobState, PartState
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "architecture.md"
@@ -21,7 +21,10 @@ def chart(heading: str) -> set[tuple[str, str]]:
     return set(ARROW.findall(text.split("```mermaid\n", 1)[1].split("```", 1)[0]))
 
 
-@pytest.mark.parametrize(("heading", "states"), [("A job", JobState), ("A batch", BatchState)])
+STATES = [("A job", JobState), ("A part", PartState), ("A batch", BatchState)]
+
+
+@pytest.mark.parametrize(("heading", "states"), STATES)
 def test_a_chart_shows_exactly_the_moves_of_the_table(heading: str, states: type[StrEnum]) -> None:
     listed = {
         (str(source), str(target))

@@ -1,6 +1,6 @@
-"""The history of one request: the batches that carried it, and its result.
+"""The history of one request: the parts and batches that carried it, and its result.
 
-This module reads rows and blobs together, since batches are rows and their lines are in blobs.
+This module reads rows and blobs together, since parts are rows and their lines are in blobs.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,14 +11,15 @@ from uuid import UUID
 from service.payloads.blobs import Blobs
 from service.payloads.request_index import find
 from service.payloads.results import line_of
-from service.rules.states import OPEN_BATCH_STATES
+from service.rules.states import PartState
 from service.store.engine import Database
-from service.store.models import Batch, DeadLetter
-from service.store.requests import final_lines_of, manifests, traces
+from service.store.models import Batch, DeadLetter, Part
+from service.store.parts import manifest_of
+from service.store.requests import final_lines_of, shards, traces
 
 
 class Fate(StrEnum):
-    """What happened to a request in one batch. The last batch decides for the request."""
+    """What happened to a request in one part. The last part decides for the request."""
 
     PENDING = "pending"
     CARRIED = "carried"
@@ -28,16 +29,17 @@ class Fate(StrEnum):
 
 @dataclass(frozen=True)
 class Attempt:
-    """A batch that held the request. `line` is the request's result line, if it gave one."""
+    """A part that held the request, and its batch. `line` is the result line, if it gave one."""
 
-    batch: Batch
+    part: Part
+    batch: Batch | None
     fate: Fate
     line: bytes | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class History:
-    """A request and its batches, oldest first. It has no batches until the job is split."""
+    """A request and the parts that held it, oldest first."""
 
     custom_id: str
     ordinal: int
@@ -59,45 +61,48 @@ def history(db: Database, blobs: Blobs, job_id: UUID, custom_id: str) -> History
 
     None if the job has no such request, or its input has not been read yet.
     """
-    for manifest in manifests(db, job_id):
-        entry = find(blobs, manifest.name, manifest.requests, custom_id)
+    for shard in shards(db, job_id):
+        entry = find(blobs, shard.manifest, shard.requests, custom_id)
         if entry is not None:
-            found = traces(db, job_id, manifest.shard, entry.ordinal)
-            carriers = list(_carriers(blobs, found.batches, custom_id))
+            found = traces(db, job_id, shard.number, entry.ordinal)
+            carriers = list(_carriers(blobs, found.parts, custom_id))
+            last = carriers[-1][0] if carriers else None
             is_dead = found.dead is not None
-            # A batch that gave a line but was not the last one gave a failure: the request
+            # A part that gave a line but was not the last one gave a failure: the request
             # was retried afterwards.
             return History(
                 custom_id=custom_id,
                 ordinal=entry.ordinal,
                 attempts=[
-                    _attempt(
-                        blobs, batch, entry.ordinal, is_dead=is_dead or batch is not carriers[-1]
-                    )
-                    for batch in carriers
+                    _attempt(blobs, each, entry.ordinal, is_dead=is_dead or each[0] is not last)
+                    for each in carriers
                 ],
                 dead=found.dead,
             )
     return None
 
 
-def _carriers(blobs: Blobs, batches: Sequence[Batch], custom_id: str) -> Iterator[Batch]:
-    """Yield the batches of a shard that held a request, each the child of the one before."""
+Carrier = tuple[Part, Batch | None]
+
+
+def _carriers(blobs: Blobs, parts: Sequence[Carrier], custom_id: str) -> Iterator[Carrier]:
+    """Yield the parts of a shard that held a request, each the child of the one before."""
     parent: UUID | None = None
-    for batch in batches:  # parents stand before their children
-        if batch.parent_id == parent and (
-            parent is None or find(blobs, batch.manifest_blob, batch.requests, custom_id)
+    for part, batch in parts:  # parents stand before their children
+        if part.parent_id == parent and (
+            parent is None or find(blobs, manifest_of(part), part.requests, custom_id)
         ):
-            yield batch
-            parent = batch.id
+            yield part, batch
+            parent = part.id
 
 
-def _attempt(blobs: Blobs, batch: Batch, ordinal: int, *, is_dead: bool) -> Attempt:
-    """Return what happened in a batch. If `is_dead`, its result line is a failure."""
-    if batch.state in OPEN_BATCH_STATES:
-        return Attempt(batch, Fate.PENDING, None)
-    lines = final_lines_of(batch)
+def _attempt(blobs: Blobs, carrier: Carrier, ordinal: int, *, is_dead: bool) -> Attempt:
+    """Return what happened to a part's request. If `is_dead`, its result line is a failure."""
+    part, batch = carrier
+    if part.state is not PartState.SETTLED:
+        return Attempt(part, batch, Fate.PENDING, None)
+    lines = final_lines_of(part)
     line = None if lines is None else line_of(blobs, lines, ordinal)
     if line is None:
-        return Attempt(batch, Fate.CARRIED, None)
-    return Attempt(batch, Fate.FAILED if is_dead else Fate.SUCCEEDED, line)
+        return Attempt(part, batch, Fate.CARRIED, None)
+    return Attempt(part, batch, Fate.FAILED if is_dead else Fate.SUCCEEDED, line)

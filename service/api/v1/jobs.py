@@ -15,6 +15,7 @@ from service.api.v1.filtering import JobsQuery, PageQuery
 from service.api.v1.schemas import BatchView, EventView, FailureView, JobDetail, Page
 from service.rules.admission import Capacity
 from service.rules.errors import Conflict
+from service.rules.packing import Limits
 from service.store import jobs as store
 from service.store.cancel import cancel
 from service.store.models import Job
@@ -83,15 +84,15 @@ def list_jobs(
 @router.get("/jobs/{job_id}", dependencies=[READ])
 def show_job(job: VisibleJob, services: Uses) -> JobDetail:
     """Show a job and, if it waits, the reason."""
-    capacity = Capacity.of(services.settings)
-    return JobDetail.explained(job, why(services.db, job, capacity))
+    capacity, limits = Capacity.of(services.settings), Limits.of(services.settings)
+    return JobDetail.explained(job, why(services.db, job, capacity, limits))
 
 
 @router.get("/jobs/{job_id}/batches", dependencies=[READ])
 def list_batches(job: VisibleJob, services: Uses, asked: Asked) -> Page[BatchView]:
-    """List the provider batches of a job, by shard, oldest first."""
-    after = cursors.read(asked.cursor, cursors.AfterBatch) if asked.cursor else None
-    found = store.batches(
+    """List the parts of a job with their provider batches, by shard, oldest first."""
+    after = cursors.read(asked.cursor, cursors.AfterPart) if asked.cursor else None
+    found = store.parts(
         services.db,
         job.id,
         after=(after.shard, after.created_at, after.id) if after else None,
@@ -101,7 +102,7 @@ def list_batches(job: VisibleJob, services: Uses, asked: Asked) -> Page[BatchVie
         found,
         asked.limit,
         BatchView.of,
-        lambda row: cursors.AfterBatch(row.shard, row.created_at, row.id),
+        lambda row: cursors.AfterPart(row[0].shard, row[0].created_at, row[0].id),
     )
 
 

@@ -2,7 +2,7 @@
 
 import json
 from datetime import datetime
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 from uuid import UUID
 
 import msgspec
@@ -30,12 +30,12 @@ class ErrorView(View):
 
 
 class AttemptView(View):
-    """A provider batch that held the request."""
+    """A provider batch that held the request, perhaps with requests of other jobs."""
 
-    batch_id: UUID
+    batch_id: UUID | None = Field(description="Null while the request waits for a batch.")
     provider_batch_id: str | None
-    attempt: int = Field(description="The attempt number of the batch, from 1.")
-    state: BatchState
+    attempt: int = Field(description="The attempt number, from 1.")
+    state: BatchState | Literal["waiting"]
     provider_status: str | None
     outcome: Fate = Field(
         description="The outcome in this batch; `carried` if it moved on to the next."
@@ -49,16 +49,18 @@ class AttemptView(View):
 
     @classmethod
     def of(cls, attempt: Attempt) -> "AttemptView":
-        batch = attempt.batch
+        part, batch = attempt.part, attempt.batch
         return cls(
-            batch_id=batch.id,
+            batch_id=part.batch_id,
+            provider_batch_id=batch.provider_batch_id if batch else None,
+            attempt=part.attempt,
+            state=batch.state if batch else "waiting",
+            provider_status=batch.provider_status if batch else None,
             outcome=attempt.fate,
             error=_error(attempt.line) if attempt.fate is Fate.FAILED else None,
-            **{
-                name: getattr(batch, name)
-                for name in cls.model_fields
-                if name not in {"batch_id", "outcome", "error"}
-            },
+            created_at=part.created_at,
+            submitted_at=batch.submitted_at if batch else None,
+            finished_at=part.finished_at,
         )
 
 
@@ -86,7 +88,7 @@ async def show_request(job: VisibleJob, services: Uses, custom_id: str) -> Respo
         history, services.db, services.blobs, job.id, custom_id, limiter=services.lookups
     )
     if found is None:
-        unread = job.state is JobState.ACCEPTED and job.plan is None
+        unread = job.state is JobState.ACCEPTED
         raise HttpProblem(
             NOT_FOUND,
             "the job's input has not been read yet"

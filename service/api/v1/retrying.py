@@ -17,7 +17,7 @@ from service.payloads.blobs import Blobs
 from service.rules.crashpoints import CrashPoint, reached
 from service.rules.errors import MOST_PROBLEMS, Conflict
 from service.store.parked import abandon, unpark
-from service.store.revive import DeadLetters, Revival, dead_letters_by_batch, revive
+from service.store.revive import DeadLetters, Revival, dead_letters_by_part, revive
 from service.store.views import JobView
 
 router = APIRouter(max_body_size=SMALL_BODY)
@@ -52,7 +52,7 @@ def retry_job(
     chosen = asked.custom_ids if asked is not None else None
     if chosen is None and unpark(services.db, job.id):
         return JobView.of(visible_job(str(job.id), services, caller))
-    found, names = dead_letters_by_batch(services.db, job.id, chosen)
+    found, names = dead_letters_by_part(services.db, job.id, chosen)
     unknown = [custom_id for custom_id in chosen or () if custom_id not in names]
     if unknown:
         raise HttpProblem(
@@ -98,18 +98,16 @@ def abandon_job(job: VisibleJob, services: Uses, caller: CalledBy, asked: Abando
     return JobView.of(visible_job(str(job.id), services, caller))
 
 
-def _revival(blobs: Blobs, prefix: str, batch: DeadLetters) -> Revival:
-    """Write a manifest of one batch's dead letters, with a fresh set of attempts each."""
+def _revival(blobs: Blobs, prefix: str, part: DeadLetters) -> Revival:
+    """Write a manifest of one part's dead letters, with a fresh set of attempts each."""
     entries = [
         msgspec.structs.replace(entry, attempts=0, lost=0)
-        for entry in blobs.get_manifest(batch.manifest_blob)
-        if entry.ordinal in batch.ordinals
+        for entry in blobs.get_manifest(part.manifest)
+        if entry.ordinal in part.ordinals
     ]
-    name = f"{prefix}/{batch.batch_id}.manifest"
-    blobs.put_manifest(name, entries)
     return Revival(
-        batch_id=batch.batch_id,
-        manifest_blob=name,
+        part_id=part.part_id,
+        manifest=blobs.put_manifest(f"{prefix}/{part.part_id}.manifest", entries),
         ordinals=frozenset(entry.ordinal for entry in entries),
         bytes=sum(entry.length for entry in entries),
     )

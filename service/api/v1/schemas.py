@@ -8,7 +8,7 @@ from uuid import UUID
 from pydantic import Field
 
 from service.rules.states import BatchState
-from service.store.models import Batch, DeadLetter, Event, Job
+from service.store.models import Batch, DeadLetter, Event, Job, Part
 from service.store.views import JobView, ProblemView, View
 from service.store.waiting import Reason
 
@@ -27,7 +27,7 @@ class ReasonView(View):
 
     code: str = Field(
         description="One of worker, turn, inflight_batches, enqueued_tokens, account_paused,"
-        " lane_held, retry, failing, parked."
+        " lane_held, retry, packing, failing, parked."
     )
     detail: str
     until: datetime | None = Field(description="When the wait ends by itself, if that is known.")
@@ -46,11 +46,15 @@ class JobDetail(JobView):
 
 
 class BatchView(View):
-    """A provider batch: the requests of one shard in one attempt."""
+    """A part of a job, with the provider batch that it is in. Counts and tokens are the part's own.
 
-    id: UUID
-    parent_id: UUID | None
-    state: BatchState
+    Several small jobs may share a batch. A part that waits for one has the state `waiting`.
+    """
+
+    id: UUID | None = Field(description="The batch; null while the part waits for one.")
+    part_id: UUID
+    parent_id: UUID | None = Field(description="The part of which this one carries leftovers.")
+    state: BatchState | Literal["waiting"]
     shard: int
     attempt: int
     account: str
@@ -60,7 +64,9 @@ class BatchView(View):
     requests: int
     succeeded: int
     dead: int
-    carried: int = Field(description="Requests that moved on to a retry batch.")
+    carried: int = Field(description="Requests that moved on to another part.")
+    batch_parts: int | None = Field(description="How many parts share the batch.")
+    batch_requests: int | None
     input_file_id: str | None
     provider_batch_id: str | None
     provider_status: str | None
@@ -79,8 +85,37 @@ class BatchView(View):
     finished_at: datetime | None
 
     @classmethod
-    def of(cls, batch: Batch) -> Self:
-        return cls.model_validate(batch)
+    def of(cls, found: tuple[Part, Batch | None]) -> Self:
+        part, batch = found
+        fields = {name: getattr(batch, name, None) for name in cls.model_fields}
+        fields |= {name: getattr(part, name) for name in _OF_THE_PART}
+        fields |= {
+            "part_id": part.id,
+            "state": "waiting" if batch is None else batch.state,
+            "tries": 0 if batch is None else batch.tries,
+            "failures": 0 if batch is None else batch.failures,
+            "not_before": part.ready_at if batch is None else batch.not_before,
+            "batch_parts": None if batch is None else batch.parts,
+            "batch_requests": None if batch is None else batch.requests,
+        }
+        return cls.model_validate(fields)
+
+
+_OF_THE_PART = (
+    "parent_id",
+    "shard",
+    "attempt",
+    "account",
+    "priority",
+    "model",
+    "bytes",
+    "requests",
+    "succeeded",
+    "dead",
+    "carried",
+    "created_at",
+    "finished_at",
+)
 
 
 class EventView(View):

@@ -16,7 +16,7 @@ from service.cli.screen import STYLES
 ROWS = 10
 """Batches that are shown one by one; the others are counted."""
 
-FIRST = ("created", "ended", "uploaded", "queued", "failed", "cancelled", "settled")
+FIRST = ("created", "ended", "uploaded", "queued", "waiting", "failed", "cancelled", "settled")
 """What is under way comes first."""
 
 

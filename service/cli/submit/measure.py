@@ -24,7 +24,7 @@ from service.rules.errors import BadInput
 from service.rules.prices import Tokens, written
 from service.rules.prices import estimate as priced
 from service.rules.requests import AUDIO, CHAT, ENDPOINTS
-from service.rules.work import Entry, Shard
+from service.rules.work import Entry, Manifest, Shard
 
 BLOCK = 1 << 20
 MOST_TOKENS = 10_000_000
@@ -86,14 +86,14 @@ class Measure:
     def writer(self, name: str) -> Iterator[ModelMeasure]:
         yield self.models.setdefault(name, ModelMeasure(name))
 
-    def put_manifest(self, _name: str, entries: list[Entry]) -> str:
+    def put_manifest(self, _name: str, entries: list[Entry]) -> Manifest:
         data = packed(entries)
         start = self.scratch.seek(0, 2)
         self.scratch.write(data)
         return f"{start}:{len(data)}"
 
-    def get_manifest(self, name: str) -> list[Entry]:
-        start, length = map(int, name.split(":"))
+    def get_manifest(self, manifest: Manifest) -> list[Entry]:
+        start, length = map(int, str(manifest).split(":"))
         self.scratch.seek(start)
         return unpacked(self.scratch.read(length))
 

@@ -14,6 +14,7 @@ from service.store.models.operations import (
     Tick,
     Usage,
 )
+from service.store.models.parts import Part
 from service.store.models.producers import Credential, File, Producer
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Lane",
     "Leased",
     "Leftover",
+    "Part",
     "Producer",
     "SchemaFloor",
     "Segment",

@@ -17,7 +17,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from service.rules.states import BatchState, JobState
+from service.rules.states import BatchState, JobState, PartState
 from service.rules.work import Ending
 
 SCHEMA = "haulier"
@@ -48,6 +48,7 @@ class Base(DeclarativeBase):
         list[Any]: JSONB(none_as_null=True),
         # Text and a CHECK, not a Postgres enum: a new state is then an ordinary migration.
         JobState: Enum(JobState, native_enum=False, length=16, values_callable=_values),
+        PartState: Enum(PartState, native_enum=False, length=16, values_callable=_values),
         BatchState: Enum(BatchState, native_enum=False, length=16, values_callable=_values),
         Ending: Enum(Ending, native_enum=False, length=16, values_callable=_values),
     }

@@ -1,4 +1,4 @@
-"""Provider batches."""
+"""Provider batches: parts that travel together."""
 
 from datetime import datetime
 from typing import Any
@@ -6,7 +6,6 @@ from uuid import UUID
 
 from sqlalchemy import (
     CheckConstraint,
-    ForeignKey,
     Index,
     func,
     text,
@@ -22,13 +21,13 @@ class Batch(Leased, Base):
     __tablename__ = "batches"
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
-    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
-    parent_id: Mapped[UUID | None]
     state: Mapped[BatchState]
-    shard: Mapped[int]
-    attempt: Mapped[int] = mapped_column(server_default="1")
+    sealed: Mapped[bool] = mapped_column(server_default=text("false"))
+    """Whether it was ever claimed for its upload: its parts then stay in it."""
     poison: Mapped[int] = mapped_column(server_default="0")
     """How many batches in a row with these requests FAILED as a whole."""
+    failed_first: Mapped[UUID | None]
+    """The first of these batches."""
     not_there: Mapped[int] = mapped_column(server_default="0")
     """How many times in a row Together answered 404 for the batch or its files."""
     refusals: Mapped[int] = mapped_column(server_default="0")
@@ -48,13 +47,13 @@ class Batch(Leased, Base):
     producer: Mapped[str] = mapped_column(server_default="")
     priority: Mapped[int] = mapped_column(server_default="0")
     model: Mapped[str]
-    admitted_at: Mapped[datetime | None]
-    """When it was admitted. A queued batch without it waits for admission."""
     tokens: Mapped[int] = mapped_column(server_default="0")
     """Its estimated tokens at admission."""
-    input_blob: Mapped[str]
-    manifest_blob: Mapped[str]
+    parts: Mapped[int] = mapped_column(server_default="1")
+    renamed: Mapped[bool] = mapped_column(server_default=text("false"))
+    """Whether its requests go by custom_ids of `service.rules.shared_ids`."""
     bytes: Mapped[int]
+    """Of its request lines, as their producer sent them."""
 
     requests: Mapped[int]
     succeeded: Mapped[int] = mapped_column(server_default="0")
@@ -74,18 +73,14 @@ class Batch(Leased, Base):
     spent_file_ids: Mapped[list[Any]] = mapped_column(server_default=text("'[]'"))
     """Files of creates whose outcome was never learned; no batch under them may live on."""
 
-    final_lines: Mapped[dict[str, Any] | None] = mapped_column("outcome")
-    """The place of its final lines, as a `service.rules.work.FinalLines`."""
     prompt_tokens: Mapped[int] = mapped_column(server_default="0")
     completion_tokens: Mapped[int] = mapped_column(server_default="0")
     total_tokens: Mapped[int] = mapped_column(server_default="0")
-    settle_order: Mapped[int | None]
-    """Counts the settled batches of a job; where two speak of a request, the later one is right."""
     oddities: Mapped[dict[str, Any] | None]
 
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    ready_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    """From when on it waits to be admitted."""
+    cancelled_at: Mapped[datetime | None]
+    """When the last of its jobs was cancelled."""
     submitted_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
 
@@ -94,10 +89,7 @@ class Batch(Leased, Base):
         CheckConstraint(one_of("ending", Ending), name="ending"),
         CheckConstraint("(lease IS NULL) = (leased_until IS NULL)", name="lease"),
         CheckConstraint(
-            f"({one_of('state', OPEN_BATCH_STATES)}"
-            " AND succeeded = 0 AND dead = 0 AND carried = 0)"
-            f" OR (NOT {one_of('state', OPEN_BATCH_STATES)}"
-            " AND requests = succeeded + dead + carried)",
+            f"{one_of('state', OPEN_BATCH_STATES)} OR requests = succeeded + dead + carried",
             name="conservation",
         ),
         CheckConstraint(
@@ -110,7 +102,6 @@ class Batch(Leased, Base):
         ),
         # No index holds what changes at every look: lease, not_before, counters. So most updates of
         # a row change no index (HOT), which the room that fillfactor leaves makes possible.
-        # What waits to be let in is not in it: there may be very much of that.
         Index(
             "batches_due_idx",
             "state",
@@ -118,38 +109,33 @@ class Batch(Leased, Base):
             "endpoint",
             "model",
             "priority",
-            postgresql_where=text(
-                f"parked_at IS NULL AND {one_of('state', OPEN_BATCH_STATES)}"
-                " AND (state <> 'queued' OR admitted_at IS NOT NULL)"
-            ),
+            postgresql_where=text(f"parked_at IS NULL AND {one_of('state', OPEN_BATCH_STATES)}"),
         ),
         Index(
-            "batches_waiting_idx",
+            "batches_under_way_idx",
+            "account",
+            "endpoint",
+            "model",
+            postgresql_where=text(
+                "parked_at IS NULL AND (state IN ('uploaded', 'created')"
+                " OR (state = 'queued' AND failures = 0))"
+            ),
+        ),
+        # When a group last sent something.
+        Index(
+            "batches_group_idx",
             "account",
             "endpoint",
             "model",
             "priority",
             "producer",
-            "ready_at",
-            "shard",
-            postgresql_where=text("state = 'queued' AND admitted_at IS NULL AND parked_at IS NULL"),
-        ),
-        Index(
-            "batches_admitted_idx",
-            "account",
-            "endpoint",
-            "model",
-            postgresql_where=text(
-                "admitted_at IS NOT NULL AND parked_at IS NULL"
-                " AND state IN ('queued', 'uploaded', 'created')"
-            ),
+            "created_at",
         ),
         Index(
             "batches_ending_idx",
             "state",
             postgresql_where=text("ending IS NOT NULL AND finished_at IS NULL"),
         ),
-        Index("batches_job_id_idx", "job_id", "shard", "id"),
         Index("batches_parked_at_idx", "parked_at", postgresql_where=text("parked_at IS NOT NULL")),
         # Files of creates that were given up are rare, and looked for again and again.
         Index(

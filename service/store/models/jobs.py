@@ -35,9 +35,6 @@ class Job(Leased, Base):
     idempotency_key: Mapped[str | None]
     fingerprint: Mapped[str | None]
     input: Mapped[str | None]
-    plan: Mapped[list[Any] | None]
-    """The shards that were cut while the body was taken in; None where split is to read the
-    requests: `input`, or what was enqueued."""
     bundle_blob: Mapped[str | None] = mapped_column("page_blob")
     """The blob that its requests share with those of other small jobs, where they do."""
 
@@ -45,8 +42,8 @@ class Job(Leased, Base):
     succeeded: Mapped[int] = mapped_column(server_default="0")
     failed: Mapped[int] = mapped_column(server_default="0")
     pending: Mapped[int] = mapped_column(server_default="0")
-    open_batches: Mapped[int] = mapped_column(server_default="0")
-    settled_batches: Mapped[int] = mapped_column(server_default="0")
+    open_parts: Mapped[int] = mapped_column(server_default="0")
+    settled_parts: Mapped[int] = mapped_column(server_default="0")
     attempts: Mapped[int] = mapped_column(server_default="0")
     prompt_tokens: Mapped[int] = mapped_column(server_default="0")
     completion_tokens: Mapped[int] = mapped_column(server_default="0")
@@ -65,13 +62,13 @@ class Job(Leased, Base):
     __table_args__ = (
         CheckConstraint(one_of("state", JobState), name="state"),
         CheckConstraint("total = succeeded + failed + pending", name="conservation"),
-        CheckConstraint("pending >= 0 AND open_batches >= 0", name="counters"),
+        CheckConstraint("pending >= 0 AND open_parts >= 0", name="counters"),
         CheckConstraint("(lease IS NULL) = (leased_until IS NULL)", name="lease"),
         CheckConstraint(
             "(finished_at IS NOT NULL) = (state NOT IN ('accepted', 'running'))", name="finished"
         ),
         CheckConstraint(
-            "state NOT IN ('completed', 'cancelled') OR (pending = 0 AND open_batches = 0)",
+            "state NOT IN ('completed', 'cancelled') OR (pending = 0 AND open_parts = 0)",
             name="accounted",
         ),
         CheckConstraint("state NOT IN ('rejected', 'failed') OR error IS NOT NULL", name="reason"),
@@ -84,7 +81,7 @@ class Job(Leased, Base):
             "not_before",
             postgresql_where=text(
                 "parked_at IS NULL AND"
-                " (state = 'accepted' OR (state = 'running' AND open_batches = 0))"
+                " (state = 'accepted' OR (state = 'running' AND open_parts = 0))"
             ),
         ),
         Index(
@@ -150,19 +147,25 @@ class Segment(Base):
 
 
 class Event(Base):
-    """An entry of the event log. The transaction that does something writes its event."""
+    """An entry of the event log, of a job or of a batch. What does something writes its event."""
 
     __tablename__ = "events"
 
     id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
-    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
-    batch_id: Mapped[UUID | None]
+    job_id: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    batch_id: Mapped[UUID | None] = mapped_column(ForeignKey("batches.id", ondelete="CASCADE"))
     at: Mapped[datetime] = mapped_column(server_default=func.now())
     source: Mapped[str | None]
     target: Mapped[str]
     detail: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
 
-    __table_args__ = (Index("events_job_id_idx", "job_id", "id"),)
+    __table_args__ = (
+        CheckConstraint("num_nonnulls(job_id, batch_id) > 0", name="subject"),
+        Index("events_job_id_idx", "job_id", "id"),
+        Index(
+            "events_batch_id_idx", "batch_id", "id", postgresql_where=text("batch_id IS NOT NULL")
+        ),
+    )
 
 
 class DeadLetter(Base):
@@ -176,5 +179,5 @@ class DeadLetter(Base):
     code: Mapped[str]
     message: Mapped[str]
     attempts: Mapped[int]
-    batch_id: Mapped[UUID]
+    part_id: Mapped[UUID]
     at: Mapped[datetime] = mapped_column(server_default=func.now())

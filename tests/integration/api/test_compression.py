@@ -10,9 +10,6 @@ import pytest
 from backports import zstd
 
 from service.api.compression import Coding, acceptable, compressed
-from service.payloads.results import assembled
-from service.rules.states import Stage
-from service.rules.work import Assembled
 from tests.api import Api, problem
 from tests.factories import final_lines, settlement
 
@@ -39,9 +36,7 @@ def finished(api: Api, running: UUID) -> str:
     """The path of the results of a finished job."""
     settle(api, running, LINES[:10_000])
     job_id = api.harness.job_of(running).id
-    claim = api.harness.claim_job(job_id, Stage.ASSEMBLE)
-    segments = assembled(api.blobs, f"jobs/{job_id}/{claim.lease}", claim.final_lines)
-    api.harness.apply(claim, Assembled(segments))
+    api.assemble(job_id)
     return f"/v1/jobs/{job_id}/results"
 
 

@@ -130,7 +130,7 @@ def test_more_lines_than_together_takes_are_cut_into_shards(door: Door, tmp_path
     outcome = stages.split(claim, worker)
 
     assert isinstance(outcome, Split)
-    assert [shard.requests for shard in outcome.shards] == [50_000, 1]
+    assert [shard.requests for shard in outcome.shards] == [10_000] * 5 + [1]
 
 
 def test_bytes_need_the_secret_and_the_checksum_that_was_announced(door: Door) -> None:

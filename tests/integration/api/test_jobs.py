@@ -58,8 +58,8 @@ def test_a_page_that_is_just_full_is_the_last(api: Api) -> None:
 
 
 def test_jobs_are_filtered_by_their_states(api: Api) -> None:
-    accepted = str(api.submit("a"))
-    running = str(api.harness.job_of(api.harness.queued()).id)
+    accepted = str(api.harness.unread())
+    running = str(api.submit("a"))
 
     def found(**query: Any) -> list[str]:
         return [job["id"] for page in pages(api, "/v1/jobs", **query) for job in page]
@@ -84,8 +84,8 @@ def test_jobs_are_found_by_what_their_metadata_contains(api: Api) -> None:
     assert found('{"run": {"day": 1}}') == [search]
     assert found('{"run": {"parts": [2]}}', "team:search") == [search]
     assert found("team:search", "team:ads") == found("team:") == found("day:1") == []
-    assert found("team:ads", state="accepted") == [ads]
-    assert found("team:ads", state="running") == []
+    assert found("team:ads", state="running") == [ads]
+    assert found("team:ads", state="completed") == []
 
 
 def test_the_pages_of_found_jobs_hold_each_of_them_once(api: Api) -> None:
@@ -243,7 +243,7 @@ def test_cancelling_is_accepted_and_asking_again_changes_nothing(api: Api) -> No
     assert first.json()["cancel_requested_at"] is not None
     assert again.json() == first.json()
     assert [event["target"] for event in next(pages(api, f"/v1/jobs/{job_id}/events"))] == [
-        "accepted",
+        "running",
         "cancel_requested",
     ]
 
@@ -326,7 +326,7 @@ def test_the_newest_job_is_listed_as_it_shows_itself(api: Api) -> None:
 @pytest.mark.parametrize("requests", ["dead", "again"])
 def test_an_operator_gives_up_what_is_parked(api: Api, requests: str) -> None:
     batch_id = api.harness.created()
-    job_id = api.harness.batch(batch_id).job_id
+    job_id = api.harness.part(batch_id).job_id
     path = f"/v1/jobs/{job_id}/abandon"
     refused = api.http.post(path, json={"requests": requests})
     assert problem(refused, 409)["type"].endswith("nothing-parked")

@@ -44,11 +44,11 @@ def test_numbers_can_be_had_without_a_token_and_name_nobody(api: Api) -> None:
 
 def test_open_work_is_counted_where_it_stands(api: Api) -> None:
     harness = api.harness
-    harness.submitted(3)
-    harness.waiting(3)
+    harness.unread()
     harness.created(3)
     parked = harness.queued(3)
     harness.run("UPDATE haulier.batches SET parked_at = now() WHERE id = :id", id=parked)
+    harness.waiting(3)
     late = timedelta(minutes=5)
     harness.run("UPDATE haulier.jobs SET not_before = now() - CAST(:late AS interval)", late=late)
     found = scraped(api)
@@ -57,6 +57,7 @@ def test_open_work_is_counted_where_it_stands(api: Api) -> None:
     assert found["haulier_build_info", VERSION] == 1
     assert found["haulier_jobs", "accepted"] == 1
     assert found["haulier_jobs", "running"] == 3
+    assert found["haulier_parts_waiting",] == 1
     assert found["haulier_batches", "created"] == 1
     assert found["haulier_batches", "uploaded"] == 0
     assert found["haulier_parked", "batch"] == 1

@@ -45,7 +45,7 @@ def test_a_job_goes_all_the_way_over_http(pipeline: Pipeline, simulator: Simulat
     assert [failure["custom_id"] for failure in failures["data"]] == ["b"]
     assert set(failures["data"][0]) == {"custom_id", "code", "message", "attempts"}
     assert [batch["state"] for batch in batches] == ["settled"]
-    assert events[0]["target"] == "accepted"
+    assert events[0]["target"] == "running"
     assert events[-1]["target"] == "completed"
 
 

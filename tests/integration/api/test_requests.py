@@ -10,19 +10,18 @@ import msgspec
 import pytest
 
 from service.payloads import request_index
-from service.payloads.results import LinesWriter, assembled
+from service.payloads.results import LinesWriter
 from service.rules.states import BatchState, Stage
 from service.rules.work import (
-    Assembled,
     Changes,
     DeadLetter,
     Entry,
-    RetryBatch,
+    RetryPart,
     Settle,
     Settlement,
-    Split,
 )
 from service.stages.dead_letters import result_line
+from service.store.parts import manifest_of
 from tests.api import Api, post_lines, problem
 from tests.factories import chat_line
 
@@ -39,9 +38,6 @@ def shown(api: Api, job_id: UUID, custom_id: str) -> dict[str, Any]:
 
 
 def split(api: Api, job_id: UUID) -> list[UUID]:
-    claim = api.harness.claim_job(job_id, Stage.SPLIT)
-    assert claim.shards is not None
-    api.harness.apply(claim, Split(claim.shards))
     api.harness.let_in()
     return api.harness.open_batches(job_id)
 
@@ -56,8 +52,8 @@ def settle(
     api: Api, batch_id: UUID, *, dead: Sequence[str] = (), carried: Sequence[str] = ()
 ) -> None:
     """As fetch does it: all others have succeeded."""
-    batch = api.harness.batch(batch_id)
-    entries = api.blobs.get_manifest(batch.manifest_blob)
+    part = api.harness.part(batch_id)
+    entries = api.blobs.get_manifest(manifest_of(part))
     api.harness.advance(batch_id, BatchState.ENDED)
     api.harness.due_now(batch_id)
     claim = api.harness.claim(batch_id, Stage.FETCH)
@@ -69,31 +65,33 @@ def settle(
         if e.custom_id in dead
     }
     final = [e for e in entries if e.custom_id not in carried]
-    writer = LinesWriter(api.blobs, f"jobs/{batch.job_id}/{batch_id}/{claim.lease}")
+    writer = LinesWriter(api.blobs, f"jobs/{part.job_id}/{batch_id}/{claim.lease}")
     with writer.open():
         for e in final:
             letter = letters.get(e.custom_id)
             writer.write(e.ordinal, result_line(letter) if letter else answer_line(e.custom_id))
-    retries = [_retry(api, batch.job_id, [e for e in entries if e.custom_id in carried])]
+    retries = [_retry(api, part.job_id, [e for e in entries if e.custom_id in carried])]
     done = Settlement(
+        part=part.id,
+        job_id=part.job_id,
         succeeded=len(final) - len(letters),
         dead=tuple(letters.values()),
         retries=tuple(retry for retry in retries if retry.requests),
         final_lines=writer.final_lines,
     )
-    api.harness.apply(claim, Settle(BatchState.SETTLED, done, Changes(provider_status="COMPLETED")))
+    api.harness.apply(
+        claim, Settle(BatchState.SETTLED, (done,), Changes(provider_status="COMPLETED"))
+    )
     api.harness.let_in()
 
 
-def _retry(api: Api, job_id: UUID, entries: list[Entry]) -> RetryBatch:
+def _retry(api: Api, job_id: UUID, entries: list[Entry]) -> RetryPart:
     name = api.blobs.put_manifest(f"jobs/{job_id}/retry-{len(entries)}.manifest", entries)
-    return RetryBatch(manifest_blob=name, requests=len(entries), bytes=1, delay=timedelta(0))
+    return RetryPart(manifest=name, requests=len(entries), bytes=1, delay=timedelta(0))
 
 
 def assemble(api: Api, job_id: UUID) -> None:
-    claim = api.harness.claim_job(job_id, Stage.ASSEMBLE)
-    segments = assembled(api.blobs, f"jobs/{job_id}/{claim.lease}", claim.final_lines)
-    api.harness.apply(claim, Assembled(segments))
+    api.assemble(job_id)
 
 
 def outcomes(found: dict[str, Any]) -> list[str]:
@@ -104,7 +102,8 @@ def test_a_request_of_a_job_that_waits_is_pending(api: Api) -> None:
     found = shown(api, api.submit("a", "b"), "b")
 
     assert (found["custom_id"], found["ordinal"], found["outcome"]) == ("b", 1, "pending")
-    assert found["attempts"] == []
+    (attempt,) = found["attempts"]
+    assert (attempt["state"], attempt["batch_id"]) == ("waiting", None)
     assert found["result"] is found["error"] is found["usage"] is None
 
 
@@ -183,13 +182,11 @@ def test_a_line_of_whatever_shape_is_shown(api: Api, line: bytes) -> None:
     job_id = api.submit("a")
     (batch_id,) = split(api, job_id)
     settle(api, batch_id)
-    blob = api.harness.batch(batch_id).final_lines
-    assert blob is not None
     writer = LinesWriter(api.blobs, "odd")
     with writer.open():
         writer.write(0, line)
     odd = msgspec.json.encode(writer.final_lines).decode()
-    api.harness.run("UPDATE haulier.batches SET outcome = CAST(:odd AS jsonb)", odd=odd)
+    api.harness.run("UPDATE haulier.parts SET final_lines = CAST(:odd AS jsonb)", odd=odd)
 
     found = shown(api, job_id, "a")
 

@@ -7,9 +7,8 @@ from uuid import UUID
 import pytest
 
 from service.payloads import selection
-from service.payloads.results import assembled
-from service.rules.states import Stage
-from service.rules.work import Assembled, DeadLetter
+from service.payloads.blobs import packed
+from service.rules.work import DeadLetter
 from service.stages.dead_letters import result_line
 from tests.api import Api, problem
 from tests.factories import entry, final_lines, settlement
@@ -32,9 +31,7 @@ def settle(api: Api, batch_id: UUID, ordinals: Collection[int], dead: Collection
 
 
 def assemble(api: Api, job_id: UUID) -> None:
-    claim = api.harness.claim_job(job_id, Stage.ASSEMBLE)
-    segments = assembled(api.blobs, f"jobs/{job_id}/{claim.lease}", claim.final_lines)
-    api.harness.apply(claim, Assembled(segments))
+    api.assemble(job_id)
 
 
 DEAD = {0, 3, 4, 11, 12, 13, 19}
@@ -52,7 +49,8 @@ def path(api: Api) -> str:
     job_id = api.harness.job_of(batch_ids[0]).id
     for batch_id, ordinals in zip(batch_ids, parts, strict=True):
         # What the retry of a dead letter reads.
-        api.blobs.put_manifest(api.harness.batch(batch_id).manifest_blob, [*map(entry, ordinals)])
+        manifest = api.harness.part(batch_id).manifest_blob or ""
+        api.blobs.put(manifest, packed([*map(entry, ordinals)]))
         settle(api, batch_id, ordinals, DEAD)
     assemble(api, job_id)
     return f"/v1/jobs/{job_id}/results"

@@ -45,9 +45,10 @@ def test_a_new_job_shows_everything_about_itself(api: Api) -> None:
     assert answer.headers["location"] == f"/v1/jobs/{job['id']}"
     created_at = job.pop("created_at")
     assert created_at.endswith("Z")
+    assert job.pop("started_at") == created_at
     assert job == {
         "id": str(UUID(job["id"])),
-        "state": "accepted",
+        "state": "running",
         "endpoint": CHAT,
         "account": "default",
         "producer": "default",
@@ -57,7 +58,6 @@ def test_a_new_job_shows_everything_about_itself(api: Api) -> None:
         "pending": 2,
         "attempts": 0,
         "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
-        "started_at": None,
         "finished_at": None,
         "error": None,
         "metadata": {"team": "search"},

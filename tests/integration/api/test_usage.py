@@ -29,7 +29,7 @@ def settle(api: Api, *, producer: str = "default", usage: Usage = MILLION) -> st
     """A job of three requests whose batch is done; gives its id."""
     batch = api.harness.queued(3, producer=producer)
     api.harness.settle(batch, settlement(2, dead=[2], usage=usage))
-    return str(api.harness.batch(batch).job_id)
+    return str(api.harness.part(batch).job_id)
 
 
 def used(api: Api, **query: Any) -> list[dict[str, Any]]:
@@ -101,7 +101,7 @@ def test_a_model_without_a_price_is_shown_as_unknown(api: Api) -> None:
 def test_a_job_shows_what_its_settled_batches_have_used(priced: Api) -> None:
     first, _second = priced.harness.split(3, 3)
     priced.harness.settle(first, settlement(3, usage=MILLION))
-    job = priced.harness.batch(first).job_id
+    job = priced.harness.part(first).job_id
     shown = priced.http.get(f"/v1/jobs/{job}/usage").json()
 
     assert shown["job_id"] == str(job)

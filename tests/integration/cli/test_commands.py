@@ -44,7 +44,7 @@ def test_failures_are_listed_and_told_by_the_status(working: Cli, simulator: Sim
     assert done.status == 1
     assert done.err == ""
     first, last = done.documents[0], done.documents[-1]
-    assert (first["state"], last["state"]) == ("accepted", "completed")
+    assert (first["state"], last["state"]) == ("running", "completed")
     assert (last["succeeded"], last["failed"]) == (1, 1)
     job = str(last["id"])
     assert working("watch", job).status == 1
@@ -252,7 +252,7 @@ def test_watching_outlives_a_restart_of_the_api(
     job = cli.submit("a")
     watching = cli.start("watch", job)
     assert watching.stdout is not None
-    assert watching.stdout.readline().startswith("accepted")
+    assert watching.stdout.readline().startswith("running")
     assert cli.api is not None
     cli.api.kill()
     assert watching.stderr is not None
@@ -276,7 +276,7 @@ def test_ctrl_c_leaves_the_job_running(cli: Cli) -> None:
     _, err = watching.communicate(timeout=10)
     assert watching.returncode == 130
     assert err == f"The job goes on without us. To come back:\n  haulier watch {job}\n"
-    assert cli("show", job, "--json").documents[0]["state"] == "accepted"
+    assert cli("show", job, "--json").documents[0]["state"] == "running"
 
 
 def test_a_reader_that_has_enough_is_no_error(working: Cli, simulator: Simulator) -> None:

@@ -16,10 +16,7 @@ import pytest
 from haulier_client import AsyncClient, Client, Failure
 
 from config.settings import Settings
-from service.payloads.results import assembled
 from service.rules.credentials import Scope
-from service.rules.states import Stage
-from service.rules.work import Assembled
 from service.store.producers import add_credential, add_producer
 from tests.api import TOKEN, Api, serving
 from tests.eventually import eventually
@@ -66,7 +63,7 @@ def test_requests_of_a_generator_become_one_job_with_all_its_fields(
         metadata={"ü": [1]},
         idempotency_key="nightly",
     )
-    assert (job.state, job.total, job.pending, job.metadata) == ("accepted", 5000, 5000, {"ü": [1]})
+    assert (job.state, job.total, job.pending, job.metadata) == ("running", 5000, 5000, {"ü": [1]})
     assert (job.raw["priority"], job.raw["max_attempts"]) == (5, 2)
     assert not job.ended
     assert haulier.job(str(job.id)) == haulier.job(job)
@@ -191,7 +188,7 @@ def test_jobs_are_found_over_several_pages(haulier: Client) -> None:
 
 def test_waiting_gives_up_in_time_and_shows_the_job(haulier: Client) -> None:
     job = haulier.submit([chat_request("a")])
-    with pytest.raises(haulier_client.WaitTimeout, match=r"accepted, 1 requests are pending"):
+    with pytest.raises(haulier_client.WaitTimeout, match=r"running, 1 requests are pending"):
         haulier.wait(job, timeout=0.1, poll=0.02)
 
 
@@ -210,9 +207,7 @@ def finished(api: Api) -> UUID:
     lines = final_lines(api.blobs, f"lines/{batch_id}", [(n, success(n)) for n in range(1000)])
     api.harness.settle(batch_id, settlement(1000, final_lines=lines))
     job_id = api.harness.job_of(batch_id).id
-    claim = api.harness.claim_job(job_id, Stage.ASSEMBLE)
-    segments = assembled(api.blobs, f"jobs/{job_id}/{claim.lease}", claim.final_lines)
-    api.harness.apply(claim, Assembled(segments))
+    api.assemble(job_id)
     return job_id
 
 
@@ -262,9 +257,7 @@ def test_dead_requests_have_their_error(api: Api, haulier: Client) -> None:
     lines = final_lines(api.blobs, f"lines/{batch_id}", [(0, line)])
     api.harness.settle(batch_id, settlement(0, dead=[0], final_lines=lines))
     job_id = api.harness.job_of(batch_id).id
-    claim = api.harness.claim_job(job_id, Stage.ASSEMBLE)
-    segments = assembled(api.blobs, f"jobs/{job_id}/{claim.lease}", claim.final_lines)
-    api.harness.apply(claim, Assembled(segments))
+    api.assemble(job_id)
     (result,) = haulier.results(job_id)
     dead = Failure("r0", "error", "no", 1)
     assert (result.ok, result.text, result.error) == (False, None, dead)

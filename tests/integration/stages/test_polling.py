@@ -236,7 +236,7 @@ def test_a_cancel_that_came_while_a_batch_was_polled_is_seen_at_once(harness: Ha
     for batch_id in (singly, together):
         harness.due_now(batch_id)
         claims.append(harness.claim(batch_id, Stage.POLL))
-        cancel(harness.db, harness.batch(batch_id).job_id)
+        cancel(harness.db, harness.part(batch_id).job_id)
     harness.apply(claims[0], waits[0])
     write_waits(harness.db, [(claims[1], waits[1])])
     for batch_id in (singly, together):

@@ -25,6 +25,7 @@ from service.rules.work import (
     Fail,
     FinalLines,
     Park,
+    PartClaim,
     Retry,
     Settle,
     Split,
@@ -43,6 +44,7 @@ from tests.factories import (
     clients,
     final_lines,
     job_claim,
+    part_claim,
     take,
 )
 from tests.simulator import KEY, Simulator
@@ -68,6 +70,7 @@ class Bench:
     simulator: Simulator
     custom_ids: list[str]
     claim: BatchClaim
+    part: PartClaim
 
     @property
     def together(self) -> Together:
@@ -78,12 +81,14 @@ class Bench:
         taken = take(self.blobs, [chat_line(custom_id) for custom_id in custom_ids])
         (shard,) = taken.shards
         self.custom_ids = list(custom_ids)
-        self.claim = batch_claim(
+        self.part = part_claim(
             requests=shard.requests,
             input_blob=shard.input_blob,
-            manifest_blob=shard.manifest_blob,
-            upload_bytes=shard.bytes,
+            manifest=shard.manifest,
+            bytes=shard.bytes,
         )
+        self.clients = with_(self.clients, parts=lambda: (self.part,))
+        self.claim = batch_claim(requests=shard.requests)
 
     def learned(self, outcome: object) -> None:
         """Claim the batch again, with what a stage has learned."""
@@ -123,7 +128,7 @@ class Bench:
             outcome = stages.fetch(self.claim, self.clients)
             looks += 1
         assert isinstance(outcome, Settle)
-        done = outcome.settlement
+        done = outcome.parts[0]
         # Conservation, for whatever came back.
         assert self.claim.requests == done.succeeded + len(done.dead) + done.carried
         assert self.claim.requests == len(self.lines(outcome)) + len(self.carried(outcome))
@@ -131,7 +136,7 @@ class Bench:
         return outcome
 
     def lines(self, outcome: Settle) -> list[dict[str, Any]]:
-        lines = outcome.settlement.final_lines
+        lines = outcome.parts[0].final_lines
         if lines is None:
             return []
         data = b"".join(self.blobs.stream(lines.blob))
@@ -145,8 +150,8 @@ class Bench:
 
     def carried(self, outcome: Settle) -> list[str]:
         found = []
-        for retry in outcome.settlement.retries:
-            entries = self.blobs.get_manifest(retry.manifest_blob)
+        for retry in outcome.parts[0].retries:
+            entries = self.blobs.get_manifest(retry.manifest)
             assert retry.requests == len(entries)
             assert retry.bytes == sum(entry.length for entry in entries)
             found += [entry.custom_id for entry in entries]
@@ -156,7 +161,7 @@ class Bench:
         return [line["custom_id"] for line in self.lines(outcome) if "response" in line]
 
     def codes(self, outcome: Settle) -> dict[str, str]:
-        return {letter.custom_id: letter.code for letter in outcome.settlement.dead}
+        return {letter.custom_id: letter.code for letter in outcome.parts[0].dead}
 
 
 @pytest.fixture
@@ -164,7 +169,7 @@ def bench(simulator: Simulator, pool: Pool, tmp_path: Path) -> Bench:
     blobs = Blobs((tmp_path / "blobs").as_uri())
     together = Together(pool, simulator.url, KEY)
     made = Bench(
-        blobs, clients(blobs, together, tmp_path), simulator, [], batch_claim(upload_bytes=0)
+        blobs, clients(blobs, together, tmp_path), simulator, [], batch_claim(), part_claim()
     )
     made.shard("a", "b", "c")
     return made
@@ -173,10 +178,10 @@ def bench(simulator: Simulator, pool: Pool, tmp_path: Path) -> Bench:
 def _buried(outcome: object, to: BatchState, code: str, bench: Bench) -> None:
     assert isinstance(outcome, Settle)
     assert outcome.to is to
-    assert outcome.settlement.succeeded == 0
+    assert outcome.parts[0].succeeded == 0
     assert bench.codes(outcome) == dict.fromkeys(bench.custom_ids, code)
     assert [line["error"]["code"] for line in bench.lines(outcome)] == [code] * 3
-    assert {letter.attempts for letter in outcome.settlement.dead} == {0}
+    assert {letter.attempts for letter in outcome.parts[0].dead} == {0}
 
 
 # --- upload -------------------------------------------------------------------------------------
@@ -185,15 +190,16 @@ def _buried(outcome: object, to: BatchState, code: str, bench: Bench) -> None:
 def test_upload_brings_the_requests_under_the_name_of_the_batch(bench: Bench) -> None:
     file_id = bench.upload()
     file = bench.together.file(file_id)
-    assert (file.filename, file.bytes) == (f"{bench.claim.id}.jsonl", bench.claim.upload_bytes)
+    assert (file.filename, file.bytes) == (f"{bench.claim.id}.jsonl", bench.part.bytes)
 
 
 def test_upload_of_a_retry_sends_only_what_is_left(bench: Bench) -> None:
     bench.shard("a", "b", "c", "d")
-    a, _, c, d = bench.blobs.get_manifest(bench.claim.manifest_blob)
-    bench.blobs.put_manifest("left", [a, c, d])
+    a, _, c, d = bench.blobs.get_manifest(bench.part.manifest)
+    left = bench.blobs.put_manifest("left", [a, c, d])
     size = a.length + c.length + d.length
-    bench.claim = with_(bench.claim, manifest_blob="left", upload_bytes=size, requests=3)
+    bench.part = with_(bench.part, manifest=left, bytes=size, requests=3)
+    bench.claim = with_(bench.claim, requests=3)
     bench.end()
     assert bench.succeeded(bench.fetch()) == ["a", "c", "d"]
 
@@ -420,6 +426,7 @@ def test_a_cancelled_job_looks_for_its_lost_batch_all_the_same(bench: Bench) -> 
     bench.simulator.fault("create", "lost", after_commit=True)
     stages.create(bench.claim, bench.clients)
     bench.claim = with_(bench.claim, cancel_requested=True)
+    bench.part = with_(bench.part, cancelled=True)
     found = _find(bench)
     assert isinstance(found, Advance)
     assert found.to is BatchState.CREATED
@@ -489,6 +496,7 @@ def test_a_cancel_is_sent_once(bench: Bench) -> None:
     bench.simulator.batch_rule(hang=True)
     bench.create()
     bench.claim = with_(bench.claim, cancel_requested=True)
+    bench.part = with_(bench.part, cancelled=True)
     for _ in range(3):
         outcome = stages.poll(bench.claim, bench.clients)
         if isinstance(outcome, Wait):
@@ -501,6 +509,7 @@ def test_a_cancel_that_was_not_heard_is_sent_again(bench: Bench) -> None:
     bench.simulator.batch_rule(hang=True)
     bench.create()
     bench.claim = with_(bench.claim, cancel_requested=True)
+    bench.part = with_(bench.part, cancelled=True)
     bench.simulator.fault("cancel", "status", status=503)
     with pytest.raises(Transient):
         stages.poll(bench.claim, bench.clients)
@@ -546,13 +555,13 @@ def test_everything_comes_home_in_input_order(bench: Bench) -> None:
     bench.end()
     outcome = bench.fetch()
     assert bench.succeeded(outcome) == bench.custom_ids
-    assert outcome.settlement.usage.total_tokens > 0
+    assert outcome.parts[0].usage.total_tokens > 0
 
 
 def test_successes_are_the_providers_bytes(bench: Bench) -> None:
     bench.end()
     outcome = bench.fetch()
-    ours = b"".join(bench.blobs.stream(_must(outcome.settlement.final_lines).blob))
+    ours = b"".join(bench.blobs.stream(_must(outcome.parts[0].final_lines).blob))
     to = bench.clients.scratch / "output"
     with to.open("w+b") as file:
         bench.together.download(_must(bench.claim.output_file_id), file, lambda: None)
@@ -567,8 +576,8 @@ def test_failed_lines_are_dead_or_carried_by_their_words(bench: Bench) -> None:
     assert bench.succeeded(outcome) == ["c"]
     assert bench.carried(outcome) == ["a"]
     assert bench.codes(outcome) == {"b": "batch_client_error"}
-    (retry,) = outcome.settlement.retries
-    assert [e.attempts for e in bench.blobs.get_manifest(retry.manifest_blob)] == [1]
+    (retry,) = outcome.parts[0].retries
+    assert [e.attempts for e in bench.blobs.get_manifest(retry.manifest)] == [1]
 
 
 @pytest.mark.parametrize(
@@ -592,7 +601,7 @@ def test_an_odd_line_harms_no_other(bench: Bench, effect: str, fate: str) -> Non
     found = bench.succeeded(outcome) if fate == "succeeded" else bench.carried(outcome)
     assert "b" in found
     assert {"a", "c"} <= set(bench.succeeded(outcome))
-    odd = outcome.settlement.oddities
+    odd = outcome.oddities
     counted = {
         "missing": odd.missing,
         "broken": odd.unreadable,
@@ -612,10 +621,10 @@ def test_what_was_done_on_a_bad_day_is_kept_and_the_rest_carried(
     bench.end()
     assert bench.claim.provider_status == status
     settled = bench.fetch()
-    assert settled.settlement.succeeded == 4
+    assert settled.parts[0].succeeded == 4
     assert len(bench.carried(settled)) == 6
-    (retry,) = settled.settlement.retries
-    entries = bench.blobs.get_manifest(retry.manifest_blob)
+    (retry,) = settled.parts[0].retries
+    entries = bench.blobs.get_manifest(retry.manifest)
     assert {(e.attempts, e.lost) for e in entries} == {(0, 1)}
 
 
@@ -624,15 +633,17 @@ def test_a_cancelled_job_keeps_what_was_done_and_sends_nothing_again(bench: Benc
     bench.simulator.batch_rule(outcome="cancel", share=0.4)
     bench.end()
     bench.claim = with_(bench.claim, cancel_requested=True)
+    bench.part = with_(bench.part, cancelled=True)
     settled = bench.fetch()
-    assert settled.settlement.succeeded == 4
+    assert settled.parts[0].succeeded == 4
     assert list(bench.codes(settled).values()) == ["cancelled"] * 6
-    assert not settled.settlement.retries
+    assert not settled.parts[0].retries
 
 
 def test_a_job_cancelled_when_all_was_done_keeps_it_all(bench: Bench) -> None:
     bench.end()
     bench.claim = with_(bench.claim, cancel_requested=True)
+    bench.part = with_(bench.part, cancelled=True)
     assert bench.succeeded(bench.fetch()) == ["a", "b", "c"]
 
 
@@ -653,7 +664,7 @@ def test_files_that_show_late_are_waited_for(bench: Bench, outcome: str, reads: 
     bench.simulator.switch(terminal_reads_without_files=reads)
     bench.end()
     settled = bench.fetch()
-    assert settled.settlement.succeeded == (10 if outcome == "complete" else 4)
+    assert settled.parts[0].succeeded == (10 if outcome == "complete" else 4)
 
 
 def test_a_cut_download_is_no_missing_line(bench: Bench) -> None:
@@ -669,8 +680,8 @@ def test_a_file_that_stays_short_costs_only_what_is_missing_in_it(bench: Bench) 
     bench.simulator.switch(content_length=False)
     bench.simulator.fault("content", "cut", fraction=0.5, clean=True, times=None)
     settled = bench.fetch()
-    assert settled.settlement.succeeded + len(bench.carried(settled)) == 3
-    assert settled.settlement.succeeded > 0
+    assert settled.parts[0].succeeded + len(bench.carried(settled)) == 3
+    assert settled.parts[0].succeeded > 0
     assert bench.claim.now - NOW >= bench.clients.settings.settle_patience_seconds
 
 
@@ -698,7 +709,7 @@ def test_fetching_twice_gives_the_same_under_other_names(bench: Bench) -> None:
     bench.claim = with_(bench.claim, lease=uuid4())
     second = bench.fetch()
     assert bench.lines(first) == bench.lines(second)
-    one, other = _must(first.settlement.final_lines), _must(second.settlement.final_lines)
+    one, other = _must(first.parts[0].final_lines), _must(second.parts[0].final_lines)
     assert one.blob != other.blob
 
 
@@ -720,11 +731,6 @@ def _split(bench: Bench, tmp_path: Path, content: bytes | None, **settings: Any)
     roots = {"input_roots": (inputs.as_uri(),), **settings}
     made = clients(bench.blobs, bench.together, tmp_path, **roots)
     return stages.split(job_claim(input=url), made)
-
-
-def test_split_takes_what_was_cut_already(bench: Bench) -> None:
-    shards = take(bench.blobs, [chat_line("a")]).shards
-    assert stages.split(job_claim(shards=shards), bench.clients) == Split(shards)
 
 
 def test_split_reads_the_input(bench: Bench, tmp_path: Path) -> None:
@@ -793,7 +799,8 @@ STAGES: list[Callable[[BatchClaim, AccountClients], object]] = [stages.upload, s
 def test_a_lost_blob_is_an_error_that_names_it(
     bench: Bench, stage: Callable[[BatchClaim, AccountClients], object]
 ) -> None:
-    claim = with_(bench.claim, manifest_blob="gone", cancel_requested=True)
+    bench.part = with_(bench.part, manifest="gone")
+    claim = with_(bench.claim, cancel_requested=True)
     with pytest.raises(FileNotFoundError, match="gone"):
         stage(claim, bench.clients)
 

@@ -7,16 +7,26 @@ from threading import Barrier
 from uuid import UUID
 
 import pytest
+from sqlalchemy.exc import IntegrityError
 
 from service.rules.admission import Capacity
-from service.rules.states import BatchState, Stage
-from service.rules.work import Advance, Park, Pause, Retry, Usage, Wait
+from service.rules.packing import LARGE, RENAMED, Limits
+from service.rules.states import BatchState, JobState, Stage
+from service.rules.work import Advance, Changes, Ending, Park, Pause, Retry, Settle, Usage, Wait
 from service.store import engine
+from service.store.apply import apply
 from service.store.cancel import cancel
+from service.store.claim import claim_batches
+from service.store.due import dispatch
+from service.store.models import Batch
+from service.store.parts import parts_of
 from service.store.waiting import Reason, why
 from tests.factories import (
+    AT_ONCE,
+    LEASE,
     Harness,
     admit,
+    mingled,
     settlement,
 )
 from tests.servers import Databases
@@ -40,16 +50,38 @@ def harness(_harness: Harness) -> Harness:
     return _harness
 
 
+ALONE = Limits(requests=1, bytes=10**9, wait=timedelta(0))
+"""Each part has a batch of its own."""
+
+
+def batches(
+    harness: Harness,
+    limit: int = 100,
+    capacity: Capacity = WIDE,
+    limits: Limits = ALONE,
+) -> list[UUID]:
+    """Let in what may go, and say which batches it went into."""
+    return [due.id for due in admit(harness.db, limit=limit, capacity=capacity, limits=limits)]
+
+
 def let_in(harness: Harness, limit: int = 100, capacity: Capacity = WIDE) -> list[UUID]:
-    return [due.id for due in admit(harness.db, limit=limit, capacity=capacity)]
+    """Let in what may go, each part by itself, and say which parts these are."""
+    return [harness.part(batch_id).id for batch_id in batches(harness, limit, capacity)]
 
 
-def reason(harness: Harness, batch_id: UUID, capacity: Capacity = WIDE) -> Reason | None:
-    return why(harness.db, harness.job_of(batch_id), capacity)
+def batch_of(harness: Harness, part_id: UUID) -> UUID:
+    (batch_id,) = harness.rows("SELECT batch_id FROM haulier.parts WHERE id = :id", id=part_id)
+    assert isinstance(batch_id, UUID)
+    return batch_id
 
 
-def code(harness: Harness, batch_id: UUID, capacity: Capacity = WIDE) -> str | None:
-    found = reason(harness, batch_id, capacity)
+def reason(harness: Harness, part_id: UUID, capacity: Capacity = WIDE) -> Reason | None:
+    (job_id,) = harness.rows("SELECT job_id FROM haulier.parts WHERE id = :id", id=part_id)
+    return why(harness.db, harness.job(job_id), capacity, AT_ONCE)
+
+
+def code(harness: Harness, part_id: UUID, capacity: Capacity = WIDE) -> str | None:
+    found = reason(harness, part_id, capacity)
     return found.code if found else None
 
 
@@ -57,8 +89,8 @@ def test_what_is_let_in_is_let_in_once(harness: Harness) -> None:
     ids = harness.waiting(1, 1, 1)
     assert sorted(let_in(harness)) == sorted(ids)
     assert let_in(harness) == []
-    batch = harness.batch(ids[0])
-    assert batch.admitted_at == batch.dispatched_at is not None
+    batch = harness.batch(batch_of(harness, ids[0]))
+    assert batch.created_at == batch.dispatched_at is not None
 
 
 @pytest.mark.parametrize("limit", [-1, 0, 2, 9])
@@ -72,15 +104,15 @@ def test_a_slot_is_free_again_when_a_batch_has_ended(harness: Harness) -> None:
     first, second, third = harness.waiting(1, 1, 1)
     assert let_in(harness, capacity=capacity) == [first, second]
     for state in (BatchState.UPLOADED, BatchState.CREATED):
-        harness.advance(first, state)
+        harness.advance(batch_of(harness, first), state)
         assert let_in(harness, capacity=capacity) == []
-    harness.advance(first, BatchState.ENDED)
+    harness.advance(batch_of(harness, first), BatchState.ENDED)
     assert let_in(harness, capacity=capacity) == [third]
 
 
 def test_each_model_of_an_account_has_its_own_limit(harness: Harness) -> None:
     ids = harness.waiting(1, 1, 1, 1)
-    harness.run("UPDATE haulier.batches SET model = 'other' WHERE id = ANY(:ids)", ids=ids[2:])
+    harness.run("UPDATE haulier.parts SET model = 'other' WHERE id = ANY(:ids)", ids=ids[2:])
     assert len(let_in(harness, capacity=Capacity(batches=1, tokens=10**12))) == 2
 
 
@@ -97,17 +129,27 @@ def test_higher_priority_goes_first(harness: Harness) -> None:
     assert let_in(harness, 1) == [urgent]
 
 
-def test_what_is_paused_parked_leased_or_not_due_stays_out(harness: Harness) -> None:
-    parked, later, leased, other, due = harness.waiting(1, 1, 1, 1, 1)
-    harness.run("UPDATE haulier.batches SET parked_at = now() WHERE id = :id", id=parked)
-    harness.apply(harness.claim(later, Stage.UPLOAD), Wait(timedelta(minutes=1)))
-    harness.claim(leased, Stage.UPLOAD)
-    harness.run("UPDATE haulier.batches SET account = 'other' WHERE id = :id", id=other)
-    harness.apply(harness.claim(other, Stage.UPLOAD), Pause("401", blocked=True))
-    harness.due_now(other)
+def test_what_is_paused_held_or_not_due_stays_out(harness: Harness) -> None:
+    paused, held, later, due = harness.waiting(1, 1, 1, 1)
+    harness.run("UPDATE haulier.parts SET account = 'other' WHERE id = :id", id=paused)
+    harness.run(
+        "INSERT INTO haulier.accounts (name, paused_until) VALUES ('other', now() + interval '1 d')"
+    )
+    harness.run("UPDATE haulier.parts SET model = 'full' WHERE id = :id", id=held)
+    harness.run(
+        "INSERT INTO haulier.lanes (account, endpoint, model, held_until)"
+        " SELECT account, endpoint, model, now() + interval '1 d' FROM haulier.parts"
+        " WHERE id = :id",
+        id=held,
+    )
+    harness.run(
+        "UPDATE haulier.parts SET ready_at = now() + interval '1 d' WHERE id = :id", id=later
+    )
     assert let_in(harness) == [due]
-    harness.expire_lease(leased)
-    assert let_in(harness) == [leased]
+    harness.run("UPDATE haulier.accounts SET paused_until = now()")
+    harness.run("UPDATE haulier.lanes SET held_until = now()")
+    harness.run("UPDATE haulier.parts SET ready_at = now()")
+    assert sorted(let_in(harness)) == sorted([paused, held, later])
 
 
 def test_several_schedulers_let_in_no_more_than_the_limit(harness: Harness) -> None:
@@ -126,26 +168,20 @@ def test_several_schedulers_let_in_no_more_than_the_limit(harness: Harness) -> N
     assert together + len(let_in(harness, 20, capacity)) == 10
 
 
-def test_a_retry_batch_waits_for_its_turn_as_well(harness: Harness) -> None:
+def test_what_goes_again_waits_for_its_turn_as_well(harness: Harness) -> None:
     batch_id = harness.created(5)
+    job_id = harness.part(batch_id).job_id
     harness.settle(batch_id, settlement(2, carried=3))
-    (again,) = harness.open_batches(harness.batch(batch_id).job_id)
-    assert harness.batch(again).admitted_at is None
+    (again,) = harness.open_parts(job_id)
     assert let_in(harness) == [again]
-
-
-def test_a_batch_that_is_sent_back_keeps_its_place(harness: Harness) -> None:
-    batch_id = harness.uploaded()
-    admitted_at = harness.batch(batch_id).admitted_at
-    harness.apply(harness.claim(batch_id, Stage.CREATE), Advance(BatchState.QUEUED))
-    assert harness.batch(batch_id).admitted_at == admitted_at
 
 
 def test_what_waits_for_an_operator_holds_no_place(harness: Harness) -> None:
     capacity = Capacity(batches=1, tokens=10**12)
     (parked,) = harness.waiting(1)
     let_in(harness)
-    harness.apply(harness.claim(parked, Stage.UPLOAD), Park("nobody knows"))
+    batch_id = batch_of(harness, parked)
+    harness.apply(harness.claim(batch_id, Stage.UPLOAD), Park("nobody knows"))
     (other,) = harness.waiting(1)
     assert let_in(harness, capacity=capacity) == [other]
 
@@ -155,36 +191,42 @@ def test_what_cannot_be_uploaded_gives_its_place_back(harness: Harness) -> None:
     (broken,) = harness.waiting(1)
     let_in(harness)
     (other,) = harness.waiting(1)
-    harness.apply(harness.claim(broken, Stage.UPLOAD), Retry("its blob is gone"))
+    batch_id = batch_of(harness, broken)
+    harness.apply(harness.claim(batch_id, Stage.UPLOAD), Retry("its blob is gone"))
     assert let_in(harness, capacity=capacity) == [other]
-    harness.due_now(broken)
-    assert let_in(harness) == [broken]
+    # It is due again by itself.
+    harness.due_now(batch_id)
+    sent = dispatch(harness.db, Batch, frozenset({Stage.UPLOAD}), limit=9, again=timedelta(0))
+    assert batch_id in {due.id for due in sent}
 
 
 def test_a_cancel_that_came_while_a_batch_was_tried_is_seen_at_once(harness: Harness) -> None:
-    (batch_id,) = harness.waiting(1)
-    let_in(harness)
+    batch_id = harness.queued(1)
     claim = harness.claim(batch_id, Stage.UPLOAD)
-    cancel(harness.db, claim.job_id)
+    cancel(harness.db, harness.part(batch_id).job_id)
     harness.apply(claim, Retry("503"))
-    assert harness.batch(batch_id).admitted_at is not None
     assert harness.claim(batch_id, Stage.UPLOAD).cancel_requested
 
 
 def test_what_is_cancelled_waits_for_nothing(harness: Harness) -> None:
-    ids = harness.waiting(1, 1)
-    cancel(harness.db, harness.batch(ids[0]).job_id)
-    assert all(harness.batch(batch_id).admitted_at for batch_id in ids)
+    job_id = harness.submitted(1, 1)
+    cancel(harness.db, job_id)
+    ids = harness.open_batches(job_id)
+    assert len(ids) == 2
+    claims = claim_batches(harness.db, ids, Stage.UPLOAD, LEASE)
+    assert [claim.ending for claim in claims] == [Ending.CANCELLED] * 2
 
 
 def test_the_estimate_of_tokens_follows_what_usage_shows(harness: Harness) -> None:
     (first,) = harness.waiting(10)
     let_in(harness)
-    assert harness.batch(first).tokens == 250  # 1,000 bytes at a quarter of a token
-    harness.settle(first, settlement(10, usage=Usage(1000, 1000, 2000)))
+    batch_id = batch_of(harness, first)
+    size = 1000 + 10 * RENAMED
+    assert harness.batch(batch_id).tokens == size / 4  # a quarter of a token for each byte
+    harness.settle(batch_id, settlement(10, usage=Usage(1000, 1000, 2000)))
     (second,) = harness.waiting(10)
     let_in(harness)
-    assert harness.batch(second).tokens == 2000
+    assert harness.batch(batch_of(harness, second)).tokens == size * 2
 
 
 # --- why a job waits ----------------------------------------------------------------------------
@@ -204,14 +246,14 @@ def test_a_job_says_that_its_account_is_full(harness: Harness) -> None:
     assert full is not None
     assert full.code == "inflight_batches"
     assert full.detail.startswith("account default has 1 batches of meta-llama")
-    assert code(harness, batch_id, Capacity(batches=9, tokens=30)) == "enqueued_tokens"
+    assert code(harness, batch_id, Capacity(batches=9, tokens=34)) == "enqueued_tokens"
     assert code(harness, batch_id) == "turn"
 
 
 def test_a_job_says_that_its_account_is_paused_and_until_when(harness: Harness) -> None:
-    (batch_id,) = harness.waiting(1)
+    batch_id = harness.queued(1)
     harness.apply(harness.claim(batch_id, Stage.UPLOAD), Pause("401 bad key", blocked=True))
-    paused = reason(harness, batch_id)
+    paused = reason(harness, harness.part(batch_id).id)
     account = harness.account()
     assert paused is not None
     assert account is not None
@@ -220,22 +262,190 @@ def test_a_job_says_that_its_account_is_paused_and_until_when(harness: Harness) 
 
 
 def test_a_job_says_that_it_waits_for_a_worker_or_a_pause_or_an_operator(harness: Harness) -> None:
-    job_id = harness.submitted()
-    accepted = why(harness.db, harness.job(job_id), WIDE)
+    job_id = harness.unread()
+    accepted = why(harness.db, harness.job(job_id), WIDE, AT_ONCE)
     assert accepted is not None
     assert accepted.code == "worker"
     batch_id = harness.created(5)
+    job_id = harness.part(batch_id).job_id
     harness.settle(batch_id, settlement(2, carried=3))
-    (again,) = harness.open_batches(harness.batch(batch_id).job_id)
-    harness.run("UPDATE haulier.batches SET not_before = now() + interval '1 min'")
+    (again,) = harness.open_parts(job_id)
+    harness.run("UPDATE haulier.parts SET ready_at = now() + interval '1 min'")
     assert code(harness, again) == "retry"
+    harness.let_in()
     harness.run("UPDATE haulier.batches SET parked_at = now(), not_before = now()")
     assert code(harness, again) == "parked"
 
 
 def test_a_finished_job_waits_for_nothing(harness: Harness) -> None:
-    batch_id = harness.created(1)
-    harness.settle(batch_id, settlement(1))
-    assert code(harness, batch_id) == "worker"  # its results are to be put together
+    first, second = harness.split(1, 1)
+    part_id = harness.part(first).id
+    for batch_id in (first, second):
+        harness.settle(batch_id, settlement(1, final_lines=mingled()))
+    assert code(harness, part_id) == "worker"  # its results are to be put together
     harness.run("UPDATE haulier.jobs SET state = 'completed', finished_at = now()")
-    assert reason(harness, batch_id) is None
+    assert reason(harness, part_id) is None
+
+
+# --- packing ------------------------------------------------------------------------------------
+
+TOGETHER = Limits(requests=100, bytes=10**9, wait=timedelta(hours=1))
+
+
+def test_small_jobs_share_a_batch_and_an_idle_group_sends_at_once(harness: Harness) -> None:
+    jobs = [harness.submitted(5) for _ in range(7)]
+    (batch_id,) = batches(harness, limits=TOGETHER)
+    batch = harness.batch(batch_id)
+    assert (batch.parts, batch.requests, batch.renamed) == (7, 35, True)
+    assert {part.job_id for part in harness.parts(batch_id)} == set(jobs)
+
+
+def test_a_busy_group_waits_until_its_batch_is_full_or_old(harness: Harness) -> None:
+    harness.submitted(5)
+    assert len(batches(harness, limits=TOGETHER)) == 1
+    for _ in range(8):
+        harness.submitted(10)
+    assert batches(harness, limits=TOGETHER) == []
+    harness.submitted(30)  # more than fits in
+    assert len(batches(harness, limits=TOGETHER)) == 1
+    harness.submitted(5)
+    assert batches(harness, limits=TOGETHER) == []
+    late, *_ = harness.rows("SELECT id FROM haulier.parts WHERE state = 'waiting'")
+    found = reason(harness, late)
+    assert found is not None
+    assert (found.code, found.until) == ("turn", None)
+    harness.run("UPDATE haulier.parts SET ready_at = ready_at - interval '1 h'")
+    assert len(batches(harness, limits=TOGETHER)) == 1
+
+
+def test_what_fills_a_batch_is_seen_however_little_room_there_is(harness: Harness) -> None:
+    harness.submitted(5)
+    batches(harness, limits=TOGETHER)
+    for _ in range(45):
+        harness.submitted(5)
+    first = batches(harness, limit=1, limits=TOGETHER)
+    second = batches(harness, limit=1, limits=TOGETHER)
+    assert [harness.batch(i).requests for i in (*first, *second)] == [100, 100]
+    assert batches(harness, limit=1, limits=TOGETHER) == []
+
+
+def test_producers_priorities_lanes_and_large_parts_do_not_mix(harness: Harness) -> None:
+    wide = Limits(requests=10_000, bytes=10**9, wait=timedelta(0))
+    harness.submitted(5)
+    harness.submitted(5, producer="other")
+    harness.submitted(5, priority=3)
+    harness.submitted(LARGE + 1)
+    harness.submitted(5)
+    elsewhere = harness.submitted(5)
+    harness.run("UPDATE haulier.parts SET model = 'other' WHERE job_id = :id", id=elsewhere)
+    shared = [harness.batch(i).requests for i in batches(harness, limits=wide)]
+    assert sorted(shared) == [5, 5, 5, 10, LARGE + 1]
+
+
+def test_a_cancelled_job_leaves_a_batch_that_was_never_claimed(harness: Harness) -> None:
+    batch_id, (first, second) = harness.share(3, 4)
+    cancel(harness.db, first)
+    batch = harness.batch(batch_id)
+    assert (batch.parts, batch.requests, batch.ending) == (1, 4, None)
+    (ending,) = harness.open_batches(first)
+    assert ending != batch_id
+    assert harness.batch(ending).ending is Ending.CANCELLED
+    cancel(harness.db, second)
+    assert harness.batch(batch_id).ending is Ending.CANCELLED
+
+
+@pytest.mark.parametrize("leased", [True, False])
+def test_once_a_batch_was_claimed_its_parts_travel_on(harness: Harness, *, leased: bool) -> None:
+    batch_id, (first, second) = harness.share(3, 4)
+    claim = harness.claim(batch_id, Stage.UPLOAD)
+    if not leased:
+        harness.apply(claim, Retry("503"))
+    cancel(harness.db, first)
+    batch = harness.batch(batch_id)
+    assert (batch.parts, batch.cancelled_at, batch.ending) == (2, None, None)
+    cancel(harness.db, second)
+    if leased:
+        harness.apply(claim, Advance(BatchState.UPLOADED, Changes(input_file_id="file")))
+    assert harness.batch(batch_id).ending is Ending.CANCELLED
+    stage = Stage.CREATE if leased else Stage.UPLOAD
+    harness.due_now(batch_id)
+    assert harness.claim(batch_id, stage).cancel_requested
+
+
+def test_two_jobs_cancelled_at_once_cancel_their_batch(harness: Harness) -> None:
+    for _ in range(5):
+        batch_id, jobs = harness.share(1, 1)
+        harness.advance(batch_id, BatchState.CREATED)
+        start = Barrier(2)
+
+        def end(job_id: UUID, start: Barrier = start) -> None:
+            start.wait(10)
+            cancel(harness.db, job_id)
+
+        with ThreadPoolExecutor(2) as threads:
+            list(threads.map(end, jobs))
+        assert harness.batch(batch_id).cancelled_at is not None
+
+
+def test_the_jobs_of_a_shared_batch_end_with_it(harness: Harness) -> None:
+    batch_id, jobs = harness.share(3, 4, 2)
+    harness.advance(batch_id, BatchState.ENDED)
+    harness.due_now(batch_id)
+    claim = harness.claim(batch_id, Stage.FETCH)
+    parts = parts_of(harness.db, claim)
+    usage = Usage(1, 2, 3)
+    done = [
+        settlement(part.requests, part=part.id, job_id=part.job_id, usage=usage) for part in parts
+    ]
+    used = "SELECT coalesce(sum(1000 * batches + succeeded), 0)::int FROM haulier.usage"
+    before = harness.rows(used)[0]
+    harness.apply(claim, Settle(BatchState.SETTLED, (done[0],), rest=Wait(timedelta(0))))
+    assert harness.job(jobs[0]).state is JobState.COMPLETED
+    assert harness.batch(batch_id).state is BatchState.ENDED
+    harness.apply(harness.claim(batch_id, Stage.FETCH), Settle(BatchState.SETTLED, tuple(done)))
+    assert [harness.job(job_id).state for job_id in jobs] == [JobState.COMPLETED] * 3
+    assert [harness.job(job_id).total_tokens for job_id in jobs] == [3, 3, 3]
+    batch = harness.batch(batch_id)
+    assert (batch.state, batch.succeeded, batch.total_tokens) == (BatchState.SETTLED, 9, 9)
+    after = harness.rows(used)[0]
+    assert after == before + 1000 + 9
+
+
+def test_a_part_that_cannot_be_stored_keeps_no_other_from_it(harness: Harness) -> None:
+    batch_id, jobs = harness.share(3, 4, 2)
+    harness.advance(batch_id, BatchState.ENDED)
+    harness.due_now(batch_id)
+    claim = harness.claim(batch_id, Stage.FETCH)
+    done = [
+        settlement(part.requests + (part.job_id == jobs[1]), part=part.id, job_id=part.job_id)
+        for part in parts_of(harness.db, claim)
+    ]
+    with pytest.raises(IntegrityError):
+        harness.apply(claim, Settle(BatchState.SETTLED, tuple(done)))
+    states = [harness.job(job_id).state for job_id in jobs]
+    assert states == [JobState.COMPLETED, JobState.RUNNING, JobState.COMPLETED]
+    assert harness.batch(batch_id).state is BatchState.ENDED
+
+
+def test_what_goes_again_waits_for_others_of_its_job(harness: Harness) -> None:
+    first, second = harness.split(3, 3)
+    job_id = harness.part(first).job_id
+    hour = timedelta(hours=1)
+    for batch_id in (first, second):
+        harness.advance(batch_id, BatchState.ENDED)
+        harness.due_now(batch_id)
+
+    def settle(batch_id: UUID) -> None:
+        part = harness.part(batch_id)
+        done = settlement(2, carried=1, part=part.id, job_id=job_id)
+        claim = harness.claim(batch_id, Stage.FETCH)
+        settled = Settle(BatchState.SETTLED, (done,))
+        apply(harness.db, claim, settled, retry_base=hour, probe=hour, company=hour)
+
+    settle(first)
+    assert batches(harness, limits=AT_ONCE) == []
+    settle(second)
+    (batch_id,) = batches(harness, limits=AT_ONCE)
+    batch = harness.batch(batch_id)
+    # Of one job, so the requests keep their custom_ids.
+    assert (batch.parts, batch.renamed) == (2, False)

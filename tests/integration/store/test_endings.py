@@ -11,16 +11,14 @@ from service.rules.retry import MANY_FAILURES
 from service.rules.states import BatchState, JobState, Stage
 from service.rules.work import (
     Advance,
-    Assembled,
     Changes,
     Ending,
     Hold,
     Park,
     Pause,
     Retry,
-    RetryBatch,
+    RetryPart,
     Settle,
-    Settlement,
     Split,
 )
 from service.store import engine
@@ -31,7 +29,7 @@ from service.store.gauges import gauges
 from service.store.models import Batch
 from service.store.parked import abandon, unpark
 from service.store.waiting import Reason, why
-from tests.factories import LEASE, Harness, settlement
+from tests.factories import AT_ONCE, LEASE, Harness, settlement
 from tests.servers import Databases
 
 MINUTE = timedelta(minutes=1)
@@ -54,7 +52,7 @@ def harness(_harness: Harness) -> Harness:
 
 
 def reason(harness: Harness, batch: Batch) -> Reason:
-    found = why(harness.db, harness.job(batch.job_id), WIDE)
+    found = why(harness.db, harness.job_of(batch.id), WIDE, AT_ONCE)
     assert found is not None
     return found
 
@@ -157,7 +155,7 @@ def test_a_cancel_reaches_what_waits_for_anything_else(
     harness.due_now(batch_id)
     stage = Stage.POLL if sent else Stage.CREATE
     harness.apply(harness.claim(batch_id, stage), outcome)
-    cancel(harness.db, harness.batch(batch_id).job_id)
+    cancel(harness.db, harness.part(batch_id).job_id)
     if sent and isinstance(outcome, Pause):
         # It is looked at as soon as the key may be tried again.
         harness.run("UPDATE haulier.accounts SET paused_until = now()")
@@ -166,11 +164,11 @@ def test_a_cancel_reaches_what_waits_for_anything_else(
 
 
 def test_a_cancelled_job_of_which_nothing_could_be_read_ends(harness: Harness) -> None:
-    job_id = harness.submitted()
+    job_id = harness.unread()
     harness.apply(harness.claim_job(job_id, Stage.SPLIT), Park("unreadable"))
     cancel(harness.db, job_id)
     harness.apply(harness.claim_job(job_id, Stage.SPLIT), Split(()))
-    harness.apply(harness.claim_job(job_id, Stage.ASSEMBLE), Assembled(()))
+    harness.end(job_id)
     assert harness.job(job_id).state is JobState.CANCELLED
 
 
@@ -181,7 +179,7 @@ def test_a_cancelled_job_of_which_nothing_could_be_read_ends(harness: Harness) -
 def test_only_parked_batches_are_given_up(harness: Harness, *, again: bool) -> None:
     parked = harness.created()
     harness.due_now(parked)
-    job_id = harness.batch(parked).job_id
+    job_id = harness.part(parked).job_id
     with pytest.raises(Conflict, match="no batch of the job waits for an operator"):
         abandon(harness.db, job_id, again=again)
     harness.apply(harness.claim(parked, Stage.POLL), Park("not there"))
@@ -193,15 +191,15 @@ def test_only_parked_batches_are_given_up(harness: Harness, *, again: bool) -> N
         abandon(harness.db, job_id, again=again)
     assert unpark(harness.db, job_id) == 0
     if again:
-        retry = RetryBatch(manifest_blob="m", requests=3, bytes=300, delay=timedelta(0))
-        done = Settlement(succeeded=0, dead=(), retries=(retry,))
+        retry = RetryPart(manifest="m", requests=3, bytes=300, delay=timedelta(0))
+        done = settlement(0, retries=(retry,))
     else:
         done = settlement(0, dead=[0, 1, 2])
-    harness.apply(claim, Settle(BatchState.SETTLED, done, given_up=True))
+    harness.apply(claim, Settle(BatchState.SETTLED, (done,), given_up=True))
     # The sweep cancels what Together may still run of it, by its input file.
     row = harness.batch(parked)
     assert (row.state, row.spent_file_ids) == (BatchState.SETTLED, [row.input_file_id])
-    assert len(harness.open_batches(job_id)) == (1 if again else 0)
+    assert len(harness.open_parts(job_id)) == (1 if again else 0)
     events = "SELECT detail FROM haulier.events WHERE target = 'abandoned'"
     assert harness.rows(events) == [{"batches": 1, "requests": "again" if again else "dead"}]
 
@@ -212,7 +210,7 @@ def test_a_batch_that_is_given_up_does_not_wait_for_its_key(harness: Harness) ->
     harness.apply(harness.claim(parked, Stage.POLL), Park("not there"))
     other = harness.queued()
     harness.apply(harness.claim(other, Stage.UPLOAD), Pause("401", blocked=True))
-    abandon(harness.db, harness.batch(parked).job_id, again=False)
+    abandon(harness.db, harness.part(parked).job_id, again=False)
     harness.claim(parked, Stage.POLL)
 
 
@@ -234,11 +232,11 @@ def test_a_row_that_fails_for_ever_is_counted_and_says_why(harness: Harness) -> 
 
 
 def test_a_job_that_cannot_be_cut_says_why(harness: Harness) -> None:
-    job_id = harness.submitted()
+    job_id = harness.unread()
     for _ in range(MANY_FAILURES):
         harness.run("UPDATE haulier.jobs SET not_before = now()")
         harness.apply(harness.claim_job(job_id, Stage.SPLIT), Retry("storage is away"))
     assert gauges(harness.db).failing == {"job": 1, "batch": 0}
-    found = why(harness.db, harness.job(job_id), WIDE)
+    found = why(harness.db, harness.job(job_id), WIDE, AT_ONCE)
     assert found is not None
     assert (found.code, found.error) == ("failing", "storage is away")

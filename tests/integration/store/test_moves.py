@@ -31,10 +31,11 @@ from service.rules.work import (
 )
 from service.store import engine
 from service.store.cancel import cancel
-from service.store.claim import claim_batches, claim_job, extend
+from service.store.claim import claim_batches, extend
+from service.store.jobs import events
 from service.store.parked import unpark
 from service.store.wait import wait
-from tests.factories import LEASE, Harness, settlement, shard
+from tests.factories import LEASE, Harness, claim_job, mingled, settlement, shard
 from tests.servers import Databases
 
 SECOND = timedelta(seconds=1)
@@ -79,7 +80,7 @@ def _snapshot(harness: Harness) -> list[list[str]]:
         Pause("no"),
         Park("no"),
         Advance(BatchState.UPLOADED, Changes(input_file_id="file-late")),
-        Settle(BatchState.FAILED, settlement(0, dead=range(3))),
+        Settle(BatchState.FAILED, (settlement(0, dead=range(3)),)),
     ],
     ids=lambda outcome: type(outcome).__name__,
 )
@@ -101,7 +102,7 @@ def test_a_page_of_creates_commits_the_intents_that_are_new(harness: Harness) ->
     harness.claim(sent, Stage.CREATE)
     earlier = harness.batch(sent).create_deadline
     harness.expire_lease(sent)
-    cancel(harness.db, harness.batch(cancelled).job_id)
+    cancel(harness.db, harness.part(cancelled).job_id)
     harness.claim(taken, Stage.CREATE)
     ids = [new, sent, cancelled, taken]
     claims = {c.id: c for c in claim_batches(harness.db, ids, Stage.CREATE, LEASE)}
@@ -122,7 +123,7 @@ def test_a_page_of_creates_commits_the_intents_that_are_new(harness: Harness) ->
     ids=repr,
 )
 def test_a_worker_that_lost_its_job_changes_nothing(harness: Harness, outcome: Outcome) -> None:
-    job_id = harness.submitted()
+    job_id = harness.unread()
     late = harness.claim_job(job_id, Stage.SPLIT)
     harness.run("UPDATE haulier.jobs SET leased_until = now() - interval '1 ms'")
     harness.claim_job(job_id, Stage.SPLIT)
@@ -313,15 +314,10 @@ def test_every_move_is_in_the_event_log_and_nothing_else_is(harness: Harness) ->
     harness.apply(harness.claim(batch_id, Stage.POLL), Wait(SECOND))
     harness.settle(batch_id, settlement(3))
     job = harness.job_of(batch_id)
-    harness.apply(harness.claim_job(job.id, Stage.ASSEMBLE), Assembled(()))
-    moves = harness.rows(
-        "SELECT coalesce(source, '') || '>' || target FROM haulier.events"
-        " WHERE job_id = :id ORDER BY id",
-        id=job.id,
-    )
-    assert list(moves) == [
-        ">accepted",
-        "accepted>running",
+    harness.end(job.id)
+    log = events(harness.db, job.id, after=0, limit=99)
+    assert [f"{event.source or ''}>{event.target}" for event in log] == [
+        ">running",
         ">queued",
         "queued>uploaded",
         "uploaded>created",
@@ -336,11 +332,11 @@ def test_what_is_parked_is_tried_again_when_an_operator_says_so(harness: Harness
     harness.apply(harness.claim(batch_id, Stage.POLL), Park("not known there"))
     assert claim_batches(harness.db, [batch_id], Stage.POLL, LEASE) == []
 
-    assert unpark(harness.db, harness.batch(batch_id).job_id) == 1
+    assert unpark(harness.db, harness.part(batch_id).job_id) == 1
 
     assert harness.batch(batch_id).parked_at is None
     assert len(claim_batches(harness.db, [batch_id], Stage.POLL, LEASE)) == 1
-    assert unpark(harness.db, harness.batch(batch_id).job_id) == 0
+    assert unpark(harness.db, harness.part(batch_id).job_id) == 0
 
 
 # --- paused accounts ----------------------------------------------------------------------------
@@ -468,7 +464,7 @@ def test_another_account_goes_on(harness: Harness) -> None:
 
 
 def test_a_job_whose_account_has_no_key_is_not_due_at_once(harness: Harness) -> None:
-    job_id = harness.submitted()
+    job_id = harness.unread()
     harness.apply(harness.claim_job(job_id, Stage.SPLIT), Pause("no key", MINUTE))
     assert claim_job(harness.db, job_id, Stage.SPLIT, LEASE) is None
     assert harness.job(job_id).state is JobState.ACCEPTED
@@ -548,7 +544,7 @@ def test_a_created_batch_has_no_open_intent(harness: Harness) -> None:
 
 def test_a_cancelled_job_states_no_intent(harness: Harness) -> None:
     batch_id = harness.uploaded()
-    cancel(harness.db, harness.batch(batch_id).job_id)
+    cancel(harness.db, harness.part(batch_id).job_id)
     assert harness.claim(batch_id, Stage.CREATE).cancel_requested
     assert harness.batch(batch_id).create_deadline is None
 
@@ -574,8 +570,8 @@ def _conserved(harness: Harness) -> bool:
         "SELECT j.id FROM haulier.jobs j JOIN (SELECT job_id, sum(succeeded) s, sum(dead) d,"
         " sum(CASE WHEN finished_at IS NULL THEN requests ELSE 0 END) p,"
         " count(*) FILTER (WHERE finished_at IS NULL) o, count(*) FILTER (WHERE finished_at"
-        " IS NOT NULL) f FROM haulier.batches GROUP BY 1) b ON b.job_id = j.id"
-        " WHERE (j.succeeded, j.failed, j.pending, j.open_batches, j.settled_batches)"
+        " IS NOT NULL) f FROM haulier.parts GROUP BY 1) b ON b.job_id = j.id"
+        " WHERE (j.succeeded, j.failed, j.pending, j.open_parts, j.settled_parts)"
         " <> (b.s, b.d, b.p, b.o, b.f)"
     )
 
@@ -586,20 +582,21 @@ def test_settling_accounts_for_every_request(harness: Harness) -> None:
     harness.settle(first, settlement(2, dead=[3], carried=2, usage=usage))
     job = harness.job_of(first)
     assert (job.total, job.succeeded, job.failed, job.pending) == (9, 2, 1, 6)
-    assert (job.open_batches, job.settled_batches, job.attempts) == (2, 1, 2)
+    assert (job.open_parts, job.settled_parts, job.attempts) == (2, 1, 2)
     assert (job.prompt_tokens, job.completion_tokens, job.total_tokens) == (10, 20, 30)
     assert _conserved(harness)
 
+    harness.let_in()
     retry = next(i for i in harness.open_batches(job.id) if i != second)
-    batch = harness.batch(retry)
-    assert (batch.parent_id, batch.attempt, batch.shard, batch.requests) == (first, 2, 0, 2)
+    part = harness.part(retry)
+    assert (part.parent_id, part.attempt, part.shard, part.requests) == (first, 2, 0, 2)
     harness.settle(retry, settlement(2, usage=usage))
     harness.settle(second, settlement(0, dead=[5, 6, 7, 8]))
     job = harness.job_of(first)
-    assert (job.succeeded, job.failed, job.pending, job.open_batches) == (4, 5, 0, 0)
+    assert (job.succeeded, job.failed, job.pending, job.open_parts) == (4, 5, 0, 0)
     assert job.total_tokens == 60
     assert _conserved(harness)
-    orders = harness.rows("SELECT settle_order FROM haulier.batches ORDER BY 1")
+    orders = harness.rows("SELECT settle_order FROM haulier.parts ORDER BY 1")
     assert list(orders) == [1, 2, 3]
 
 
@@ -609,8 +606,10 @@ def test_a_settlement_that_loses_a_request_is_refused(harness: Harness) -> None:
     claim = harness.claim(batch_id, Stage.FETCH)
     before = _snapshot(harness)
     for wrong in (settlement(2), settlement(4), settlement(2, dead=[0, 1]), settlement(0)):
-        with pytest.raises(IntegrityError, match="batches_conservation_check"):
-            harness.apply(claim, Settle(BatchState.SETTLED, wrong))
+        with pytest.raises(
+            IntegrityError, match=r"(parts|batches)_conservation_check|jobs_counters_check"
+        ):
+            harness.apply(claim, Settle(BatchState.SETTLED, (wrong,)))
     assert _snapshot(harness) == before
 
 
@@ -618,17 +617,17 @@ def test_dead_letters_are_stored_and_a_newer_end_replaces_an_older(harness: Harn
     first, second = harness.split(2, 1)
     harness.settle(first, settlement(1, dead=[1]))
     harness.settle(second, settlement(0, dead=[1]))
-    statement = "SELECT batch_id FROM haulier.dead_letters WHERE ordinal = 1"
+    statement = "SELECT part_id FROM haulier.dead_letters WHERE ordinal = 1"
     assert list(harness.rows(statement)) == [second]
 
 
 def test_fifty_thousand_dead_letters_are_stored(harness: Harness) -> None:
     batch_id = harness.queued(50_000)
     claim = harness.claim(batch_id, Stage.UPLOAD)
-    harness.apply(claim, Settle(BatchState.FAILED, settlement(0, dead=range(50_000))))
+    harness.apply(claim, Settle(BatchState.FAILED, (settlement(0, dead=range(50_000)),)))
     assert list(harness.rows("SELECT count(*) FROM haulier.dead_letters")) == [50_000]
     job = harness.job_of(batch_id)
-    assert (job.failed, job.pending, job.open_batches) == (50_000, 0, 0)
+    assert (job.failed, job.pending, job.open_parts) == (50_000, 0, 0)
 
 
 def test_the_last_two_batches_settling_at_once_leave_one_assembly(harness: Harness) -> None:
@@ -638,17 +637,18 @@ def test_the_last_two_batches_settling_at_once_leave_one_assembly(harness: Harne
             harness.advance(batch_id, BatchState.ENDED)
             harness.due_now(batch_id)
         claims = [harness.claim(batch_id, Stage.FETCH) for batch_id in ids]
-        job_id = claims[0].job_id
+        job_id = harness.part(ids[0]).job_id
         start = Barrier(4)
 
         def settle(claim: BatchClaim, start: Barrier = start) -> None:
             start.wait(10)
-            harness.apply(claim, Settle(BatchState.SETTLED, settlement(1)))
+            done = settlement(1, final_lines=mingled())
+            harness.apply(claim, Settle(BatchState.SETTLED, (done,)))
 
         with ThreadPoolExecutor(4) as threads:
             list(threads.map(settle, claims))
         job = harness.job(job_id)
-        assert (job.succeeded, job.pending, job.open_batches) == (4, 0, 0)
+        assert (job.succeeded, job.pending, job.open_parts) == (4, 0, 0)
         first = claim_job(harness.db, job_id, Stage.ASSEMBLE, LEASE)
         assert first is not None
         assert claim_job(harness.db, job_id, Stage.ASSEMBLE, LEASE) is None
@@ -676,7 +676,7 @@ def test_assembling_sees_the_lines_in_the_order_of_settling(harness: Harness) ->
             requests=1,
         )
         harness.settle(batch_id, settlement(1, final_lines=lines))
-    claim = harness.claim_job(harness.batch(first).job_id, Stage.ASSEMBLE)
+    claim = harness.claim_job(harness.part(first).job_id, Stage.ASSEMBLE)
     assert [lines.blob for lines in claim.final_lines] == ["b0", "b1"]
     segment = Segment(blob="b0", index_blob="i", bytes=1, requests=2)
     harness.apply(claim, Assembled((segment,)))
@@ -686,7 +686,7 @@ def test_assembling_sees_the_lines_in_the_order_of_settling(harness: Harness) ->
 
 
 def test_a_rejected_job_says_why_with_line_numbers(harness: Harness) -> None:
-    job_id = harness.submitted()
+    job_id = harness.unread()
     harness.apply(harness.claim_job(job_id, Stage.SPLIT), Fail("bad lines", rejected=True))
     job = harness.job(job_id)
     assert (job.state, job.error) == (JobState.REJECTED, "bad lines")
@@ -699,7 +699,7 @@ VIOLATIONS = [
     ("jobs", "state = 'lost'", "jobs_(state|finished)_check"),
     ("jobs", "total = total + 1", "jobs_conservation_check"),
     ("jobs", "succeeded = 4, pending = -1", "jobs_counters_check"),
-    ("jobs", "open_batches = -1", "jobs_counters_check"),
+    ("jobs", "open_parts = -1", "jobs_counters_check"),
     ("jobs", "lease = gen_random_uuid()", "jobs_lease_check"),
     ("jobs", "leased_until = now()", "jobs_lease_check"),
     ("jobs", "finished_at = now()", "jobs_finished_check"),
@@ -711,15 +711,22 @@ VIOLATIONS = [
     ("jobs", "producer = 'nobody'", "jobs_producer_fkey"),
     ("batches", "state = 'lost'", "batches_(state|finished|conservation)_check"),
     ("batches", "lease = gen_random_uuid()", "batches_lease_check"),
-    ("batches", "succeeded = 1", "batches_conservation_check"),
-    ("batches", "carried = 1", "batches_conservation_check"),
+    ("parts", "succeeded = 1", "parts_conservation_check"),
+    ("parts", "carried = 1", "parts_conservation_check"),
+    ("parts", "state = 'settled'", "parts_(conservation|finished)_check"),
+    ("parts", "state = 'waiting'", "parts_waiting_check"),
+    ("parts", "batch_id = NULL", "parts_travelling_check"),
+    ("parts", "batch_id = gen_random_uuid()", "parts_batch_id_fkey"),
+    ("parts", "job_id = gen_random_uuid()", "parts_job_id_fkey"),
+    ("parts", "manifest_blob = NULL", "parts_manifest_check"),
+    ("parts", "state = 'lost'", "parts_state_check"),
+    ("events", "job_id = NULL, batch_id = NULL", "events_subject_check"),
     ("batches", "finished_at = now()", "batches_finished_check"),
     ("batches", "state = 'failed', dead = requests", "batches_finished_check"),
     ("batches", "state = 'failed', finished_at = now()", "batches_conservation_check"),
     ("batches", "state = 'uploaded'", "batches_uploaded_check"),
     ("batches", "state = 'created'", "batches_created_check"),
     ("batches", "state = 'ended'", "batches_created_check"),
-    ("batches", "job_id = gen_random_uuid()", "batches_job_id_fkey"),
 ]
 
 
@@ -739,7 +746,7 @@ def test_a_cancel_makes_waiting_batches_due_and_is_seen_by_their_claims(harness:
     batch_id = harness.created()
     harness.due_now(batch_id)
     harness.apply(harness.claim(batch_id, Stage.POLL), Wait(MINUTE))
-    job_id = harness.batch(batch_id).job_id
+    job_id = harness.part(batch_id).job_id
     cancel(harness.db, job_id)
     assert harness.claim(batch_id, Stage.POLL).cancel_requested
 
@@ -749,7 +756,7 @@ def test_a_cancel_leaves_a_working_batch_and_an_open_intent_alone(harness: Harne
     harness.claim(working, Stage.UPLOAD)
     harness.advance(unsure, BatchState.UPLOADED)
     harness.apply(harness.claim(unsure, Stage.CREATE), Retry("timeout", MINUTE))
-    cancel(harness.db, harness.batch(working).job_id)
+    cancel(harness.db, harness.part(working).job_id)
     assert harness.batch(working).lease is not None
     assert _due_in(harness, unsure) > 50
 
@@ -764,7 +771,7 @@ def test_cancelling_again_changes_nothing(harness: Harness) -> None:
 
 @pytest.mark.parametrize("rejected", [True, False])
 def test_a_job_that_ended_cannot_be_cancelled(harness: Harness, *, rejected: bool) -> None:
-    job_id = harness.submitted()
+    job_id = harness.unread()
     harness.apply(harness.claim_job(job_id, Stage.SPLIT), Fail("no", rejected=rejected))
     with pytest.raises(Conflict, match="already"):
         cancel(harness.db, job_id)
@@ -774,7 +781,7 @@ def test_a_job_that_ended_cannot_be_cancelled(harness: Harness, *, rejected: boo
 def test_a_job_that_failed_after_it_was_cancelled_cannot_be_cancelled_again(
     harness: Harness, *, rejected: bool
 ) -> None:
-    job_id = harness.submitted()
+    job_id = harness.unread()
     cancel(harness.db, job_id)
     harness.apply(harness.claim_job(job_id, Stage.SPLIT), Fail("no", rejected=rejected))
     with pytest.raises(Conflict, match="already"):
@@ -789,7 +796,7 @@ def test_a_batch_whose_job_was_cancelled_meanwhile_is_due_at_once(
     batch_id = harness.created()
     harness.due_now(batch_id)
     claim = harness.claim(batch_id, Stage.POLL)
-    cancel(harness.db, claim.job_id)
+    cancel(harness.db, harness.part(batch_id).job_id)
     if page and isinstance(outcome, Wait):
         assert wait(harness.db, [(claim, outcome)]) == set()
     else:
@@ -800,7 +807,7 @@ def test_a_batch_whose_job_was_cancelled_meanwhile_is_due_at_once(
 def test_a_batch_whose_claim_saw_the_cancel_waits_as_long_as_it_asked(harness: Harness) -> None:
     batch_id = harness.created()
     harness.due_now(batch_id)
-    cancel(harness.db, harness.batch(batch_id).job_id)
+    cancel(harness.db, harness.part(batch_id).job_id)
     claim = harness.claim(batch_id, Stage.POLL)
     harness.apply(claim, Wait(MINUTE, Changes(cancel_sent=True)))
     assert _due_in(harness, batch_id) > 50
@@ -809,19 +816,19 @@ def test_a_batch_whose_claim_saw_the_cancel_waits_as_long_as_it_asked(harness: H
 def test_a_completed_job_cannot_be_cancelled(harness: Harness) -> None:
     batch_id = harness.ended()
     harness.settle(batch_id, settlement(3))
-    job_id = harness.batch(batch_id).job_id
-    harness.apply(harness.claim_job(job_id, Stage.ASSEMBLE), Assembled(()))
+    job_id = harness.part(batch_id).job_id
+    harness.end(job_id)
     with pytest.raises(Conflict, match="completed already"):
         cancel(harness.db, job_id)
 
 
 def test_a_cancelled_job_ends_as_cancelled(harness: Harness) -> None:
     batch_id = harness.queued()
-    job_id = harness.batch(batch_id).job_id
+    job_id = harness.part(batch_id).job_id
     cancel(harness.db, job_id)
-    unserved = Settle(BatchState.CANCELLED, settlement(0, dead=range(3)))
+    unserved = Settle(BatchState.CANCELLED, (settlement(0, dead=range(3)),))
     harness.apply(harness.claim(batch_id, Stage.UPLOAD), unserved)
-    harness.apply(harness.claim_job(job_id, Stage.ASSEMBLE), Assembled(()))
+    harness.end(job_id)
     job = harness.job(job_id)
     assert (job.state, job.failed) == (JobState.CANCELLED, 3)
     cancel(harness.db, job_id)
@@ -830,7 +837,7 @@ def test_a_cancelled_job_ends_as_cancelled(harness: Harness) -> None:
 def test_cancel_and_work_at_once_do_not_deadlock(harness: Harness) -> None:
     for _ in range(5):
         ids = harness.split(*[1] * 8)
-        job_id = harness.batch(ids[0]).job_id
+        job_id = harness.part(ids[0]).job_id
         start = Barrier(9)
 
         def work(batch_id: UUID | None, start: Barrier = start, job_id: UUID = job_id) -> None:

@@ -23,6 +23,7 @@ from tests.factories import (
     CHAT,
     Harness,
     chat_request,
+    mingled,
     settlement,
     submit,
 )
@@ -47,18 +48,15 @@ def of(harness: Harness, job_id: UUID) -> list[Delivery]:
 
 
 def assembled(harness: Harness, job_id: UUID) -> None:
-    harness.apply(harness.claim_job(job_id, Stage.ASSEMBLE), Assembled(()))
+    harness.end(job_id)
 
 
 def test_a_completed_job_tells_every_target_once(harness: Harness) -> None:
     other = {"webhook": "https://example.com/other", "events": ["job.completed"]}
     quiet = {"webhook": "https://example.com/quiet", "events": ["job.failed"]}
     batch_id = harness.ended(3, notify=[HOOK, other, quiet])
-    job_id = harness.batch(batch_id).job_id
+    job_id = harness.part(batch_id).job_id
     harness.settle(batch_id, settlement(3))
-    assert told(harness, job_id) == []
-
-    assembled(harness, job_id)
     assert told(harness, job_id) == ["job.completed"] * 2
     assert {one.target["webhook"] for one in of(harness, job_id)} == {
         HOOK["webhook"],
@@ -68,7 +66,7 @@ def test_a_completed_job_tells_every_target_once(harness: Harness) -> None:
 
 def test_a_cancelled_job_tells_so(harness: Harness) -> None:
     batch_id = harness.ended(3, notify=[HOOK])
-    job_id = harness.batch(batch_id).job_id
+    job_id = harness.part(batch_id).job_id
     cancel(harness.db, job_id)
     assert told(harness, job_id) == []
     harness.settle(batch_id, settlement(3))
@@ -78,7 +76,7 @@ def test_a_cancelled_job_tells_so(harness: Harness) -> None:
 
 @pytest.mark.parametrize("rejected", [True, False])
 def test_a_job_that_cannot_be_split_tells_so(harness: Harness, rejected: bool) -> None:
-    job_id = harness.submitted(3, notify=[HOOK])
+    job_id = harness.unread(notify=[HOOK])
     harness.apply(harness.claim_job(job_id, Stage.SPLIT), Fail("no", rejected=rejected))
     assert told(harness, job_id) == ["job.rejected" if rejected else "job.failed"]
 
@@ -98,7 +96,7 @@ def test_a_submission_that_is_rejected_at_once_tells_so_once(harness: Harness) -
 
 def test_progress_is_told_at_every_step_that_is_passed(harness: Harness) -> None:
     first, second, third = harness.split(2, 4, 4, notify=[{**HOOK, "progress": 25}])
-    job_id = harness.batch(first).job_id
+    job_id = harness.part(first).job_id
     harness.settle(first, settlement(2))
     assert told(harness, job_id) == []
     harness.settle(second, settlement(3, carried=1))
@@ -109,11 +107,12 @@ def test_progress_is_told_at_every_step_that_is_passed(harness: Harness) -> None
 
 def test_a_job_that_is_retried_and_completes_again_tells_so_again(harness: Harness) -> None:
     batch_id = harness.ended(3, notify=[HOOK])
-    job_id = harness.batch(batch_id).job_id
+    job_id = harness.part(batch_id).job_id
     harness.settle(batch_id, settlement(2, dead=[2]))
     assembled(harness, job_id)
-    again = Revival(batch_id=batch_id, manifest_blob="m", ordinals=frozenset({2}), bytes=1)
+    again = Revival(part_id=batch_id, manifest="m", ordinals=frozenset({2}), bytes=1)
     revive(harness.db, job_id, [again])
+    harness.let_in()
     harness.let_in()
     (successor,) = harness.open_batches(job_id)
     harness.advance(successor, BatchState.ENDED)
@@ -124,9 +123,10 @@ def test_a_job_that_is_retried_and_completes_again_tells_so_again(harness: Harne
 
 
 def test_an_end_that_was_not_committed_tells_nothing(harness: Harness) -> None:
-    batch_id = harness.ended(3, notify=[HOOK])
-    job_id = harness.batch(batch_id).job_id
-    harness.settle(batch_id, settlement(3))
+    first, second = harness.split(3, 3, notify=[HOOK])
+    job_id = harness.part(first).job_id
+    harness.settle(first, settlement(3, final_lines=mingled()))
+    harness.settle(second, settlement(3, final_lines=mingled()))
     late = harness.claim_job(job_id, Stage.ASSEMBLE)
     harness.run("UPDATE haulier.jobs SET lease = gen_random_uuid() WHERE id = :id", id=job_id)
     with pytest.raises(StaleLease):
@@ -147,7 +147,7 @@ def test_an_end_that_was_not_committed_tells_nothing(harness: Harness) -> None:
 
 
 def ended_job(api: Api, **fields: Any) -> UUID:
-    job_id = api.harness.submitted(3, notify=[HOOK], **fields)
+    job_id = api.harness.unread(notify=[HOOK], **fields)
     api.harness.apply(api.harness.claim_job(job_id, Stage.SPLIT), Fail("no more"))
     return job_id
 
@@ -160,7 +160,7 @@ def test_a_jobs_deliveries_are_listed_with_what_became_of_them(api: Api) -> None
 
 
 def test_deliveries_are_paged(api: Api) -> None:
-    job_id = api.harness.submitted(3, notify=[HOOK] * 3)
+    job_id = api.harness.unread(notify=[HOOK] * 3)
     api.harness.apply(api.harness.claim_job(job_id, Stage.SPLIT), Fail("no more"))
     found, cursor = [], None
     while True:

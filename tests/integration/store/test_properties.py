@@ -12,7 +12,7 @@ from datetime import timedelta
 from itertools import count
 from random import Random
 from typing import Any, ClassVar
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -29,7 +29,8 @@ from sqlalchemy.orm import sessionmaker
 
 from service.rules.admission import Capacity
 from service.rules.errors import Conflict, StaleLease
-from service.rules.states import BATCH_STAGES, OPEN_BATCH_STATES, BatchState, JobState, Stage
+from service.rules.packing import Limits
+from service.rules.states import BATCH_STAGES, BatchState, JobState, PartState, Stage
 from service.rules.work import (
     Advance,
     Assembled,
@@ -44,28 +45,32 @@ from service.rules.work import (
     JobClaim,
     Outcome,
     Park,
+    PartClaim,
     Pause,
     Retry,
-    RetryBatch,
+    RetryPart,
+    SetApart,
     Settle,
     Settlement,
-    Shard,
     Split,
     Wait,
 )
 from service.store import engine
 from service.store.apply import apply
 from service.store.cancel import cancel
-from service.store.claim import claim_batches, claim_job, extend
+from service.store.claim import claim_batches, extend
 from service.store.due import Due, dispatch
 from service.store.engine import Database
-from service.store.models import Batch, Job
+from service.store.models import Batch, Job, Part
 from service.store.parked import abandon, unpark
-from service.store.revive import Revival, dead_letters_by_batch, revive
+from service.store.parts import parts_of
+from service.store.revive import Revival, dead_letters_by_part, revive
 from tests.factories import (
     LEASE,
     Harness,
     admit,
+    claim_job,
+    shard,
 )
 from tests.servers import Databases
 
@@ -103,13 +108,17 @@ def sent(
     """What a scheduler sends of a lane: what is due, and for uploads what is let in."""
     due = dispatch(db, *lane, limit=limit, again=LEASE)
     if Stage.UPLOAD in lane[1]:
-        due += admit(db, limit=limit - len(due), capacity=capacity)
+        due += admit(db, limit=limit - len(due), capacity=capacity, limits=SMALL)
     return due
 
 
+SMALL = Limits(requests=8, bytes=10**9, wait=SECOND)
+"""Some batches hold parts of several jobs, others are full with one."""
+
 OUR_CLOCKS = {
     "jobs": ("not_before", "leased_until", "dispatched_at"),
-    "batches": ("not_before", "ready_at", "leased_until", "dispatched_at", "create_deadline"),
+    "parts": ("ready_at", "patient_until"),
+    "batches": ("not_before", "created_at", "leased_until", "dispatched_at", "create_deadline"),
     "accounts": ("paused_until",),
     "lanes": ("held_until",),
 }
@@ -158,6 +167,10 @@ class Store(RuleBasedStateMachine):
         self.due: list[Due] = []
         """Messages that nobody has read yet."""
         self.jobs: list[UUID] = []
+        self.unread: dict[UUID, list[int]] = {}
+        """Of jobs that are still to be read: how many requests their parts will have."""
+        self.parts: dict[UUID, tuple[PartClaim, ...]] = {}
+        """By lease: the parts of a batch as its worker saw them."""
         self.carried: dict[str, tuple[int, ...]] = {}
         """By manifest: the ordinals of the requests in it."""
         self.served: dict[str, tuple[int, ...]] = {}
@@ -177,18 +190,29 @@ class Store(RuleBasedStateMachine):
     def begin(self, jobs: list[list[int]], rounds: int, seed: int) -> None:
         """Some jobs, of so many requests in each shard, somewhere on their way."""
         for number, sizes in enumerate(jobs):
-            self.submit(sizes)
+            self.submit(sizes, read=number != 1)
             for _ in range(rounds if number == 0 else 0):
                 self.work_once(61, Random(seed))
 
-    def submit(self, sizes: list[int]) -> None:
-        job_id = self.harness.submitted(*sizes)
-        first = 0
-        for shard in self.harness.job(job_id).plan or ():
-            last = first + shard["requests"]
-            self.carried[shard["manifest_blob"]] = tuple(range(first, last))
-            first = last
+    def submit(self, sizes: list[int], *, read: bool = True) -> None:
+        if read:
+            job_id = self.harness.submitted(*sizes)
+            with self.db.begin() as session:
+                parts = session.scalars(
+                    select(Part).where(Part.job_id == job_id).order_by(Part.shard)
+                ).all()
+            self.remember([(part.manifest_blob or "", part.requests) for part in parts])
+        else:
+            job_id = self.harness.unread()
+            self.unread[job_id] = sizes
         self.jobs.append(job_id)
+
+    def remember(self, manifests: Sequence[tuple[str, int]]) -> None:
+        """Which requests the first parts of a job have."""
+        first = 0
+        for manifest, requests in manifests:
+            self.carried[manifest] = tuple(range(first, first + requests))
+            first += requests
 
     @rule(act=st.sampled_from(ACTS), seed=st.integers(0, 2**32))
     def act(self, act: str, seed: int) -> None:
@@ -271,8 +295,9 @@ class Store(RuleBasedStateMachine):
         """An operator has had enough of what is parked, or lets it go on."""
         job_id = luck.choice(self.jobs)
         parked = self.ids(
-            "SELECT id FROM haulier.batches WHERE job_id = :id AND parked_at IS NOT NULL"
-            " AND finished_at IS NULL",
+            "SELECT id FROM haulier.batches b WHERE parked_at IS NOT NULL AND finished_at IS NULL"
+            " AND EXISTS (SELECT FROM haulier.parts p WHERE p.job_id = :id"
+            " AND p.batch_id = b.id AND p.state = 'travelling')",
             id=job_id,
         )
         if luck.random() < 0.3:
@@ -300,15 +325,15 @@ class Store(RuleBasedStateMachine):
                 " AND ordinal % 2 = 0 ORDER BY 1",
                 id=job.id,
             )
-        found, _ = dead_letters_by_batch(self.db, job.id, chosen)
+        found, _ = dead_letters_by_part(self.db, job.id, chosen)
         revivals = []
         for grave in found:
             manifest = self.named("revived")
             self.carried[manifest] = tuple(sorted(grave.ordinals))
             revivals.append(
                 Revival(
-                    batch_id=grave.batch_id,
-                    manifest_blob=manifest,
+                    part_id=grave.part_id,
+                    manifest=manifest,
                     ordinals=grave.ordinals,
                     bytes=1,
                 )
@@ -332,10 +357,10 @@ class Store(RuleBasedStateMachine):
                 SELECT coalesce(sum(succeeded), 0) AS succeeded,
                        coalesce(sum(requests) FILTER (WHERE finished_at IS NULL), 0) AS pending,
                        count(*) FILTER (WHERE finished_at IS NULL) AS open
-                FROM haulier.batches b WHERE b.job_id = j.id) b ON true
+                FROM haulier.parts p WHERE p.job_id = j.id) b ON true
             WHERE total <> j.succeeded + j.failed + j.pending
                OR j.succeeded <> b.succeeded
-               OR j.open_batches <> b.open
+               OR j.open_parts <> b.open
                OR (j.state = 'running' AND j.pending <> b.pending)
                OR j.failed <> (SELECT count(*) FROM haulier.dead_letters d WHERE d.job_id = j.id)
             """
@@ -347,13 +372,13 @@ class Store(RuleBasedStateMachine):
         places: dict[UUID, list[int]] = {job_id: [] for job_id in self.jobs}
         split: set[UUID] = set()
         with self.db.begin() as session:
-            columns = (Batch.job_id, Batch.state, Batch.manifest_blob, Batch.final_lines)
-            for batch in session.execute(select(*columns)):
-                split.add(batch.job_id)
-                if batch.state in OPEN_BATCH_STATES:
-                    places[batch.job_id] += self.carried[batch.manifest_blob]
-                elif batch.final_lines is not None:
-                    places[batch.job_id] += self.served[batch.final_lines["blob"]]
+            columns = (Part.job_id, Part.state, Part.manifest_blob, Part.final_lines)
+            for part in session.execute(select(*columns)):
+                split.add(part.job_id)
+                if part.state is not PartState.SETTLED:
+                    places[part.job_id] += self.carried[part.manifest_blob or ""]
+                elif part.final_lines is not None:
+                    places[part.job_id] += self.served[part.final_lines["blob"]]
             for job_id, ordinal in session.execute(
                 text("SELECT job_id, ordinal FROM haulier.dead_letters")
             ):
@@ -361,6 +386,25 @@ class Store(RuleBasedStateMachine):
             totals = dict(session.execute(select(Job.id, Job.total)).all())
         for job_id in split:
             assert sorted(places[job_id]) == list(range(totals[job_id]))
+
+    @invariant()
+    def batches_are_what_their_parts_are(self) -> None:
+        wrong = self.ids(
+            """
+            SELECT b.id FROM haulier.batches b LEFT JOIN LATERAL (
+                SELECT count(*) AS parts, sum(requests) AS requests, sum(succeeded) AS succeeded,
+                       sum(dead) AS dead, sum(carried) AS carried,
+                       count(*) FILTER (WHERE state = 'travelling') AS open,
+                       count(DISTINCT job_id) AS jobs, count(DISTINCT company) AS companies,
+                       bool_or(renamed <> b.renamed) AS misnamed
+                FROM haulier.parts p WHERE p.batch_id = b.id) p ON true
+            WHERE b.parts <> p.parts OR b.requests <> p.requests
+               OR b.succeeded <> p.succeeded OR b.dead <> p.dead OR b.carried <> p.carried
+               OR (b.finished_at IS NULL) <> (p.open > 0) OR (p.jobs > 1 AND NOT b.renamed)
+               OR p.companies > 1 OR p.misnamed
+            """
+        )
+        assert wrong == []
 
     @invariant()
     def no_row_is_forgotten(self) -> None:
@@ -375,12 +419,20 @@ class Store(RuleBasedStateMachine):
     def look_for_forgotten_rows(self) -> None:
         with self.a_day_later() as db:
             found = {due.id for lane in LANES for due in sent(db, lane, 999, WIDE)}
+            with db.begin() as session:
+                left = select(Part.id).where(Part.state == PartState.WAITING)
+                assert session.scalars(left).all() == []
+                new = select(Part.batch_id).where(Part.id.in_(self.waiting_parts()))
+                found -= {batch_id for batch_id in session.scalars(new) if batch_id is not None}
         waiting = self.ids(
             "SELECT id FROM haulier.batches WHERE finished_at IS NULL AND parked_at IS NULL"
             " UNION ALL SELECT id FROM haulier.jobs WHERE finished_at IS NULL"
-            " AND parked_at IS NULL AND open_batches = 0"
+            " AND parked_at IS NULL AND open_parts = 0"
         )
         assert found == set(waiting)
+
+    def waiting_parts(self) -> list[UUID]:
+        return self.ids("SELECT id FROM haulier.parts WHERE state = 'waiting'")
 
     def teardown(self) -> None:
         """Whatever has happened: with an operator's help for parked rows, everything ends."""
@@ -393,6 +445,7 @@ class Store(RuleBasedStateMachine):
         assert self.ids("SELECT id FROM haulier.jobs WHERE finished_at IS NULL") == []
         self.counters_agree_with_rows()
         self.each_request_is_in_one_place()
+        self.batches_are_what_their_parts_are()
 
     # --- workers --------------------------------------------------------------------------------
 
@@ -420,6 +473,10 @@ class Store(RuleBasedStateMachine):
         for claim in claim_batches(self.db, [row_id], stage, LEASE):
             assert BATCH_STAGES[claim.state] is stage
             claims.append(claim)
+            assert isinstance(claim, BatchClaim)
+            self.parts[claim.lease] = tuple(
+                part for part in parts_of(self.db, claim) if part.state is PartState.TRAVELLING
+            )
             if stage is Stage.CREATE and claim.create_deadline is None:
                 assert claim.input_file_id is not None
                 # Whoever is told of no earlier intent sends a create without a search.
@@ -432,7 +489,7 @@ class Store(RuleBasedStateMachine):
         held = self.holds(claim)
         before = None if held else self.snapshot()
         try:
-            apply(self.db, claim, outcome, retry_base=SECOND, probe=SECOND)
+            apply(self.db, claim, outcome, retry_base=SECOND, probe=SECOND, company=SECOND)
         except StaleLease:
             assert not held
             assert self.snapshot() == before
@@ -488,6 +545,9 @@ class Store(RuleBasedStateMachine):
         ):
             to = BatchState.CANCELLED if claim.cancel_requested else BatchState.FAILED
             transient += [self.buried(claim, to), Retry("not sent", SECOND, not_sent=True)]
+            parts = self.parts[claim.lease]
+            if claim.state is BatchState.QUEUED and len(parts) > 1:
+                transient.append(SetApart((parts[0].id,), "its blob is missing"))
         elif (
             claim.state is BatchState.UPLOADED
             and claim.create_deadline is not None
@@ -499,7 +559,7 @@ class Store(RuleBasedStateMachine):
     def success(self, claim: Claim) -> Outcome:
         """What a stage says when nothing goes wrong, or what ends the batch without it."""
         if isinstance(claim, JobClaim):
-            return Assembled(()) if claim.shards is None else Split(_shards(claim))
+            return self.split(claim) if claim.state is JobState.ACCEPTED else Assembled(())
         if claim.ending in {Ending.DEAD, Ending.AGAIN}:
             return self.given_up(claim)
         match claim.state:
@@ -512,54 +572,97 @@ class Store(RuleBasedStateMachine):
             case BatchState.CREATED:
                 return Advance(BatchState.ENDED, Changes(provider_status="COMPLETED"))
             case _:
-                return self.settled(claim, self.carried[claim.manifest_blob], (), ())
+                parts = self.parts[claim.lease]
+                done = tuple(self.settled(part, self.requests_of(part), (), ()) for part in parts)
+                return Settle(BatchState.SETTLED, done)
+
+    def split(self, claim: JobClaim) -> Split:
+        shards = tuple(shard(size) for size in self.unread[claim.id])
+        self.remember([(str(piece.manifest), piece.requests) for piece in shards])
+        return Split(shards)
+
+    def requests_of(self, part: PartClaim) -> tuple[int, ...]:
+        return self.carried[str(part.manifest)]
 
     def given_up(self, claim: BatchClaim) -> Outcome:
-        """All requests die, or go into a new batch, as an operator has decided."""
+        """All requests die, or go into new parts, as an operator has decided."""
         to = BatchState.SETTLED if claim.provider_batch_id is not None else BatchState.FAILED
-        ordinals = self.carried[claim.manifest_blob]
         again = claim.ending is Ending.AGAIN
-        settle = self.settled(claim, (), () if again else ordinals, [ordinals] if again else [])
-        assert isinstance(settle, Settle)
-        return Settle(to, settle.settlement, given_up=True)
+        done = []
+        for part in self.parts[claim.lease]:
+            ordinals = self.requests_of(part)
+            lot: tuple[Any, ...] = ((), [ordinals]) if again else (ordinals, [])
+            done.append(self.settled(part, (), *lot))
+        return Settle(to, tuple(done), given_up=True)
 
     def settlement(self, claim: BatchClaim, luck: Random) -> Outcome:
-        """Each request succeeds, dies, or goes on in one of two retry batches."""
-        fates: list[list[int]] = [[], [], [], []]
-        for ordinal in self.carried[claim.manifest_blob]:
-            luck.choice(fates).append(ordinal)
-        good, bad, *groups = fates
-        return self.settled(claim, good, bad, groups)
+        """Each request succeeds, dies, or goes on in one of two new parts.
+
+        Or the whole batch FAILED, and is divided; or some parts wait for their files.
+        """
+        parts = self.parts[claim.lease]
+        if len(parts) > 1 and luck.random() < 0.3:
+            return self.divided(claim)
+        done = []
+        for part in parts:
+            fates: list[list[int]] = [[], [], [], []]
+            for ordinal in self.requests_of(part):
+                luck.choice(fates).append(ordinal)
+            good, bad, *groups = fates
+            done.append(self.settled(part, good, bad, groups))
+        rest = Wait(SECOND) if len(done) > 1 and luck.random() < 0.3 else None
+        return Settle(BatchState.SETTLED, tuple(done[1:] if rest else done), rest=rest)
+
+    def divided(self, claim: BatchClaim) -> Settle:
+        """Half of the parts travel in one batch from now on, half in another."""
+        companies = (uuid4(), uuid4())
+        done = []
+        for number, part in enumerate(self.parts[claim.lease]):
+            ordinals = self.requests_of(part)
+            manifest = self.named("manifest")
+            self.carried[manifest] = ordinals
+            retry = RetryPart(
+                manifest=manifest,
+                requests=len(ordinals),
+                bytes=1,
+                delay=timedelta(0),
+                poison=claim.poison + 1,
+                company=companies[number % 2],
+            )
+            done.append(
+                Settlement(part=part.id, job_id=part.job_id, succeeded=0, dead=(), retries=(retry,))
+            )
+        return Settle(BatchState.SETTLED, tuple(done))
 
     def settled(
         self,
-        claim: BatchClaim,
+        part: PartClaim,
         good: Sequence[int],
         bad: Sequence[int],
         groups: Sequence[Sequence[int]],
-    ) -> Outcome:
+    ) -> Settlement:
         retries = []
         for group in groups:
             if group:
                 manifest = self.named("manifest")
                 self.carried[manifest] = tuple(group)
                 retries.append(
-                    RetryBatch(manifest_blob=manifest, requests=len(group), bytes=1, delay=SECOND)
+                    RetryPart(manifest=manifest, requests=len(group), bytes=1, delay=SECOND)
                 )
-        return Settle(
-            BatchState.SETTLED,
-            Settlement(
-                succeeded=len(good),
-                dead=_letters(bad),
-                retries=tuple(retries),
-                final_lines=self.final_lines(good, bad),
-            ),
+        return Settlement(
+            part=part.id,
+            job_id=part.job_id,
+            succeeded=len(good),
+            dead=_letters(bad),
+            retries=tuple(retries),
+            final_lines=self.final_lines(good, bad),
         )
 
     def buried(self, claim: BatchClaim, to: BatchState) -> Outcome:
-        ordinals = self.carried[claim.manifest_blob]
-        lines = self.final_lines((), ordinals)
-        return Settle(to, Settlement(succeeded=0, dead=_letters(ordinals), final_lines=lines))
+        parts = self.parts[claim.lease]
+        return Settle(
+            to, tuple(self.settled(part, (), self.requests_of(part), ()) for part in parts)
+        )
 
     def final_lines(self, good: Sequence[int], bad: Sequence[int]) -> FinalLines | None:
         ordinals = sorted((*good, *bad))
@@ -584,7 +687,7 @@ class Store(RuleBasedStateMachine):
         return self.ids(query, id=claim.id) == [claim.lease]
 
     def snapshot(self) -> list[Any]:
-        tables = ("jobs", "batches", "events", "dead_letters", "accounts")
+        tables = ("jobs", "parts", "batches", "events", "dead_letters", "accounts")
         return [self.ids(f"SELECT t::text FROM haulier.{t} t ORDER BY 1") for t in tables]
 
     def ids(self, query: str, **values: Any) -> list[Any]:
@@ -612,11 +715,6 @@ def _earlier(seconds: float) -> str:
         + ", ".join(f"{clock} = {clock} - interval '{seconds} s'" for clock in clocks)
         for table, clocks in OUR_CLOCKS.items()
     )
-
-
-def _shards(claim: JobClaim) -> tuple[Shard, ...]:
-    assert claim.shards is not None
-    return claim.shards
 
 
 def _letters(ordinals: Sequence[int]) -> tuple[DeadLetter, ...]:

@@ -22,22 +22,25 @@ from sqlalchemy import Engine, event, text
 from service.payloads.bundles import BUNDLE_SPECS
 from service.payloads.inputs import uploaded
 from service.rules.admission import Capacity
+from service.rules.packing import Limits
 from service.rules.spec import Spec
 from service.rules.states import BatchState, JobState, Stage
-from service.rules.work import Assembled, Settle, Wait
+from service.rules.work import Settle, Wait
 from service.store import engine, files, heartbeats, jobs, notices
 from service.store.cancel import cancel
-from service.store.claim import claim_batches, claim_job, extend, final_lines
+from service.store.claim import claim_batches, extend, final_lines
 from service.store.due import dispatch
 from service.store.engine import clock
 from service.store.gauges import gauges
 from service.store.models import Batch, Job
+from service.store.parts import parts_of
 from service.store.producers import add_producer
-from service.store.requests import manifests, standing, traces
+from service.store.requests import shards, standing, traces
 from service.store.submit import Submission, Submitted, submit_each
 from service.store.wait import wait as write_waits
 from service.store.waiting import why
 from tests.factories import (
+    AT_ONCE,
     LEASE,
     Harness,
     admit,
@@ -51,50 +54,62 @@ FINISHED = int(os.environ.get("HAULIER_TEST_FINISHED_ROWS", "50000"))
 OPEN = 300
 WAITING = 20_000
 MINUTE = timedelta(minutes=1)
-BIG = ("jobs", "batches", "events", "dead_letters", "segments")
+BIG = ("jobs", "parts", "batches", "events", "dead_letters", "segments")
 
 FILL = """
 INSERT INTO haulier.producers SELECT 'producer-' || n FROM generate_series(0, 9) n;
 INSERT INTO haulier.accounts (name) VALUES ('default'), ('other');
 INSERT INTO haulier.jobs (id, producer, state, endpoint, account, max_attempts, total, succeeded,
-    created_at, finished_at, not_before, settled_batches)
+    created_at, finished_at, not_before, settled_parts)
   SELECT md5('job' || n)::uuid, 'producer-' || n % 10,
     (ARRAY['completed', 'completed', 'completed', 'cancelled'])[1 + n % 4],
     '/v1/chat/completions', 'default', 3, 10, 10, now() - n * interval '3 s',
     now() - n * interval '3 s', now() - n * interval '3 s', 1
   FROM generate_series(1, :finished) n;
-INSERT INTO haulier.batches (id, job_id, state, shard, account, model, input_blob, manifest_blob,
-    bytes, requests, succeeded, provider_batch_id, finished_at, not_before, settle_order, outcome)
-  SELECT md5('batch' || n)::uuid, md5('job' || n)::uuid, 'settled', 0, 'default', 'm', 'i', 'm',
-    1000, 10, 10, 'provider-' || n, now() - n * interval '3 s', now() - n * interval '3 s', 1,
+INSERT INTO haulier.batches (id, state, account, endpoint, producer, model, bytes, requests,
+    succeeded, provider_batch_id, finished_at, not_before, created_at)
+  SELECT md5('batch' || n)::uuid, 'settled', 'default', '/v1/chat/completions',
+    'producer-' || n % 10, 'm', 1000, 10, 10, 'provider-' || n, now() - n * interval '3 s',
+    now() - n * interval '3 s', now() - n * interval '3 s'
+  FROM generate_series(1, :finished) n;
+INSERT INTO haulier.parts (id, job_id, batch_id, state, shard, account, endpoint, producer, model,
+    input_blob, manifest_blob, bytes, requests, succeeded, finished_at, settle_order, final_lines)
+  SELECT md5('part' || n)::uuid, md5('job' || n)::uuid, md5('batch' || n)::uuid, 'settled', 0,
+    'default', '/v1/chat/completions', 'producer-' || n % 10, 'm', 'i', 'm', 1000, 10, 10,
+    now() - n * interval '3 s', 1,
     '{"blob": "b", "index_blob": "i", "first_ordinal": 0, "last_ordinal": 9, "bytes": 9,
       "requests": 10}'
   FROM generate_series(1, :finished) n;
-INSERT INTO haulier.events (job_id, batch_id, source, target)
-  SELECT md5('job' || n)::uuid, md5('batch' || n)::uuid, 'ended', 'settled'
-  FROM generate_series(1, :finished) n;
+INSERT INTO haulier.events (batch_id, source, target)
+  SELECT md5('batch' || n)::uuid, 'ended', 'settled' FROM generate_series(1, :finished) n;
+INSERT INTO haulier.events (job_id, source, target)
+  SELECT md5('job' || n)::uuid, 'running', 'completed' FROM generate_series(1, :finished) n;
 INSERT INTO haulier.segments SELECT md5('job' || n)::uuid, 1, 0, 'b', 'i', 9, 10
   FROM generate_series(1, :finished) n;
-INSERT INTO haulier.dead_letters (job_id, ordinal, custom_id, code, message, attempts, batch_id)
-  SELECT md5('job' || n)::uuid, 0, 'a', 'c', 'm', 1, md5('batch' || n)::uuid
+INSERT INTO haulier.dead_letters (job_id, ordinal, custom_id, code, message, attempts, part_id)
+  SELECT md5('job' || n)::uuid, 0, 'a', 'c', 'm', 1, md5('part' || n)::uuid
   FROM generate_series(1, :finished) n;
 INSERT INTO haulier.jobs (id, producer, state, endpoint, account, max_attempts, total, pending,
-    open_batches)
+    open_parts)
   SELECT md5('running' || n)::uuid, 'producer-' || n % 10, 'running', '/v1/chat/completions',
     'default', 3, 10, 10, 1
   FROM generate_series(1, :open) n;
-INSERT INTO haulier.batches (id, job_id, state, shard, account, model, input_blob, manifest_blob,
-    bytes, requests, input_file_id, provider_batch_id, not_before)
-  SELECT md5('open' || n)::uuid, md5('running' || n)::uuid,
-    (ARRAY['queued', 'uploaded', 'created', 'ended'])[1 + n % 4], 0, 'default', 'm', 'i', 'm',
-    1000, 10, 'file-' || n, 'open-' || n, now() + (n % 3 - 1) * interval '1 min'
+INSERT INTO haulier.batches (id, state, account, endpoint, producer, model, bytes, requests,
+    input_file_id, provider_batch_id, not_before)
+  SELECT md5('open' || n)::uuid, (ARRAY['queued', 'uploaded', 'created', 'ended'])[1 + n % 4],
+    'default', '/v1/chat/completions', 'producer-' || n % 10, 'm', 1000, 10, 'file-' || n,
+    'open-' || n, now() + (n % 3 - 1) * interval '1 min'
   FROM generate_series(1, :open) n;
-UPDATE haulier.batches SET admitted_at = now(), producer = 'producer-' || requests % 10
-  WHERE finished_at IS NULL;
-INSERT INTO haulier.batches (id, job_id, state, shard, account, producer, priority, model,
+INSERT INTO haulier.parts (id, job_id, batch_id, state, shard, account, endpoint, producer, model,
     input_blob, manifest_blob, bytes, requests)
-  SELECT md5('waiting' || n)::uuid, md5('running' || 1 + n % :open)::uuid, 'queued', 0, 'default',
-    'producer-' || n % 10, n % 2, 'm-' || n % 3, 'i', 'm', 1000, 10
+  SELECT md5('open part' || n)::uuid, md5('running' || n)::uuid, md5('open' || n)::uuid,
+    'travelling', 0, 'default', '/v1/chat/completions', 'producer-' || n % 10, 'm', 'i', 'm',
+    1000, 10
+  FROM generate_series(1, :open) n;
+INSERT INTO haulier.parts (id, job_id, state, shard, account, endpoint, producer, priority, model,
+    input_blob, manifest_blob, bytes, requests)
+  SELECT md5('waiting' || n)::uuid, md5('running' || 1 + n % :open)::uuid, 'waiting', 0, 'default',
+    '/v1/chat/completions', 'producer-' || n % 10, n % 2, 'm-' || n % 3, 'i', 'm', 1000, 10
   FROM generate_series(1, :waiting) n;
 INSERT INTO haulier.jobs (id, producer, state, endpoint, account, max_attempts, total, pending)
   SELECT md5('accepted' || n)::uuid, 'producer-' || n % 10, 'accepted', '/v1/chat/completions',
@@ -222,9 +237,10 @@ def test_a_tick_stays_on_an_index(
 
 
 def test_letting_in_reads_a_few_of_those_that_wait(harness: Harness, plans: Plans) -> None:
+    alone = Limits(requests=10, bytes=10**9, wait=timedelta(0))
     capacity = Capacity(batches=None, tokens=10**12)
     for _ in range(TIMES):
-        found = plans.of(lambda: admit(harness.db, limit=2, capacity=capacity))
+        found = plans.of(lambda: admit(harness.db, limit=2, capacity=capacity, limits=alone))
         _assert_on_an_index(found)
         assert (
             max(int(rows) for plan in found for rows in re.findall(r"actual rows=(\d+)", plan))
@@ -237,7 +253,7 @@ def test_saying_why_a_job_waits_stays_on_an_index(harness: Harness, plans: Plans
     for number in range(TIMES):
         job = jobs.job(harness.db, _id("running", number + 1), None)
         assert job is not None
-        _assert_on_an_index(plans.of(partial(why, harness.db, job, capacity)))
+        _assert_on_an_index(plans.of(partial(why, harness.db, job, capacity, AT_ONCE)))
 
 
 def test_claiming_and_applying_stay_on_an_index(harness: Harness, plans: Plans) -> None:
@@ -248,10 +264,8 @@ def test_claiming_and_applying_stay_on_an_index(harness: Harness, plans: Plans) 
         extend(harness.db, claim, LEASE)
         harness.apply(claim, Wait(timedelta(0)))
         (claim,) = claim_batches(harness.db, [batch_id], Stage.FETCH, LEASE)
-        harness.apply(claim, Settle(BatchState.SETTLED, settlement(8, dead=[0, 1])))
-        job_claim = claim_job(harness.db, claim.job_id, Stage.ASSEMBLE, LEASE)
-        assert job_claim is not None
-        harness.apply(job_claim, Assembled(()))
+        assert parts_of(harness.db, claim)
+        harness.apply(claim, Settle(BatchState.SETTLED, (settlement(8, dead=[0, 1]),)))
 
     for number in range(TIMES):
         _assert_on_an_index(plans.of(partial(work, number)))
@@ -399,15 +413,15 @@ def test_looking_at_a_job_stays_on_an_index(harness: Harness, plans: Plans) -> N
     def look(number: int) -> None:
         job_id = _id("job", number * 1000 + 1)
         assert jobs.job(harness.db, job_id, None) is not None
-        (batch,) = jobs.batches(harness.db, job_id, after=None, limit=50)
-        after = (batch.shard, batch.created_at, batch.id)
-        assert jobs.batches(harness.db, job_id, after=after, limit=50) == []
+        ((part, _),) = jobs.parts(harness.db, job_id, after=None, limit=50)
+        after = (part.shard, part.created_at, part.id)
+        assert jobs.parts(harness.db, job_id, after=after, limit=50) == []
         assert jobs.events(harness.db, job_id, after=0, limit=50)
         assert jobs.failures(harness.db, job_id, after=-1, limit=50)
         assert jobs.segments(harness.db, job_id, 1)
         assert final_lines(harness.db, job_id)
         assert standing(harness.db, job_id)
-        assert manifests(harness.db, job_id)
+        assert shards(harness.db, job_id)
         assert traces(harness.db, job_id, 0, 0).dead
         heartbeats.heartbeats(harness.db)
 

@@ -1,13 +1,14 @@
 """Races, each forced: real transactions wait for one another in the order that the test sets.
 
 Whoever is to wait is made to wait by a lock that the test holds, and the test looks into Postgres
-until it does; no test hopes for an unlucky moment.
+until it does. Only the last two hope for unlucky moments, of which they make many.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from threading import Barrier
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -20,20 +21,26 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.orm import sessionmaker
 
 from service.payloads.intake import Taken
+from service.rules.admission import Capacity
 from service.rules.errors import Conflict
+from service.rules.packing import Limits
 from service.rules.states import BatchState, JobState, Stage
-from service.rules.work import Assembled, RetryBatch, Settle, Settlement
+from service.rules.work import Assembled, BatchClaim, RetryPart, Settle, Settlement
 from service.store import engine
 from service.store.cancel import cancel
-from service.store.claim import claim_batches, claim_job
+from service.store.claim import claim_batches
 from service.store.due import dispatch
 from service.store.models import Batch
-from service.store.revive import Revival, dead_letters_by_batch, revive
+from service.store.parts import parts_of
+from service.store.revive import Revival, dead_letters_by_part, revive
 from service.store.submit import Submission, Submitted
 from tests.eventually import eventually
 from tests.factories import (
     LEASE,
     Harness,
+    admit,
+    claim_job,
+    mingled,
     settlement,
     shard,
     spec,
@@ -112,11 +119,8 @@ def in_turn(
 
 def with_retry(succeeded: int, carried: int) -> Settlement:
     """What a batch comes to that leaves requests over, for much later."""
-    return Settlement(
-        succeeded=succeeded,
-        dead=(),
-        retries=(RetryBatch(manifest_blob="m", requests=carried, bytes=1, delay=LATER),),
-    )
+    retry = RetryPart(manifest="m", requests=carried, bytes=1, delay=LATER)
+    return settlement(succeeded, retries=(retry,))
 
 
 # --- settling -----------------------------------------------------------------------------------
@@ -126,24 +130,28 @@ def test_two_last_batches_that_settle_at_once_leave_one_job_to_assemble(
     harness: Harness, connections: Engine, threads: ThreadPoolExecutor
 ) -> None:
     first, second = harness.split(3, 2)
-    job_id = harness.batch(first).job_id
+    job_id = harness.part(first).job_id
     for batch_id in (first, second):
         harness.advance(batch_id, BatchState.ENDED)
         harness.due_now(batch_id)
     claims = [harness.claim(batch_id, Stage.FETCH) for batch_id in (first, second)]
+    ends = (
+        settlement(3, final_lines=mingled()),
+        settlement(1, dead=[4], final_lines=mingled()),
+    )
 
     done = in_turn(
         connections,
         threads,
         job_id,
-        lambda: harness.apply(claims[0], Settle(BatchState.SETTLED, settlement(3))),
-        lambda: harness.apply(claims[1], Settle(BatchState.SETTLED, settlement(1, dead=[4]))),
+        lambda: harness.apply(claims[0], Settle(BatchState.SETTLED, (ends[0],))),
+        lambda: harness.apply(claims[1], Settle(BatchState.SETTLED, (ends[1],))),
     )
 
     assert [future.exception() for future in done] == [None, None]
     job = harness.job(job_id)
-    assert (job.succeeded, job.failed, job.pending, job.open_batches) == (4, 1, 0, 0)
-    assert sorted([harness.batch(b).settle_order or 0 for b in (first, second)]) == [1, 2]
+    assert (job.succeeded, job.failed, job.pending, job.open_parts) == (4, 1, 0, 0)
+    assert sorted([harness.part(b).settle_order or 0 for b in (first, second)]) == [1, 2]
     claim = harness.claim_job(job_id, Stage.ASSEMBLE)
     assert claim_job(harness.db, job_id, Stage.ASSEMBLE, LEASE) is None
     harness.apply(claim, Assembled(()))
@@ -158,12 +166,12 @@ def test_a_retry_batch_that_is_made_while_its_job_is_cancelled_is_never_sent(
     harness: Harness, connections: Engine, threads: ThreadPoolExecutor, first: str
 ) -> None:
     batch_id = harness.ended(5)
-    job_id = harness.batch(batch_id).job_id
+    job_id = harness.part(batch_id).job_id
     harness.due_now(batch_id)
     claim = harness.claim(batch_id, Stage.FETCH)
     works: list[Callable[[], Any]] = [
         lambda: cancel(harness.db, job_id),
-        lambda: harness.apply(claim, Settle(BatchState.SETTLED, with_retry(2, 3))),
+        lambda: harness.apply(claim, Settle(BatchState.SETTLED, (with_retry(2, 3),))),
     ]
 
     done = in_turn(connections, threads, job_id, *(works if first == "cancel" else reversed(works)))
@@ -173,8 +181,8 @@ def test_a_retry_batch_that_is_made_while_its_job_is_cancelled_is_never_sent(
     # At once, and not when its pause would have been over.
     (upload,) = claim_batches(harness.db, [retry], Stage.UPLOAD, LEASE)
     assert upload.cancel_requested
-    harness.apply(upload, Settle(BatchState.CANCELLED, settlement(0, dead=range(2, 5))))
-    harness.apply(harness.claim_job(job_id, Stage.ASSEMBLE), Assembled(()))
+    harness.apply(upload, Settle(BatchState.CANCELLED, (settlement(0, dead=range(2, 5)),)))
+    harness.end(job_id)
     job = harness.job(job_id)
     assert (job.state, job.succeeded, job.failed) == (JobState.CANCELLED, 2, 3)
 
@@ -182,16 +190,16 @@ def test_a_retry_batch_that_is_made_while_its_job_is_cancelled_is_never_sent(
 def finished(harness: Harness, state: JobState) -> tuple[UUID, list[Revival]]:
     """A job with two dead letters, and what retries them."""
     batch_id = harness.queued(2)
-    job_id = harness.batch(batch_id).job_id
+    job_id = harness.part(batch_id).job_id
     if state is JobState.CANCELLED:
         cancel(harness.db, job_id)
-    dead = Settle(BatchState.FAILED, settlement(0, dead=range(2)))
+    dead = Settle(BatchState.FAILED, (settlement(0, dead=range(2)),))
     harness.apply(harness.claim(batch_id, Stage.UPLOAD), dead)
-    harness.apply(harness.claim_job(job_id, Stage.ASSEMBLE), Assembled(()))
+    harness.end(job_id)
     assert harness.job(job_id).state is state
-    found, _ = dead_letters_by_batch(harness.db, job_id, None)
+    found, _ = dead_letters_by_part(harness.db, job_id, None)
     revivals = [
-        Revival(batch_id=g.batch_id, manifest_blob=str(uuid4()), ordinals=g.ordinals, bytes=1)
+        Revival(part_id=g.part_id, manifest=str(uuid4()), ordinals=g.ordinals, bytes=1)
         for g in found
     ]
     return job_id, revivals
@@ -214,8 +222,8 @@ def test_a_cancel_right_behind_a_retry_stops_it(
     (batch_id,) = harness.open_batches(job_id)
     claim = harness.claim(batch_id, Stage.UPLOAD)
     assert claim.cancel_requested
-    harness.apply(claim, Settle(BatchState.CANCELLED, settlement(0, dead=range(2))))
-    harness.apply(harness.claim_job(job_id, Stage.ASSEMBLE), Assembled(()))
+    harness.apply(claim, Settle(BatchState.CANCELLED, (settlement(0, dead=range(2)),)))
+    harness.end(job_id)
     job = harness.job(job_id)
     assert (job.state, job.failed, job.pending) == (JobState.CANCELLED, 2, 0)
 
@@ -236,6 +244,7 @@ def test_a_cancel_right_before_a_retry_finds_nothing_to_stop(
 
     assert isinstance(cancelled.exception(), Conflict) is (state is JobState.COMPLETED)
     assert revived.exception() is None
+    harness.let_in()
     (batch_id,) = harness.open_batches(job_id)
     assert not harness.claim(batch_id, Stage.UPLOAD).cancel_requested
     job = harness.job(job_id)
@@ -253,7 +262,7 @@ def test_of_two_retries_at_once_one_runs_the_requests_again(
 
     assert done[0].exception() is None
     assert isinstance(done[1].exception(), Conflict)
-    assert len(harness.open_batches(job_id)) == 1
+    assert len(harness.open_parts(job_id)) == 1
     assert harness.job(job_id).pending == 2
 
 
@@ -384,7 +393,7 @@ def test_two_inboxes_with_the_same_redelivered_message_store_one_job(
         eventually(lambda: not broker.llen(HELD) and not broker.keys("haulier.inbox.page*"))
 
     job = pipeline.job(UUID(sent.id))
-    assert (job.state, job.idempotency_key) == (JobState.ACCEPTED, None)
+    assert (job.state, job.idempotency_key) == (JobState.RUNNING, None)
     with psycopg.connect(pipeline.url) as connection:
         counts = connection.execute(
             "SELECT (SELECT count(*) FROM haulier.jobs), (SELECT count(*) FROM haulier.events)"
@@ -396,3 +405,76 @@ def test_two_inboxes_with_the_same_redelivered_message_store_one_job(
 def events(inboxes: list[Running], name: str) -> int:
     """How often they logged an event."""
     return sum(inbox.output.count(f'"{name}"') for inbox in inboxes)
+
+
+# --- batches that jobs share --------------------------------------------------------------------
+
+
+def test_cancels_and_a_settling_at_once_end_every_job_of_a_shared_batch(harness: Harness) -> None:
+    for _ in range(5):
+        batch_id, jobs = harness.share(*[1] * 6)
+        harness.advance(batch_id, BatchState.ENDED)
+        harness.due_now(batch_id)
+        claim = harness.claim(batch_id, Stage.FETCH)
+        done = tuple(
+            settlement(1, part=part.id, job_id=part.job_id) for part in parts_of(harness.db, claim)
+        )
+        start = Barrier(5)
+
+        def settle(start: Barrier = start, claim: BatchClaim = claim, done: Any = done) -> None:
+            start.wait(10)
+            harness.apply(claim, Settle(BatchState.SETTLED, done))
+
+        def end(job_id: UUID, start: Barrier = start) -> None:
+            start.wait(10)
+            with suppress(Conflict):
+                cancel(harness.db, job_id)
+
+        with ThreadPoolExecutor(5) as pool:
+            works = [pool.submit(settle), *[pool.submit(end, job_id) for job_id in jobs[:4]]]
+            for work in works:
+                work.result(30)
+        states = {harness.job(job_id).state for job_id in jobs}
+        assert states <= {JobState.COMPLETED, JobState.CANCELLED}
+        assert harness.batch(batch_id).state is BatchState.SETTLED
+
+
+def test_what_is_let_in_while_jobs_are_cancelled_is_sent_or_ends_and_never_both(
+    harness: Harness,
+) -> None:
+    for _ in range(5):
+        jobs = [harness.submitted(1) for _ in range(30)]
+        start = Barrier(3)
+
+        def let_in(start: Barrier = start) -> None:
+            start.wait(10)
+            for _ in range(5):
+                wide = Capacity(batches=None, tokens=10**12)
+                admit(harness.db, limit=3, capacity=wide, limits=FOURS)
+
+        def end(some: Sequence[UUID], start: Barrier = start) -> None:
+            start.wait(10)
+            for job_id in some:
+                cancel(harness.db, job_id)
+
+        with ThreadPoolExecutor(3) as pool:
+            works = [pool.submit(let_in), pool.submit(end, jobs[::3]), pool.submit(end, jobs[1::3])]
+            for work in works:
+                work.result(30)
+        let_in(Barrier(1))
+        unended = """
+            SELECT j.id FROM haulier.jobs j JOIN haulier.parts p ON p.job_id = j.id
+            LEFT JOIN haulier.batches b ON b.id = p.batch_id
+            WHERE j.cancel_requested_at IS NOT NULL AND b.ending IS NULL
+        """
+        assert harness.rows(unended) == []
+        wrong = """
+            SELECT b.id FROM haulier.batches b JOIN LATERAL (
+              SELECT count(*) AS parts, sum(requests) AS requests FROM haulier.parts p
+              WHERE p.batch_id = b.id) p ON true
+            WHERE b.parts <> p.parts OR b.requests <> p.requests
+        """
+        assert harness.rows(wrong) == []
+
+
+FOURS = Limits(requests=4, bytes=10**9, wait=timedelta(0))

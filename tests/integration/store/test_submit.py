@@ -16,7 +16,7 @@ from service.payloads.intake import Taken
 from service.rules.errors import MOST_PROBLEMS, BadInput, Conflict, Problem
 from service.rules.spec import Spec
 from service.rules.states import BatchState, JobState, Stage
-from service.rules.work import Advance, Assembled, Fail, Pause, Wait
+from service.rules.work import Advance, Fail, Pause, Wait
 from service.store import engine, heartbeats, schema
 from service.store import jobs as looking
 from service.store.cancel import cancel
@@ -28,6 +28,7 @@ from service.store.submit import Submission
 from tests.factories import (
     LEASE,
     Harness,
+    mingled,
     settlement,
     shard,
     spec,
@@ -72,7 +73,7 @@ def test_a_submitted_job_stands_as_it_was_asked_for(harness: Harness) -> None:
     (submitted,) = submit(harness.db, [asked])
     assert submitted.new
     job = harness.job(asked.id)
-    assert (job.state, job.priority, job.max_attempts) == (JobState.ACCEPTED, 7, 5)
+    assert (job.state, job.priority, job.max_attempts) == (JobState.RUNNING, 7, 5)
     assert (job.labels, job.total, job.pending) == ({"team": "search"}, 3, 3)
 
 
@@ -132,7 +133,8 @@ def test_one_page_may_hold_everything(harness: Harness) -> None:
     assert (rejected.state, rejected.error) == (JobState.REJECTED, "line 3: oops\ufffd")
     assert rejected.problems == [{"line": 3, "message": "oops\ufffd"}]
     assert rejected.finished_at is not None
-    assert harness.job(unread.id).plan is None
+    assert harness.job(unread.id).state is JobState.ACCEPTED
+    assert harness.job(same.id if stored[1].new else keyed.id).state is JobState.RUNNING
     assert harness.job(unread.id).input == "s3://b/a"
 
 
@@ -260,9 +262,9 @@ def test_several_schedulers_send_every_row_once(harness: Harness) -> None:
 
 
 def test_producers_take_turns_before_their_jobs_are_cut(harness: Harness) -> None:
-    many = [harness.submitted(producer="many", priority=9) for _ in range(20)]
-    few = [harness.submitted(producer="few") for _ in range(2)]
-    late = harness.submitted(producer="late")
+    many = [harness.unread(producer="many", priority=9) for _ in range(20)]
+    few = [harness.unread(producer="few") for _ in range(2)]
+    late = harness.unread(producer="late")
 
     def sent(limit: int) -> list[UUID]:
         return [due.id for due in dispatch(harness.db, Job, JOBS, limit=limit, again=MINUTE)]
@@ -278,10 +280,17 @@ def test_producers_take_turns_before_their_jobs_are_cut(harness: Harness) -> Non
     assert len({*many} & {*second}) == 1
 
 
+def _to_assemble(harness: Harness) -> UUID:
+    """A job whose results are still to be merged."""
+    first, second = harness.split(1, 1)
+    for batch_id in (first, second):
+        harness.settle(batch_id, settlement(1, final_lines=mingled()))
+    return harness.part(first).job_id
+
+
 def test_what_is_still_to_be_read_leaves_slots_to_others(harness: Harness) -> None:
-    huge = [harness.submitted() for _ in range(10)]
-    harness.run("UPDATE haulier.jobs SET plan = NULL, input = 's3://b/a'")
-    known = [harness.submitted() for _ in range(3)]
+    huge = [harness.unread() for _ in range(10)]
+    known = [_to_assemble(harness) for _ in range(3)]
 
     def sent() -> set[UUID]:
         found = dispatch(harness.db, Job, JOBS, limit=9, again=MINUTE, most_reads=2)
@@ -306,7 +315,7 @@ def test_of_a_held_lane_and_a_paused_account_nothing_is_sent_but_what_ends(
         " WHERE id = :id",
         id=held,
     )
-    cancel(harness.db, harness.batch(cancelled).job_id)
+    cancel(harness.db, harness.part(cancelled).job_id)
     assert set(_sent(harness)) == {cancelled, open_}
 
 
@@ -315,14 +324,17 @@ def test_a_job_is_sent_to_split_and_later_to_assemble_only(harness: Harness) -> 
         found = dispatch(harness.db, Job, JOBS, limit=9, again=MINUTE)
         return [(row.stage, row.id) for row in found]
 
-    accepted = harness.submitted()
+    accepted = harness.unread()
     assert sent() == [(Stage.SPLIT, accepted)]
-    batch_id = harness.queued()
+    first, second = harness.split(2, 2)
     assert sent() == []
-    harness.settle(batch_id, settlement(3))
-    job_id = harness.batch(batch_id).job_id
+    harness.settle(first, settlement(2, final_lines=mingled()))
+    harness.settle(second, settlement(2, final_lines=mingled()))
+    job_id = harness.part(first).job_id
     assert sent() == [(Stage.ASSEMBLE, job_id)]
-    harness.apply(harness.claim_job(job_id, Stage.ASSEMBLE), Assembled(()))
+    harness.end(job_id)
+    assert sent() == []
+    harness.settle(harness.queued(), settlement(3))
     assert sent() == []
 
 
@@ -349,20 +361,21 @@ def test_pages_of_jobs_show_each_once_newest_first(harness: Harness) -> None:
     keys = [(job.created_at, job.id) for job in seen]
     assert keys == sorted(keys, reverse=True)
     assert len(set(keys)) == 8
-    running = looking.jobs(harness.db, producer=None, states=[JobState.RUNNING], limit=9)
-    assert running == []
+    ended = looking.jobs(harness.db, producer=None, states=[JobState.COMPLETED], limit=9)
+    assert ended == []
 
 
 def test_pages_of_batches_events_and_failures_show_each_once(harness: Harness) -> None:
     ids = harness.split(*[1] * 5)
-    job_id = harness.batch(ids[0]).job_id
+    job_id = harness.part(ids[0]).job_id
     for number, batch_id in enumerate(ids):
         harness.settle(batch_id, settlement(0, dead=[number]))
     seen: list[UUID] = []
     after = None
-    while page := looking.batches(harness.db, job_id, after=after, limit=2):
-        seen += [batch.id for batch in page]
-        after = (page[-1].shard, page[-1].created_at, page[-1].id)
+    while page := looking.parts(harness.db, job_id, after=after, limit=2):
+        seen += [batch.id for _, batch in page if batch is not None]
+        last = page[-1][0]
+        after = (last.shard, last.created_at, last.id)
     assert seen == ids
     events = looking.events(harness.db, job_id, after=0, limit=4)
     rest = looking.events(harness.db, job_id, after=events[-1].id, limit=99)
@@ -488,7 +501,7 @@ def test_a_broken_rule_is_not_taken_for_an_absent_database(harness: Harness) -> 
 
 
 def test_a_connection_that_was_ended_is_replaced(harness: Harness) -> None:
-    job_id = harness.submitted()
+    job_id = harness.unread()
     harness.job(job_id)
     harness.run(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"

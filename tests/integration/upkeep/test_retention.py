@@ -41,7 +41,8 @@ def test_an_old_job_goes_with_its_rows_blobs_and_files(old_jobs: OldJobs) -> Non
 
     assert [t for t in TABLES if old_jobs.harness.rows(f"SELECT 1 FROM haulier.{t}")] == []
     assert old_jobs.files() == set()
-    assert list(old_jobs.folder.rglob("*")) == [old_jobs.folder / "jobs"]
+    left = {path.name for path in old_jobs.folder.rglob("*")}
+    assert left <= {"jobs", "batches"}
 
 
 def test_a_young_job_stays_whole(old_jobs: OldJobs) -> None:
@@ -174,7 +175,7 @@ def test_a_crash_after_the_rows_are_gone_loses_nothing(old_jobs: OldJobs) -> Non
 
     assert old_jobs.jobs() == set()
     assert (old_jobs.names(), old_jobs.files()) == (blobs, files)
-    assert old_jobs.leftovers() == 3
+    assert old_jobs.leftovers() == 4
     old_jobs.discard()
     assert (old_jobs.names(), old_jobs.files(), old_jobs.leftovers()) == (set(), set(), 0)
 

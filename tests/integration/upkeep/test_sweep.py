@@ -4,18 +4,19 @@ from datetime import UTC, datetime, timedelta
 from itertools import chain
 from uuid import uuid4
 
-import msgspec
 import pytest
 
 from service.payloads.blobs import Blobs
 from service.rules.errors import HandedBack
-from service.rules.states import Stage
-from service.rules.work import Assembled, Segment
+from service.rules.states import BatchState, Stage
+from service.rules.work import Assembled, FinalLines, Segment, Settle
 from service.store import chores
+from service.store.parts import parts_of
 from service.store.submit import Submission
 from service.upkeep.sweep import DAY, sweep
 from tests.factories import (
     final_lines,
+    mingled,
     settlement,
     spec,
     submit,
@@ -60,13 +61,13 @@ def test_the_half_written_blob_of_a_dead_writer_goes(old_jobs: OldJobs) -> None:
     assert _swept(old_jobs) == {f"{staged}#1"}
 
 
-def test_an_accepted_job_keeps_what_its_plan_names(old_jobs: OldJobs) -> None:
-    job_id = old_jobs.harness.submitted(3, 4)
-    planned = {
-        "input_blob": old_jobs.blob(f"jobs/{job_id}/a/input-0.jsonl"),
-        "manifest_blob": f"{old_jobs.blob(f'jobs/{job_id}/a/manifests')}@100+20",
-    }
-    old_jobs.set_job(job_id, plan=msgspec.json.encode([{**planned, "requests": 7}]).decode())
+def test_a_waiting_job_keeps_what_its_parts_name(old_jobs: OldJobs) -> None:
+    job_id = old_jobs.harness.submitted(3)
+    old_jobs.harness.run(
+        "UPDATE haulier.parts SET input_blob = :input, manifest_blob = :manifest",
+        input=old_jobs.blob(f"jobs/{job_id}/a/input-0.jsonl"),
+        manifest=f"{old_jobs.blob(f'jobs/{job_id}/a/manifests')}@100+20",
+    )
     unnamed = old_jobs.blob(f"jobs/{job_id}/b/input-0.jsonl")
 
     assert _swept(old_jobs) == {unnamed}
@@ -81,16 +82,17 @@ def test_a_job_with_an_input_to_be_read_names_nothing_yet(old_jobs: OldJobs) -> 
 
 
 def test_a_job_keeps_what_its_batches_and_results_name(old_jobs: OldJobs) -> None:
-    batch_id = old_jobs.harness.ended()
-    job_id = old_jobs.harness.batch(batch_id).job_id
+    batch_id, other = old_jobs.harness.split(3, 3)
+    job_id = old_jobs.harness.part(batch_id).job_id
     inside = f"jobs/{job_id}"
     old_jobs.harness.run(
-        "UPDATE haulier.batches SET input_blob = :input, manifest_blob = :manifest",
+        "UPDATE haulier.parts SET input_blob = :input, manifest_blob = :manifest",
         input=old_jobs.blob(f"{inside}/a/input-0.jsonl"),
         manifest=f"{old_jobs.blob(f'{inside}/a/shard-0.manifest')}@0+10",
     )
-    lines = final_lines(old_jobs.blobs, f"{inside}/{batch_id}/lease", [(0, b"{}")])
+    lines = final_lines(old_jobs.blobs, f"batches/{batch_id}/lease", [(0, b"{}")])
     old_jobs.harness.settle(batch_id, settlement(3, final_lines=lines))
+    old_jobs.harness.settle(other, settlement(3, final_lines=mingled()))
     merged = Segment(blob=f"{inside}/c.jsonl", index_blob=f"{inside}/c.index", bytes=1, requests=1)
     claim = old_jobs.harness.claim_job(job_id, Stage.ASSEMBLE)
     old_jobs.harness.apply(claim, Assembled((merged,)))
@@ -98,8 +100,41 @@ def test_a_job_keeps_what_its_batches_and_results_name(old_jobs: OldJobs) -> Non
         old_jobs.blob(name)
     assert len(old_jobs.names()) == 6
     unnamed = old_jobs.blob(f"{inside}/{batch_id}/stale.jsonl")
+    stale = old_jobs.blob(f"batches/{batch_id}/stale.jsonl")
+    nobodys = old_jobs.blob(f"batches/{uuid4()}/lease.jsonl")
 
-    assert _swept(old_jobs) == {unnamed}
+    assert _swept(old_jobs) == {unnamed, stale, nobodys}
+
+
+def test_a_shared_batch_keeps_what_the_jobs_in_it_name(old_jobs: OldJobs) -> None:
+    harness = old_jobs.harness
+    batch_id, jobs = harness.share(1, 1)
+    blob, index = (old_jobs.blob(f"batches/{batch_id}/lease.{end}") for end in ("jsonl", "index"))
+    harness.advance(batch_id, BatchState.ENDED)
+    harness.due_now(batch_id)
+    claim = harness.claim(batch_id, Stage.FETCH)
+    done = tuple(
+        settlement(
+            1,
+            part=part.id,
+            job_id=part.job_id,
+            final_lines=FinalLines(
+                blob=f"{blob}@{n}+1",
+                index_blob=f"{index}@{n}+1",
+                first_ordinal=0,
+                last_ordinal=0,
+                bytes=1,
+                requests=1,
+            ),
+        )
+        for n, part in enumerate(parts_of(harness.db, claim))
+    )
+    harness.apply(claim, Settle(BatchState.SETTLED, done))
+    assert _swept(old_jobs) == set()
+    harness.run("DELETE FROM haulier.jobs WHERE id = :id", id=jobs[0])
+    assert _swept(old_jobs) == set()
+    harness.run("DELETE FROM haulier.jobs WHERE id = :id", id=jobs[1])
+    assert _swept(old_jobs) == {blob, index}
 
 
 def test_a_page_stays_as_long_as_one_job_names_it(old_jobs: OldJobs) -> None:

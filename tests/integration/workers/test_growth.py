@@ -77,7 +77,7 @@ def test_a_batch_costs_one_upload_one_create_and_one_download(
     pipeline: Pipeline, simulator: Simulator
 ) -> None:
     pipeline.worker()
-    pipeline.scheduler()
+    pipeline.scheduler(HAULIER_SHARD_REQUESTS="10")
 
     job = pipeline.ended(pipeline.submit(chat(*map(str, range(40))), shard_requests=10))
 

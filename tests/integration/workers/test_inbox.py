@@ -118,9 +118,9 @@ def test_a_page_of_messages_holds_good_bad_big_and_conflicting_ones(
     bad, large, *keyed = ids[10:]
     assert stored[bad].state is JobState.REJECTED
     assert stored[bad].problems == [{"line": 2, "message": "custom_id 'twice' was used before"}]
-    assert (stored[large].state, stored[large].bundle_blob) == (JobState.ACCEPTED, None)
+    assert (stored[large].state, stored[large].bundle_blob) == (JobState.RUNNING, None)
     first, second = (stored[job_id] for job_id in keyed[:2])
-    assert {first.state, second.state} == {JobState.ACCEPTED, JobState.REJECTED}
+    assert {first.state, second.state} == {JobState.RUNNING, JobState.REJECTED}
     assert "with other content" in f"{first.error} {second.error}"
     assert len([job_id for job_id in keyed[2:] if job_id in stored]) == 1
     with redis.Redis.from_url(redis_url) as broker:
@@ -140,7 +140,7 @@ def test_a_page_of_big_messages_is_bounded_by_their_bytes(
     assert sum(map(len, inbox.sizes)) == 8
     assert max(map(sum, inbox.sizes)) < BUNDLE_BYTES + 3_100_000
     assert BUNDLE_BYTES < SPEC_BYTES
-    assert {found(db, job_id).state for job_id in ids} == {JobState.ACCEPTED}
+    assert {found(db, job_id).state for job_id in ids} == {JobState.RUNNING}
 
 
 def test_a_message_that_cannot_be_unpacked_is_rejected_and_holds_up_nobody(
@@ -158,7 +158,7 @@ def test_a_message_that_cannot_be_unpacked_is_rejected_and_holds_up_nobody(
 
     WatchedInbox(settings, 2).read_all()
 
-    assert found(db, other).state is JobState.ACCEPTED
+    assert found(db, other).state is JobState.RUNNING
     assert found(db, UUID(spoilt.id)).state is JobState.REJECTED
 
 
@@ -178,7 +178,7 @@ def test_a_message_that_unpacks_to_gigabytes_is_rejected_unread(
     WatchedInbox(settings, messages=3).read_all()
 
     states = [found(db, job_id).state for job_id in sent]
-    assert states == [JobState.REJECTED, JobState.ACCEPTED, JobState.REJECTED]
+    assert states == [JobState.REJECTED, JobState.RUNNING, JobState.REJECTED]
 
 
 NONSENSE = [
@@ -213,7 +213,7 @@ def test_what_is_no_message_is_set_aside_and_counted(
         (after,) = send(redis_url, chat("b"))
         WatchedInbox(settings, 3).read_all()
 
-        assert {found(db, job_id).state for job_id in (before, after)} == {JobState.ACCEPTED}
+        assert {found(db, job_id).state for job_id in (before, after)} == {JobState.RUNNING}
         assert broker.lrange("haulier.inbox.unreadable", 0, -1) == [raw[: 64 * 1024]]
         assert broker.keys("haulier.*") == [b"haulier.inbox.unreadable"]
     assert gauges(db).counters == {"messages_set_aside": 1}
@@ -270,13 +270,13 @@ def test_a_spoiled_message_with_an_id_is_a_rejected_job(
         (good,) = send(redis_url, chat("b"))
         WatchedInbox(settings, 2).read_all()
         assert broker.keys("haulier.*") == []
-    assert found(db, good).state is JobState.ACCEPTED
+    assert found(db, good).state is JobState.RUNNING
     harmless = (
         isinstance(raw.get("properties"), dict)
         and "delivery_info" in str(raw)
         and (raw["properties"].get("delivery_info", 0) is None)
     )
-    assert (found(db, spoiled).state is JobState.ACCEPTED) is harmless
+    assert (found(db, spoiled).state is JobState.RUNNING) is harmless
 
 
 def test_messages_as_other_clients_write_them_are_read(
@@ -306,7 +306,7 @@ def test_messages_as_other_clients_write_them_are_read(
         WatchedInbox(settings, 12).read_all()
         assert broker.keys("haulier.submit*") == []
     states = {found(db, job_id_of(task_id)).state for task_id in (*ids, "by-hand")}
-    assert states == {JobState.ACCEPTED}
+    assert states == {JobState.RUNNING}
 
 
 def test_what_a_dead_inbox_held_is_read_by_the_next_in_its_order(
@@ -328,7 +328,7 @@ def test_what_a_dead_inbox_held_is_read_by_the_next_in_its_order(
         dead.done()
         assert broker.llen("haulier.submit") == 3
     WatchedInbox(settings, 3).read_all()
-    assert {found(db, job_id).state for job_id in ids} == {JobState.ACCEPTED}
+    assert {found(db, job_id).state for job_id in ids} == {JobState.RUNNING}
 
 
 def test_a_held_key_makes_its_own_message_wait_and_no_other(
@@ -377,7 +377,7 @@ def test_the_tasks_of_another_application_are_handed_out_once(
             inbox._queue.give_back()
             assert broker.hlen("unacked") == taken
             assert broker.llen("other") == 3 - taken
-    assert found(db, job_id).state is JobState.ACCEPTED
+    assert found(db, job_id).state is JobState.RUNNING
     app.close()
 
 
@@ -393,7 +393,7 @@ def test_a_body_that_is_none_holds_up_nobody(
         client.lpush("haulier.submit", json.dumps(raw))
     WatchedInbox(settings, messages=2).read_all()
 
-    assert found(db, good).state is JobState.ACCEPTED
+    assert found(db, good).state is JobState.RUNNING
     assert found(db, UUID(raw["headers"]["id"])).state is JobState.REJECTED
 
 
@@ -410,7 +410,7 @@ def test_a_message_that_spoils_its_page_is_rejected_by_itself(
     monkeypatch.setattr("workers.inbox.take_in_together", broken)
     WatchedInbox(settings, 3).read_all()
 
-    assert {found(db, job_id).state for job_id in (good, other)} == {JobState.ACCEPTED}
+    assert {found(db, job_id).state for job_id in (good, other)} == {JobState.RUNNING}
     assert found(db, bad).state is JobState.REJECTED
 
 
@@ -431,7 +431,7 @@ def test_messages_with_strange_headers_do_not_hold_up_the_others(
 
     WatchedInbox(settings, 9).read_all()
 
-    assert found(db, other).state is JobState.ACCEPTED
+    assert found(db, other).state is JobState.RUNNING
     assert len(jobs.jobs(db, producer=None, limit=10)) == 9
 
 
@@ -473,7 +473,7 @@ def test_a_producer_may_use_on_the_queue_what_its_row_says(
 
     WatchedInbox(settings, 4).read_all()
 
-    assert found(db, lab).state is found(db, operator).state is JobState.ACCEPTED
+    assert found(db, lab).state is found(db, operator).state is JobState.RUNNING
     for job_id, name in ((elsewhere, "lab"), (nobody, "unheard-of")):
         refused = found(db, job_id)
         assert (refused.state, refused.producer) == (JobState.REJECTED, name)
@@ -492,7 +492,7 @@ def test_what_is_over_a_limit_is_rejected_by_itself(
     WatchedInbox(settings, 5).read_all()
 
     jobs_found = [found(db, job_id) for job_id in (first, second, huge, last, other)]
-    assert [job.state for job in jobs_found].count(JobState.ACCEPTED) == 3
+    assert [job.state for job in jobs_found].count(JobState.RUNNING) == 3
     assert found(db, huge).state is JobState.REJECTED
     assert "2,000 bytes" in str(found(db, huge).error)
     (over,) = [job for job in jobs_found[:2] if job.state is JobState.REJECTED]
@@ -512,7 +512,7 @@ def test_a_repeated_key_finds_its_job_though_its_producer_is_at_its_limit(
     WatchedInbox(settings, 10).read_all()
 
     (job,) = jobs.jobs(db, producer="small", limit=100)
-    assert job.state is JobState.ACCEPTED
+    assert job.state is JobState.RUNNING
 
 
 @pytest.mark.parametrize("pages", [1, 2], ids=["on-one-page", "on-two-pages"])
@@ -535,13 +535,13 @@ def test_two_producers_with_one_task_id_have_a_job_each_however_often_they_come(
     assert len(jobs.jobs(db, producer=None, limit=100)) == len(made) == 3
     assert {name: job.state for name, job in made.items()} == {
         "lab": JobState.REJECTED,
-        "shop": JobState.ACCEPTED,
-        "bank": JobState.ACCEPTED,
+        "shop": JobState.RUNNING,
+        "bank": JobState.RUNNING,
     }
     others = {job.id for job in made.values()} - {job_id}
     assert others <= {uuid5(job_id, name) for name in made}
-    (planned,) = made["bank"].plan or []
-    assert planned["input_blob"].startswith(f"jobs/{made['bank'].id}/")
+    ((part, _),) = jobs.parts(db, made["bank"].id, after=None, limit=9)
+    assert part.input_blob.startswith(f"jobs/{made['bank'].id}/")
     row = producer(db, "shop")
     assert row is not None
     assert row.counted_requests == 1

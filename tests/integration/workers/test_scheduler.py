@@ -8,8 +8,8 @@ from tests.eventually import eventually
 from tests.pipeline import Pipeline, chat
 
 QUEUE = "haulier.transfer"
-LAPSED = text("UPDATE haulier.jobs SET dispatched_at = now() - interval '1 day'")
-SENT = text("SELECT count(*) FROM haulier.jobs WHERE dispatched_at > now() - interval '1 hour'")
+LAPSED = text("UPDATE haulier.batches SET dispatched_at = now() - interval '1 day'")
+SENT = text("SELECT count(*) FROM haulier.batches WHERE dispatched_at > now() - interval '1 hour'")
 MOST = 12
 """Three messages for each of the four slots that are assumed without a worker."""
 
@@ -17,7 +17,7 @@ MOST = 12
 def test_without_a_worker_a_queue_stays_short_however_often_rows_are_sent(
     pipeline: Pipeline, redis_url: str
 ) -> None:
-    jobs = [pipeline.submit(chat("a")) for _ in range(4)]
+    jobs = [pipeline.submit(chat("a", priority=n)) for n in range(4)]
     pipeline.scheduler()
 
     def sent() -> int:

@@ -91,7 +91,7 @@ def test_what_a_producer_signed_is_its_own(settings: Settings, app: Celery, db: 
 
     stored = jobs.jobs(db, producer="billing", limit=10)
     assert {str(job.id) for job in stored} == set(ids)
-    assert {job.state for job in stored} == {JobState.ACCEPTED}
+    assert {job.state for job in stored} == {JobState.RUNNING}
     assert strays(db) == []
 
 
@@ -121,7 +121,7 @@ def test_what_it_did_not_sign_is_not(settings: Settings, app: Celery, db: Databa
 
     WatchedInbox(settings, 10).read_all()
 
-    assert found(db, UUID(ids[1])).state is JobState.ACCEPTED
+    assert found(db, UUID(ids[1])).state is JobState.RUNNING
     assert [str(job.id) for job in jobs.jobs(db, producer="billing", limit=10)] == [ids[1]]
     refused = strays(db)
     assert len(refused) == 9

@@ -39,7 +39,7 @@ def uploads(blobs: Blobs, taken: Taken) -> list[bytes]:
     return [
         b"".join(
             block
-            for offset, length in joined(blobs.get_manifest(shard.manifest_blob))
+            for offset, length in joined(blobs.get_manifest(shard.manifest))
             for block in blobs.stream(shard.input_blob, offset, length)
         )
         for shard in taken.shards
@@ -85,11 +85,8 @@ def test_each_spec_on_a_page_uploads_exactly_what_it_would_alone(blobs: Blobs) -
                 twin.bytes,
             )
             assert [
-                (entry.custom_id, entry.ordinal)
-                for entry in blobs.get_manifest(shard.manifest_blob)
-            ] == [
-                (entry.custom_id, entry.ordinal) for entry in blobs.get_manifest(twin.manifest_blob)
-            ]
+                (entry.custom_id, entry.ordinal) for entry in blobs.get_manifest(shard.manifest)
+            ] == [(entry.custom_id, entry.ordinal) for entry in blobs.get_manifest(twin.manifest)]
 
 
 def test_a_bad_spec_costs_the_others_nothing_and_leaves_nothing(blobs: Blobs) -> None:
@@ -121,7 +118,6 @@ def test_a_spec_beyond_the_size_goes_its_own_way(blobs: Blobs) -> None:
     assert small.bundle_blob == small.shards[0].input_blob
     assert big.bundle_blob is None
     assert big.shards[0].input_blob.startswith("jobs/")
-    assert big.shards[0].manifest_blob.startswith("jobs/")
 
 
 def test_a_spec_with_an_input_is_still_to_be_read(blobs: Blobs, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def _uploads(blobs: Blobs, taken: Taken) -> list[list[bytes]]:
     """The lines of each shard as an upload would send them."""
     found = []
     for shard in taken.shards:
-        ranges = joined(blobs.get_manifest(shard.manifest_blob))
+        ranges = joined(blobs.get_manifest(shard.manifest))
         data = b"".join(
             b"".join(blobs.stream(shard.input_blob, offset, length)) for offset, length in ranges
         )
@@ -70,7 +70,7 @@ def test_a_line_beyond_the_shard_size_gets_a_shard_of_its_own(blobs: Blobs) -> N
 def test_shards_come_in_input_order(blobs: Blobs) -> None:
     lines = [chat_line(f"r{i}", model="mn"[i % 2]) for i in range(10)]
     taken = take(blobs, lines, shard_requests=2)
-    firsts = [blobs.get_manifest(shard.manifest_blob)[0].ordinal for shard in taken.shards]
+    firsts = [blobs.get_manifest(shard.manifest)[0].ordinal for shard in taken.shards]
     assert firsts == sorted(firsts)
 
 
@@ -92,7 +92,7 @@ def test_every_entry_points_exactly_at_its_line(
 
     ordinals = []
     for shard, sent in zip(taken.shards, _uploads(blobs, taken), strict=True):
-        entries = blobs.get_manifest(shard.manifest_blob)
+        entries = blobs.get_manifest(shard.manifest)
         assert len(entries) == shard.requests <= shard_requests
         assert shard.bytes <= shard_bytes or shard.requests == 1
         assert sent == [lines[entry.ordinal] for entry in entries]
@@ -256,7 +256,7 @@ def _told(taken: Taken | BadInput, blobs: Blobs) -> object:
         (
             shard.model,
             shard.bytes,
-            blobs.get_manifest(shard.manifest_blob),
+            blobs.get_manifest(shard.manifest),
             blobs.get(shard.input_blob),
         )
         for shard in taken.shards
@@ -338,6 +338,6 @@ def test_shards_of_many_models_are_cut_before_they_fill_the_memory(
     assert isinstance(taken, Taken)
     assert len(taken.shards) > 3
     ordinals = [
-        entry.ordinal for shard in taken.shards for entry in blobs.get_manifest(shard.manifest_blob)
+        entry.ordinal for shard in taken.shards for entry in blobs.get_manifest(shard.manifest)
     ]
     assert sorted(ordinals) == list(range(60))

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from service.payloads import request_index
 from service.payloads.blobs import Blobs
+from service.payloads.blobs import packed as packed_manifest
 from service.payloads.request_index import WIDTH, find, packed
 from service.rules.work import Entry
 from tests.factories import entry
@@ -19,7 +20,8 @@ def blobs(tmp_path: Path) -> Blobs:
 
 
 def _stored(blobs: Blobs, entries: list[Entry]) -> str:
-    return blobs.put_manifest("jobs/j/shard-0.manifest", entries)
+    blobs.put("jobs/j/shard-0.manifest", packed_manifest(entries))
+    return "jobs/j/shard-0.manifest"
 
 
 def test_every_request_of_a_large_manifest_is_found_and_no_other(blobs: Blobs) -> None:

@@ -16,7 +16,15 @@ from service.rules.retry import MOST_LOST, Verdict, classify
 from service.rules.work import DeadLetter, Entry, Usage
 from service.stages.dead_letters import result_line
 from service.stages.poison import Delay, Division
-from service.stages.reconcile import BLOCK, Answers, FailurePolicy, Verdicts, judge, read_answers
+from service.stages.reconcile import (
+    BLOCK,
+    Answers,
+    FailurePolicy,
+    Verdicts,
+    is_common_outage,
+    judge,
+    read_answers,
+)
 from tests.factories import entry
 
 STATUSES = ["COMPLETED", "EXPIRED", "CANCELLED", "FAILED"]
@@ -66,7 +74,8 @@ def _policy(status: str = "COMPLETED", *, cancelled: bool = False, most: int = 3
 def _judged(entries: Sequence[Entry], lines: Sequence[bytes], policy: FailurePolicy) -> Verdicts:
     with _files(b"\n".join(lines)) as files:
         answers = read_answers(files, {e.custom_id for e in entries}, lambda: None)
-        return judge(list(entries), answers, policy)
+        outage = is_common_outage(len(entries), answers)
+        return judge(list(entries), answers, replace(policy, outage=outage))
 
 
 def _letter(verdicts: Verdicts, ordinal: int = 0) -> DeadLetter:

@@ -99,7 +99,7 @@ def test_an_upload_goes_on_to_its_create_in_one_chain(pipeline: ModuleType) -> N
     assert all(link.immutable for link in chain.tasks)
 
 
-@pytest.mark.parametrize("stage", [Stage.SPLIT, Stage.CREATE, Stage.FETCH, Stage.ASSEMBLE])
+@pytest.mark.parametrize("stage", [Stage.SPLIT, Stage.CREATE, Stage.FETCH])
 def test_a_stage_without_a_next_link_is_one_message_for_each_row(
     pipeline: ModuleType, stage: Stage
 ) -> None:
@@ -110,10 +110,11 @@ def test_a_stage_without_a_next_link_is_one_message_for_each_row(
     assert [nudge.args for nudge in nudges] == [(str(row_id),) for row_id in ids]
 
 
-def test_polls_of_an_account_share_messages_up_to_a_page(pipeline: ModuleType) -> None:
-    page = pipeline.PIPELINE[Stage.POLL].page
+@pytest.mark.parametrize("stage", [Stage.POLL, Stage.ASSEMBLE])
+def test_rows_of_an_account_share_messages_up_to_a_page(pipeline: ModuleType, stage: Stage) -> None:
+    page = pipeline.PIPELINE[stage].page
     ids = [uuid4() for _ in range(page + 1)]
-    nudges = sent(pipeline, Stage.POLL, ids)
+    nudges = sent(pipeline, stage, ids)
 
     assert [len(nudge.args[0]) for nudge in nudges] == [page, 1]
     assert [row_id for nudge in nudges for row_id in nudge.args[0]] == list(map(str, ids))
