@@ -1,7 +1,8 @@
 """The whole pipeline on this machine, against the simulator: `python -m tests.acceptance.demo`.
 
 Starts `haulier up --simulate` in a home of its own, makes Together answer badly in every plain
-way, submits a job, and checks the results against the input and against the simulator's books.
+way, submits a large job and a swarm of small ones, and checks the results against the input and
+against the simulator's books.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from service.cli.screen import Screen, length, output
 from service.cli.show.watch import shown
 from service.rules.requests import CHAT
 from service.simulator.books import Books, LineBook
+from tests.acceptance.demo_swarm import Swarm, play
 from tests.eventually import eventually
 from tests.processes import Processes, Running
 from tests.servers import open_directory
@@ -130,6 +132,7 @@ class Outcome:
     books: Books
     took: float
     """Seconds."""
+    swarm: Swarm | None = None
 
     def book(self, custom_id: str) -> LineBook:
         nothing = LineBook(executed=0, succeeded=0, failed=0)
@@ -145,7 +148,7 @@ def main(arguments: list[str] | None = None) -> int:
     signal.alarm(LONGEST_SECONDS)
     try:
         with _home(asked.keep) as home:
-            outcome = _played(screen, home, asked.requests, asked.output)
+            outcome = _played(screen, home, asked.requests, asked.output, asked.small)
             if asked.keep:
                 screen.line(f"The instance's data stay in {home}")
     except KeyboardInterrupt:
@@ -167,6 +170,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="demo", description="Haulier, all of it, for a minute.")
     parser.add_argument("--requests", type=int, default=4000)
+    parser.add_argument("--small", type=int, default=1000, help="small jobs of the swarm")
     parser.add_argument("--output", type=Path, default=Path("demo-results.jsonl"))
     parser.add_argument("--keep", action="store_true", help="keep the instance's data and logs")
     return parser.parse_args(arguments)
@@ -188,7 +192,7 @@ def _home(keep: bool) -> Iterator[Path]:
             yield home
 
 
-def _played(screen: Screen, home: Path, requests: int, target: Path) -> Outcome:
+def _played(screen: Screen, home: Path, requests: int, target: Path, small: int) -> Outcome:
     started = time.monotonic()
     environment = {k: v for k, v in os.environ.items() if not k.startswith(OTHERS)}
     processes = Processes(home, {**environment, **SETTINGS, "HAULIER_HOME": str(home / "data")})
@@ -206,12 +210,15 @@ def _played(screen: Screen, home: Path, requests: int, target: Path) -> Outcome:
             job = _submitted(screen, api, requests)
             seen = shown(api, job, screen, as_json=False)
             _save(api, job, target)
+            books, took = simulator.books(), time.monotonic() - started
+            swarm = play(screen, place, simulator, small) if small else None
             return Outcome(
                 job=seen,
                 results=_read(target),
                 failures=[document.value for document in api.failures(job)],
-                books=simulator.books(),
-                took=time.monotonic() - started,
+                books=books,
+                took=took,
+                swarm=swarm,
             )
     except (AssertionError, HaulierError):
         sys.stderr.write(f"\n{processes.tails()}\n")
@@ -260,7 +267,8 @@ def _read(target: Path) -> list[ResultLine]:
 
 def check(outcome: Outcome, ids: list[str]) -> list[str]:
     """What is wrong, in words; nothing if all is well."""
-    return [*_wrong_results(outcome, ids), *_wrong_purchases(outcome, ids)]
+    swarm = outcome.swarm.problems() if outcome.swarm is not None else []
+    return [*_wrong_results(outcome, ids), *_wrong_purchases(outcome, ids), *swarm]
 
 
 def _wrong_results(outcome: Outcome, ids: list[str]) -> Iterator[str]:
@@ -316,10 +324,20 @@ def _summarize(screen: Screen, outcome: Outcome, target: Path) -> None:
             ("tokens", job.usage.total_tokens),
             ("batches bought", totals.batches_created),
             ("the job took", took),
-            ("all of it took", f"{outcome.took:.1f} s"),
+            ("up to here", f"{outcome.took:.1f} s"),
             ("results", target),
         ]
     )
+    swarm = outcome.swarm
+    if swarm is not None:
+        screen.line("")
+        screen.fields(
+            [
+                ("small jobs", swarm.jobs),
+                ("batches they took", swarm.batches),
+                ("their results after", f"{swarm.took:.1f} s"),
+            ]
+        )
     screen.line("")
 
 

@@ -1,6 +1,7 @@
 """The demo runs, and its checks find what they are there to find."""
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,7 +19,7 @@ IDS = custom_ids(100)
 
 
 def test_the_demo_ends_well_and_leaves_nothing_but_the_results(tmp_path: Path) -> None:
-    options = ["--requests", "1500", "--output", str(tmp_path / "results.jsonl")]
+    options = ["--requests", "1500", "--small", "40", "--output", str(tmp_path / "results.jsonl")]
     done = subprocess.run(
         [sys.executable, "-m", "tests.acceptance.demo", *options],
         cwd=Path(__file__).parents[2],
@@ -30,6 +31,10 @@ def test_the_demo_ends_well_and_leaves_nothing_but_the_results(tmp_path: Path) -
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "nothing bought twice" in done.stdout
+    assert re.search(r"small jobs +40\n", done.stdout)
+    taken = re.search(r"batches they took +(\d+)", done.stdout)
+    assert taken is not None
+    assert int(taken[1]) < 20
     assert len((tmp_path / "results.jsonl").read_bytes().splitlines()) == 1500
     assert [path.name for path in tmp_path.iterdir()] == ["results.jsonl"]
 
