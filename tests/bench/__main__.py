@@ -19,6 +19,7 @@ from tests.bench import (
     scheduling,
     split,
     submissions,
+    swarm,
 )
 from tests.bench.figures import Section, write
 from tests.bench.size import LONG, SHORT, Size
@@ -31,6 +32,7 @@ MEASUREMENTS: dict[str, Callable[[Size], Section]] = {
     "polling": polling.measure,
     "scheduling": scheduling.measure,
     "submissions": submissions.measure,
+    "swarm": swarm.measure,
     "database": database.measure,
 }
 COUNTS = [name for name, kind in Size.__annotations__.items() if kind is int]
