@@ -1,6 +1,7 @@
 """Group commit: what is submitted while a store is under way is stored together by the next one.
 
-Nobody waits for company: on an idle service a submission is stored at once, by itself. What cannot
+On an idle service a submission is stored at once, by itself; on a busy one it waits a few
+milliseconds for others. What cannot
 be stored because another transaction holds its idempotency key leaves the group, and tries again
 beside it.
 """
@@ -8,8 +9,9 @@ beside it.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from uuid import UUID
 
 from anyio import CapacityLimiter, to_thread
 
@@ -26,6 +28,9 @@ from service.store.submit import NotStored, Submission, Submitted, submit_each
 
 PATIENCE = 3.0
 """Seconds for which a submission waits for a key that another transaction holds."""
+MOMENT = 0.003
+"""Seconds that a busy service waits for others before it stores a group: each costs about as much,
+however many are in it."""
 AGAIN = 0.1
 """Seconds until it tries again."""
 
@@ -88,6 +93,8 @@ class _Group:
         self._waiting: list[_Waiting] = []
         self._under_way: asyncio.Task[None] | None = None
         self._limiter = CapacityLimiter(1)
+        self._busy = False
+        """Whether several submissions were stored together the last time."""
 
     async def store(self, waiting: _Waiting) -> Accepted:
         self._waiting.append(waiting)
@@ -98,7 +105,10 @@ class _Group:
     async def _store_all(self) -> None:
         try:
             while self._waiting:
+                if self._busy:
+                    await asyncio.sleep(MOMENT)
                 page, self._waiting = self._waiting[:BUNDLE_SPECS], self._waiting[BUNDLE_SPECS:]
+                self._busy = len(page) > 1
                 await self._answer(page)
         finally:
             self._under_way = None
@@ -151,12 +161,13 @@ class _Storage:
     def _accepted(self, submissions: Sequence[Submission]) -> list[Accepted | NotStored]:
         stored = submit_each(self.db, submissions)
         reached(CrashPoint.ACCEPT_STORED)
-        found = jobs.jobs_by_id(self.db, {s.id for s in stored if isinstance(s, Submitted)})
-        return [
-            s
-            if not isinstance(s, Submitted)
-            else Accepted(found[s.id], s.new)
-            if s.id in found
-            else Contended("the job was forgotten just now")
-            for s in stored
-        ]
+        known = {s.id for s in stored if isinstance(s, Submitted) and s.row is None}
+        found = jobs.jobs_by_id(self.db, known) if known else {}
+        return [self._answer(s, found) if isinstance(s, Submitted) else s for s in stored]
+
+    @staticmethod
+    def _answer(stored: Submitted, found: Mapping[UUID, Job]) -> Accepted | NotStored:
+        job = stored.row or found.get(stored.id)
+        if job is None:
+            return Contended("the job was forgotten just now")
+        return Accepted(job, stored.new)

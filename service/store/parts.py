@@ -12,7 +12,7 @@ from service.rules.errors import StaleLease
 from service.rules.states import BatchState, PartState
 from service.rules.work import BatchClaim, Ending, Manifest, PartClaim, Shard
 from service.store.engine import Database
-from service.store.models import Batch, Event, Job, Part
+from service.store.models import Batch, Event, Job, Part, table_of
 
 
 def stored(manifest: Manifest) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def parts_of(db: Database, claim: BatchClaim) -> tuple[PartClaim, ...]:
 
 def insert_parts(session: Session, rows: Sequence[dict[str, Any]]) -> None:
     if rows:
-        session.execute(insert(Part), rows)
+        session.execute(insert(table_of(Part)), rows)
 
 
 def log_batches(session: Session, batches: Iterable[tuple[UUID, dict[str, Any]]]) -> None:

@@ -2,12 +2,12 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select, text, tuple_
+from sqlalchemy import select, text, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
@@ -18,7 +18,7 @@ from service.rules.errors import BadInput, Conflict, Contended, IdTaken, OverQuo
 from service.rules.spec import Spec, fingerprint
 from service.rules.states import JobState
 from service.store.engine import Database, is_contended
-from service.store.models import Event, Job, Producer
+from service.store.models import Event, Job, table_of
 from service.store.notices import announce_rejected
 from service.store.parts import insert_parts, new_parts
 from service.store.quotas import Asked, over_quota
@@ -43,10 +43,14 @@ class Submission:
 
 @dataclass(frozen=True)
 class Submitted:
-    """The job that stands for a submission; not `new` where it was there already."""
+    """The job that stands for a submission; not `new` where it was there already.
+
+    `row` is a new job as it was just stored.
+    """
 
     id: UUID
     new: bool
+    row: Job | None = field(default=None, compare=False, repr=False)
 
 
 NotStored = Conflict | OverQuota | Contended
@@ -127,17 +131,18 @@ def submit_within(session: Session, submission: Submission) -> Submitted:
 def _store(
     session: Session, submissions: Sequence[Submission], patience: timedelta
 ) -> list[Answer]:
-    session.execute(text(f"SET LOCAL lock_timeout = {patience // timedelta(milliseconds=1)}"))
-    _add_producers(session, {submission.producer for submission in submissions})
-    now = session.scalars(select(func.now())).one()
+    milliseconds = patience // timedelta(milliseconds=1)
+    now: datetime = session.execute(_BEGIN, {"patience": f"{milliseconds}ms"}).one().now
+    limited = _add_producers(session, {submission.producer for submission in submissions})
     # In one order for everybody: two pages with the same keys must not wait for each other.
     ordered = sorted(submissions, key=_order)
-    over = over_quota(session, [_asked(s) for s in ordered if s.bad is None])
+    asked = [_asked(s) for s in ordered if s.bad is None and s.producer in limited]
+    over = over_quota(session, asked) if asked else {}
     rows = {s.id: _row(s, now) for s in ordered if s.id not in over}
     new = set(_insert(session, list(rows.values())))
     if new:
         session.execute(
-            insert(Event),
+            insert(table_of(Event)),
             [{"job_id": i, "target": rows[i]["state"], "detail": {}} for i in rows if i in new],
         )
         taken = {s.id: s.taken.shards for s in ordered if s.taken is not None and s.id in new}
@@ -148,14 +153,40 @@ def _store(
         )
     known = _known(session, [s for s in submissions if s.id in rows and s.id not in new])
     found = {**over, **known}
-    return [found.get(s.id) or Submitted(s.id, new=True) for s in submissions]
+    return [
+        found.get(s.id) or Submitted(s.id, new=True, row=_as_stored(rows[s.id], now))
+        for s in submissions
+    ]
+
+
+def _as_stored(row: dict[str, Any], now: datetime) -> Job:
+    """Return what a query would find of a new job, without asking."""
+    values = {_ATTRIBUTES.get(name, name): value for name, value in row.items()}
+    return Job(**_ZERO, **values, created_at=now)
+
+
+_ATTRIBUTES = {"metadata": "labels", "page_blob": "bundle_blob"}
+_ZERO = dict.fromkeys(
+    (
+        "succeeded",
+        "failed",
+        "attempts",
+        "prompt_tokens",
+        "completion_tokens",
+        "total_tokens",
+        "generation",
+    ),
+    0,
+)
 
 
 def _insert(session: Session, rows: list[dict[str, Any]]) -> Sequence[UUID]:
     """The ids of those that were not there."""
     if not rows:
         return []
-    return session.scalars(insert(Job).on_conflict_do_nothing().returning(Job.id), rows).all()
+    jobs = table_of(Job)
+    added = insert(jobs).on_conflict_do_nothing().returning(jobs.c.id)
+    return session.scalars(added, rows).all()
 
 
 def _asked(submission: Submission) -> Asked:
@@ -171,10 +202,21 @@ def _order(submission: Submission) -> tuple[str, str, UUID]:
     return submission.producer, submission.spec.idempotency_key or "", submission.id
 
 
-def _add_producers(session: Session, names: set[str]) -> None:
-    session.execute(
-        insert(Producer).on_conflict_do_nothing(), [{"name": name} for name in sorted(names)]
-    )
+_BEGIN = text("SELECT set_config('lock_timeout', :patience, true), now() AS now")
+
+_ADD_PRODUCERS = text("""
+WITH added AS (
+  INSERT INTO haulier.producers (name) SELECT unnest(CAST(:names AS text[]))
+  ON CONFLICT DO NOTHING)
+SELECT name FROM haulier.producers
+WHERE name = ANY(CAST(:names AS text[]))
+AND (open_requests IS NOT NULL OR requests_per_day IS NOT NULL)
+""")
+
+
+def _add_producers(session: Session, names: set[str]) -> frozenset[str]:
+    """Add producers that are new. Return those of the others that have a limit on requests."""
+    return frozenset(session.scalars(_ADD_PRODUCERS, {"names": sorted(names)}))
 
 
 def _row(submission: Submission, now: datetime) -> dict[str, Any]:
@@ -187,13 +229,13 @@ def _row(submission: Submission, now: datetime) -> dict[str, Any]:
         "account": spec.account,
         "priority": spec.priority,
         "max_attempts": spec.max_attempts,
-        "labels": spec.metadata,
+        "metadata": spec.metadata,
         "notify": spec.notify,
         # A refused job must not hold the key that its mended successor will come with.
         "idempotency_key": spec.idempotency_key if bad is None else None,
         "fingerprint": submission.fingerprint if bad is None else None,
         "input": spec.input,
-        "bundle_blob": None if taken is None else taken.bundle_blob,
+        "page_blob": None if taken is None else taken.bundle_blob,
         "total": 0 if taken is None else taken.total,
         "pending": 0 if taken is None else taken.total,
         "open_parts": 0 if taken is None else len(taken.shards),

@@ -24,7 +24,7 @@ def run(path: str, url: str, key: str, home: str) -> int:
     provider = Provider(base_url=url, api_key=key)
     batches: list[tuple[Batch, Path]] = []
     with Path(path).open() as lines:
-        while shard := list(islice(lines, 50_000)):
+        while shard := list(islice(lines, 10_000)):
             output, errors = (Path(home, f"{kind}-{len(batches)}.jsonl") for kind in ("out", "err"))
             batch = Batch(Lines(), str(output), str(errors), provider=provider)
             for line in shard:

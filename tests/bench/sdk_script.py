@@ -20,7 +20,7 @@ def run(path: str, url: str, key: str, home: str) -> int:
     order: list[str] = []
     batches: list[str] = []
     with Path(path).open() as lines:
-        while shard := [json.loads(line) for line in islice(lines, 50_000)]:
+        while shard := [json.loads(line) for line in islice(lines, 10_000)]:
             order += [request["custom_id"] for request in shard]
             name = Path(home, f"batch_input_{len(batches)}.jsonl")
             with name.open("w") as out:

@@ -12,7 +12,7 @@ from typing import Annotated
 import msgspec
 
 BLOCK = 1 << 20
-SHARD = 50_000
+SHARD = 10_000
 SHARD_BYTES = 100_000_000
 
 

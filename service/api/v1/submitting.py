@@ -33,8 +33,6 @@ from service.rules.spec import SPEC_BYTES, Spec, read_spec
 from service.store.submit import Submission
 from service.store.views import JobView
 
-log = structlog.get_logger()
-
 JSONL_TYPES = frozenset({"application/x-ndjson", "application/jsonl", "application/jsonlines"})
 
 T = TypeVar("T")
@@ -80,8 +78,8 @@ async def submit_job(request: Request, services: Uses, caller: CalledBy) -> Resp
     except OverQuota as error:
         raise over_quota(error) from None
     job, new = accepted.job, accepted.new
-    structlog.contextvars.bind_contextvars(job=str(job.id))
-    log.info("submission_accepted" if new else "submission_known", total=job.total)
+    # For the line that the request has in the log.
+    structlog.contextvars.bind_contextvars(job=str(job.id), new=new, total=job.total)
     return Response(
         JobView.of(job).model_dump_json(),
         status_code=201 if new else 200,

@@ -1,7 +1,7 @@
 """The tables, one subject a file. Only `service.store` writes them."""
 
 from service.store.models.accounts import Account, Lane
-from service.store.models.base import SCHEMA, Base, Leased
+from service.store.models.base import SCHEMA, Base, Leased, table_of
 from service.store.models.batches import Batch
 from service.store.models.jobs import DeadLetter, Enqueued, Event, Job, Segment
 from service.store.models.notices import Delivery
@@ -41,4 +41,5 @@ __all__ = [
     "Segment",
     "Tick",
     "Usage",
+    "table_of",
 ]

@@ -11,6 +11,7 @@ from sqlalchemy import (
     Enum,
     LargeBinary,
     MetaData,
+    Table,
     Text,
     func,
 )
@@ -56,6 +57,14 @@ class Base(DeclarativeBase):
 
 def one_of(column: str, states: Any) -> str:
     return f"{column} IN ({', '.join(repr(str(s)) for s in sorted(states))})"
+
+
+def table_of(entity: type[Base]) -> Table:
+    """Return the table of an entity: to insert many rows into it costs half as much."""
+    table = entity.__table__
+    if not isinstance(table, Table):
+        raise TypeError(f"{entity} is no table")
+    return table
 
 
 class Leased:
