@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Uuid, any_, cast, column, func, select, text, update
+from sqlalchemy import ARRAY, Uuid, any_, cast, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -41,7 +41,7 @@ UNDER_WAY = text(
 """Let in, and not yet ended over there: the words of a partial index. What waits for an operator,
 or cannot be uploaded, must not hold up all else."""
 
-AT_ONCE = 4000
+AT_ONCE = 2000
 """About how many parts one tick lets in."""
 
 # The first few of each group (lane, priority, producer), however many wait: the groups are found
@@ -130,8 +130,11 @@ class _Group:
             priority=self.row.priority,
             since=pack.parts[0].since,
             requests=pack.requests,
-            tokens=round(pack.bytes * self.tokens_per_byte),
+            tokens=self.tokens(pack),
         )
+
+    def tokens(self, pack: Pack) -> int:
+        return round(pack.bytes * self.tokens_per_byte)
 
 
 @dataclass
@@ -232,7 +235,7 @@ def _fill(
     budget = AT_ONCE - sum(len(pack.parts) for _, pack in chosen)
     loads = Counter[LaneName]()
     for group, pack in chosen:
-        loads[group.lane] += group.waiting(pack).tokens
+        loads[group.lane] += group.tokens(pack)
     for group, pack in chosen:
         last = [other for other in group.packs if other.own_names == pack.own_names][-1]
         if pack is not last or pack.parts[0].is_alone or budget <= 0:
@@ -245,9 +248,9 @@ def _fill(
             "own_names": pack.own_names,
             "most": min(budget, MOST_PARTS),
         }
-        before = group.waiting(pack).tokens
+        before = group.tokens(pack)
         for part in session.execute(_REST, asked).all():
-            if group.waiting(pack).tokens - before > room:
+            if group.tokens(pack) - before > room:
                 break
             taken = WaitingPart(
                 id=part.id,
@@ -304,28 +307,19 @@ def _admit(session: Session, chosen: Sequence[tuple[_Group, Pack]]) -> list[Due]
     if given is None:
         session.rollback()
         return []
-    rows: list[dict[str, Any]] = []
     now: datetime = chosen[0][0].row.now
-    for group, pack in chosen:
-        parts = given.get(pack.id, [])
-        if not parts:
-            continue
-        row = group.row
-        rows.append(
-            {
-                "id": pack.id,
-                "state": BatchState.QUEUED,
-                **{name: getattr(row, name) for name in _GROUP},
-                "parts": len(parts),
-                "renamed": _is_renamed(parts),
-                "requests": sum(part.requests for part in parts),
-                "bytes": sum(part.bytes for part in parts),
-                "tokens": group.waiting(pack).tokens,
-                "poison": max(part.poison for part in parts),
-                "failed_first": parts[0].failed_first,
-                "dispatched_at": now,
-            }
-        )
+    rows: list[dict[str, Any]] = [
+        {
+            "id": pack.id,
+            "state": BatchState.QUEUED,
+            **{name: getattr(group.row, name) for name in _GROUP},
+            "tokens": group.tokens(pack),
+            "dispatched_at": now,
+            **given[pack.id],
+        }
+        for group, pack in chosen
+        if pack.id in given
+    ]
     if not rows:
         return []
     session.execute(insert(Batch), rows)
@@ -346,19 +340,32 @@ def _admit(session: Session, chosen: Sequence[tuple[_Group, Pack]]) -> list[Due]
     return [Due(Stage.UPLOAD, row["id"], row["account"]) for row in rows]
 
 
-def _is_renamed(parts: Sequence[Any]) -> bool:
-    """Whether requests need other custom_ids: own ones are unique only within their job.
+# Parts are locked in one order, one by one along the key however many wait, and without waiting: a
+# cancel may be writing many parts of a job as well. Requests need other custom_ids where several
+# jobs share a batch, since own ones are unique only within their job; what has one name at Together
+# already keeps it.
+_GIVE = text("""
+WITH asked AS (
+  SELECT a.* FROM unnest(CAST(:parts AS uuid[]), CAST(:batches AS uuid[])) AS a (id, batch_id)
+), free AS (
+  SELECT p.id FROM haulier.parts p
+  WHERE p.id = ANY(CAST(:parts AS uuid[])) AND p.state = 'waiting'
+  ORDER BY p.id FOR UPDATE SKIP LOCKED
+), given AS (
+  UPDATE haulier.parts p SET state = 'travelling', batch_id = asked.batch_id
+  FROM asked, free WHERE p.id = asked.id AND free.id = asked.id
+  RETURNING p.batch_id, p.job_id, p.requests, p.bytes, p.poison, p.failed_first, p.renamed)
+SELECT batch_id, count(*) AS parts, sum(requests)::bigint AS requests, sum(bytes)::bigint AS bytes,
+  max(poison) AS poison, (array_agg(failed_first))[1] AS failed_first,
+  coalesce(bool_or(renamed), count(DISTINCT job_id) > 1) AS renamed
+FROM given GROUP BY batch_id
+""")
 
-    What has one name at Together already keeps it.
-    """
-    known = {part.renamed for part in parts} - {None}
-    return known.pop() if known else len({part.job_id for part in parts}) > 1
 
+def _give(session: Session, packs: Sequence[Pack]) -> dict[UUID, dict[str, Any]] | None:
+    """Give parts to their batches, and return what each batch holds.
 
-def _give(session: Session, packs: Sequence[Pack]) -> dict[UUID, list[Any]] | None:
-    """Give parts to their batches, and return those that were free, by batch.
-
-    None if a company would be torn apart.
+    Parts that are not free stay behind. None if that would tear a company apart.
     """
     pairs = [(part.id, pack.id) for pack in packs if pack.company is None for part in pack.parts]
     companies = [pack.company for pack in packs if pack.company is not None]
@@ -368,42 +375,14 @@ def _give(session: Session, packs: Sequence[Pack]) -> dict[UUID, list[Any]] | No
             Part.company == any_(cast(companies, ARRAY(Uuid))), Part.state == PartState.WAITING
         )
         pairs += [(part_id, company) for part_id, company in session.execute(members) if company]
-    asked = (
-        func.unnest(
-            cast([part_id for part_id, _ in pairs], ARRAY(Uuid)),
-            cast([batch_id for _, batch_id in pairs], ARRAY(Uuid)),
-        )
-        .table_valued(column("id", Uuid), column("batch_id", Uuid))
-        .render_derived("asked")
+    asked = {
+        "parts": [part_id for part_id, _ in pairs],
+        "batches": [batch_id for _, batch_id in pairs],
+    }
+    rows = [dict(row) for row in session.execute(_GIVE, asked).mappings()]
+    given = {row.pop("batch_id"): row for row in rows}
+    together = Counter(asked["batches"])
+    torn = any(
+        company not in given or given[company]["parts"] < together[company] for company in companies
     )
-    # In one order, and without waiting: a cancel may be writing many parts of a job as well.
-    free = (
-        select(Part.id)
-        # One by one along the key, however many wait.
-        .where(Part.id == any_(cast([part_id for part_id, _ in pairs], ARRAY(Uuid))))
-        .where(Part.state == PartState.WAITING)
-        .order_by(Part.id)
-        .with_for_update(of=Part, skip_locked=True)
-        .cte("free")
-    )
-    given = session.execute(
-        update(Part)
-        .where(Part.id == asked.c.id, Part.id.in_(select(free.c.id)))
-        .values(state=PartState.TRAVELLING, batch_id=asked.c.batch_id)
-        .returning(
-            Part.batch_id,
-            Part.job_id,
-            Part.requests,
-            Part.bytes,
-            Part.poison,
-            Part.failed_first,
-            Part.renamed,
-        )
-        .execution_options(synchronize_session=False)
-    ).all()
-    found: dict[UUID, list[Any]] = {}
-    for part in given:
-        found.setdefault(part.batch_id, []).append(part)
-    together = Counter(batch_id for _, batch_id in pairs)
-    torn = any(len(found.get(company, ())) < together[company] for company in companies)
-    return None if torn else found
+    return None if torn else given

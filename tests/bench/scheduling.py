@@ -97,8 +97,8 @@ def measure(size: Size) -> Section:
             f"{shown(letting_in['cpu'])} / {shown(letting_in['cpu_max'])}",
             "ms of CPU, p50 / most",
             wanted="< 60 ms",
-            beside=f"on the clock: {shown(letting_in['wall'])} / {shown(letting_in['wall_max'])} ms;"
-            f" batches made: {letting_in['sent']:,}",
+            beside=f"on the clock: {shown(letting_in['wall'])} / {shown(letting_in['wall_max'])}"
+            f" ms; batches made: {letting_in['sent']:,}",
         )
     )
     return Section([*rows, *_polled(size.looks)])
