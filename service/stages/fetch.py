@@ -95,7 +95,14 @@ def _fetch(batch: BatchClaim, clients: AccountClients) -> Outcome:
             by_request=batch.parts > 1,
             ignored=_of_settled_parts(batch, clients),
         )
-        decide = _policies(batch, clients, parts, is_common_outage(batch.requests, answers))
+        failed_before = {
+            name
+            for found, called in zip(entries, names, strict=True)
+            for entry, name in zip(found, called, strict=True)
+            if entry.attempts
+        }
+        outage = is_common_outage(batch.requests, answers, failed_before)
+        decide = _policies(batch, clients, parts, outage)
         judged = [
             _Judged(part, found, called, judge(found, answers, decide(part), called))
             for part, found, called in zip(parts, entries, names, strict=True)

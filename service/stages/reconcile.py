@@ -5,7 +5,7 @@ error, the first of two successes wins, and a request that is in neither file is
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import IO
 from uuid import UUID, uuid4
@@ -251,18 +251,21 @@ def judge(
     return verdicts
 
 
-def is_common_outage(requests: int, answers: Answers) -> bool:
+def is_common_outage(requests: int, answers: Answers, failed_before: Collection[str] = ()) -> bool:
     """Whether most requests of a batch failed alike with trouble at Together.
 
-    A few lines prove nothing: at least OUTAGE_LINES must have failed.
+    A few lines prove nothing: at least OUTAGE_LINES must have failed. Neither do requests that had
+    `failed_before`, at an attempt that counted: they are in this batch because they fail.
     """
     words = Counter(
         alike(failure.message)
         for custom_id, failure in answers.failures.items()
-        if custom_id not in answers.found and is_outage(failure.message)
+        if custom_id not in answers.found
+        and custom_id not in failed_before
+        and is_outage(failure.message)
     )
     most = max(words.values(), default=0)
-    return most >= OUTAGE_LINES and most * 2 > requests
+    return most >= OUTAGE_LINES and most * 2 > requests - len(failed_before)
 
 
 def _assign(verdicts: Verdicts, carried: list[Entry], fate: DeadLetter | Entry) -> None:

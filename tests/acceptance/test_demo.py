@@ -19,7 +19,7 @@ IDS = custom_ids(100)
 
 
 def test_the_demo_ends_well_and_leaves_nothing_but_the_results(tmp_path: Path) -> None:
-    options = ["--requests", "1500", "--small", "40", "--output", str(tmp_path / "results.jsonl")]
+    options = ["--requests", "2500", "--small", "40", "--output", str(tmp_path / "results.jsonl")]
     done = subprocess.run(
         [sys.executable, "-m", "tests.acceptance.demo", *options],
         cwd=Path(__file__).parents[2],
@@ -35,7 +35,7 @@ def test_the_demo_ends_well_and_leaves_nothing_but_the_results(tmp_path: Path) -
     taken = re.search(r"batches they took +(\d+)", done.stdout)
     assert taken is not None
     assert int(taken[1]) < 20
-    assert len((tmp_path / "results.jsonl").read_bytes().splitlines()) == 1500
+    assert len((tmp_path / "results.jsonl").read_bytes().splitlines()) == 2500
     assert [path.name for path in tmp_path.iterdir()] == ["results.jsonl"]
 
 

@@ -74,7 +74,9 @@ def _policy(status: str = "COMPLETED", *, cancelled: bool = False, most: int = 3
 def _judged(entries: Sequence[Entry], lines: Sequence[bytes], policy: FailurePolicy) -> Verdicts:
     with _files(b"\n".join(lines)) as files:
         answers = read_answers(files, {e.custom_id for e in entries}, lambda: None)
-        outage = is_common_outage(len(entries), answers)
+        outage = is_common_outage(
+            len(entries), answers, {e.custom_id for e in entries if e.attempts}
+        )
         return judge(list(entries), answers, replace(policy, outage=outage))
 
 
@@ -271,6 +273,15 @@ def test_a_few_bad_lines_among_many_are_no_outage() -> None:
     entries = [entry(i) for i in range(50)]
     lines = [(_error if i < 25 else _success)(f"r{i}") for i in range(50)]
     assert {e.attempts for e in _judged(entries, lines, _policy()).carried} == {1}
+
+
+@pytest.mark.parametrize("new", [0, 19, 20])
+def test_what_failed_before_and_fails_again_tells_of_no_outage(new: int) -> None:
+    entries = [entry(i, attempts=0 if i < new else 1) for i in range(new + 40)]
+    with _files(b"\n".join(_error(f"r{e.ordinal}") for e in entries)) as files:
+        answers = read_answers(files, {e.custom_id for e in entries}, lambda: None)
+    before = {e.custom_id for e in entries if e.attempts}
+    assert is_common_outage(len(entries), answers, before) is (new >= 20)
 
 
 def test_a_missing_line_is_an_attempt() -> None:
