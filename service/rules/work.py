@@ -78,6 +78,7 @@ class BatchClaim:
     endpoint: str
     account: str
     account_blocked: bool
+    key_refused_since: datetime | None = None
     lane_held: bool = False
     """Whether a full queue at Together held the lane: the next create that passes releases it."""
     model: str

@@ -80,10 +80,14 @@ def _forbidden(batch: BatchClaim, error: AccountBlocked, clients: AccountClients
 
 
 def _without_key(batch: BatchClaim, error: AccountBlocked, clients: AccountClients) -> Outcome:
-    """Pause the account. What was cancelled long ago does not wait for its key."""
-    patience = clients.settings.settle_patience_seconds
-    waited = batch.now - batch.cancelled_at if batch.cancelled_at else timedelta(0)
-    if batch.cancelled_at is not None and waited > patience:
+    """Pause the account. A cancelled batch waits only so long for a key: its results may be paid.
+
+    How long ago it was cancelled does not matter: Together may have taken its time to end it.
+    """
+    if batch.cancelled_at is None or batch.key_refused_since is None:
+        return after(error)
+    waited = batch.now - max(batch.cancelled_at, batch.key_refused_since)
+    if waited > clients.settings.settle_patience_seconds:
         return give_up(batch, clients)
     return after(error)
 

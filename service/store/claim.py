@@ -174,6 +174,10 @@ _DUE = (
         Batch.endpoint,
         Batch.account,
         exists().where(Account.blocked_since.is_not(None), _holds(Batch)).label("account_blocked"),
+        select(Account.blocked_since)
+        .where(Account.name == Batch.account, ~Account.spending)
+        .scalar_subquery()
+        .label("key_refused_since"),
         Batch.model,
         Batch.parts,
         Batch.renamed,

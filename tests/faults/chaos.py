@@ -154,7 +154,7 @@ def _keep(deployment: Deployment) -> None:
     target.mkdir(parents=True)
     shutil.copytree(deployment.home / "logs", target / "logs")
     with psycopg.connect(deployment.database_url) as connection:
-        for table in ("jobs", "batches", "events", "dead_letters", "accounts"):
+        for table in ("jobs", "parts", "batches", "events", "dead_letters", "accounts"):
             rows = connection.execute(f"SELECT t::text FROM haulier.{table} t".encode())
             (target / f"{table}.txt").write_text("\n".join(row[0] for row in rows))
 

@@ -26,6 +26,7 @@ from service.rules.work import (
     FinalLines,
     Park,
     PartClaim,
+    Pause,
     Retry,
     Settle,
     Split,
@@ -50,6 +51,7 @@ from tests.factories import (
 from tests.simulator import KEY, Simulator
 
 SECOND = timedelta(seconds=1)
+DAY = timedelta(days=1)
 T = TypeVar("T")
 POLL = timedelta(seconds=30)
 GRACE = timedelta(seconds=60)
@@ -808,3 +810,29 @@ def test_a_lost_blob_is_an_error_that_names_it(
 def test_ids_of_batches_are_in_the_names_of_their_files(bench: Bench) -> None:
     name = bench.together.file(bench.upload()).filename or ""
     assert UUID(name.removesuffix(".jsonl")) == bench.claim.id
+
+
+@pytest.mark.parametrize(
+    ("cancelled", "refused", "ends"),
+    [
+        (DAY, None, False),
+        (DAY, SECOND, False),
+        (SECOND, DAY, False),
+        (DAY, DAY, True),
+        (None, DAY, False),
+    ],
+)
+def test_a_cancelled_batch_is_given_up_only_if_its_key_is_refused_for_all_of_the_patience(
+    bench: Bench, cancelled: timedelta | None, refused: timedelta | None, ends: bool
+) -> None:
+    """However long ago it was cancelled: what it has bought by then is not thrown away."""
+    bench.create()
+    bench.simulator.keys({KEY: 401})
+    claim = with_(
+        bench.claim,
+        cancelled_at=None if cancelled is None else NOW - cancelled,
+        cancel_requested=cancelled is not None,
+        key_refused_since=None if refused is None else NOW - refused,
+    )
+    outcome = stages.weigh(claim, AccountBlocked("401"), bench.clients)
+    assert isinstance(outcome, Settle if ends else Pause)

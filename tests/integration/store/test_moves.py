@@ -385,6 +385,9 @@ def test_an_answer_reopens_a_blocked_account(harness: Harness) -> None:
     harness.run("UPDATE haulier.accounts SET paused_until = now()")
     claim = harness.claim(batch_id, Stage.UPLOAD)
     assert claim.account_blocked
+    blocked = harness.account()
+    assert blocked is not None
+    assert claim.key_refused_since == blocked.blocked_since
     harness.apply(claim, Advance(BatchState.UPLOADED, Changes(input_file_id="f")))
     account = harness.account()
     assert account is not None
@@ -425,6 +428,7 @@ def test_used_up_credit_stops_what_costs_and_nothing_else(harness: Harness) -> N
 
     claim = harness.claim(bought, Stage.POLL)
     assert not claim.account_blocked
+    assert claim.key_refused_since is None
     harness.apply(claim, Advance(BatchState.ENDED))
     assert claim_batches(harness.db, [waiting], Stage.CREATE, LEASE) == []
 
