@@ -45,8 +45,8 @@ class Look:
 
     @property
     def is_illegible(self) -> bool:
-        """Whether most of what came back cannot be read."""
-        return self.unreadable > self.readable
+        """Whether most of what came back cannot be read. One request alone proves nothing."""
+        return self.requests > 1 and self.unreadable > self.readable
 
     @property
     def is_clear(self) -> bool:

@@ -406,7 +406,10 @@ class Twin:
 
 def _check_batches(evidence: Evidence, broken: Sequence[Broken], findings: Findings) -> list[Twin]:
     """Each provider batch is a row's, or a late twin under a file that was given up."""
-    twice, unknown = "batches created twice for one shard attempt", "batches that no row knows"
+    twice, unknown = (
+        "batches of Together created twice for one of ours",
+        "batches that no row knows",
+    )
     for rule in (twice, unknown):
         findings.rule(rule)
     made = evidence.books["batches"]

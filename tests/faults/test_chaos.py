@@ -152,7 +152,7 @@ def test_the_auditor_sees_what_was_bought_twice(scene: Scene) -> None:
     scene.create(scene.file_id)
 
     assert broken(scene.audit()) == {
-        "batches created twice for one shard attempt": 2,
+        "batches of Together created twice for one of ours": 2,
         "requests executed again although a success existed": 3,
     }
 
@@ -160,13 +160,13 @@ def test_the_auditor_sees_what_was_bought_twice(scene: Scene) -> None:
     upload = scene.simulator.account().batches[0]
     scene.sql("UPDATE haulier.batches SET input_file_id = 'file-other'")
     scene.sql(f"UPDATE haulier.batches SET spent_file_ids = '[\"{upload.input_file_id}\"]'")
-    assert broken(scene.audit()) == {"batches created twice for one shard attempt": 2}
+    assert broken(scene.audit()) == {"batches of Together created twice for one of ours": 2}
     scene.ledger.breaks("list lag beyond the grace", time.time() - 60)
     findings = scene.audit()
     assert findings.figures["  late twins within the documented bound"] == 1
     assert findings.figures["  again, by late twins within the documented bound"] == 3
     # (Two under one file stay wrong, given up or not.)
-    assert broken(findings) == {"batches created twice for one shard attempt": 1}
+    assert broken(findings) == {"batches of Together created twice for one of ours": 1}
 
 
 def test_the_auditor_sees_a_batch_that_no_row_knows(scene: Scene) -> None:

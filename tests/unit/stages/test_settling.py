@@ -124,6 +124,13 @@ def test_most_that_cannot_be_read_parks_the_batch_after_two_equal_looks() -> Non
     assert illegible(seen(0, readable=1, unreadable=600)) is None
 
 
+def test_the_line_of_a_request_alone_is_no_reason_to_wait_for_an_operator() -> None:
+    look = seen(1, requests=1, readable=0, unreadable=1)
+    assert looks(look)[-1] >= PATIENCE
+    assert illegible(look) is None
+    assert illegible(seen(2, requests=2, readable=0, unreadable=1)) is not None
+
+
 @given(
     st.lists(st.tuples(st.integers(1, 1000), st.integers(0, 2), st.booleans()), min_size=1),
     st.sampled_from(["COMPLETED", "EXPIRED", "CANCELLED"]),
