@@ -20,7 +20,7 @@ class Lines(BytesIO):
 
 
 def run(path: str, url: str, key: str, home: str) -> int:
-    """Send the requests, a batch for each 50,000. Gives how many answers came."""
+    """Send the requests, a batch for each 10,000. Gives how many answers came."""
     provider = Provider(base_url=url, api_key=key)
     batches: list[tuple[Batch, Path]] = []
     with Path(path).open() as lines:

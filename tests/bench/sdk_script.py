@@ -1,6 +1,6 @@
 """What one writes after reading Together's tutorial: the official SDK, and json. Runs in a child.
 
-A file for each 50,000 requests, for that is the most that a batch may have.
+A file for each 10,000 requests, the most that Together recommends for a batch.
 """
 
 import json
