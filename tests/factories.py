@@ -1,7 +1,7 @@
 """Makes the things that tests are about, with everything in them that a test does not care for."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from service.rules.work import (
     Settle,
     Settlement,
     Shard,
+    Wait,
 )
 from service.stages import AccountClients
 from service.store.admit import Admission
@@ -129,6 +130,15 @@ def batch_claim(**fields: Any) -> BatchClaim:
         "cancel_requested": False,
     }
     return BatchClaim(**{**known, **fields})
+
+
+def learned(claim: BatchClaim, outcome: Outcome) -> BatchClaim:
+    """The next claim of a batch, with what a stage has learned."""
+    assert isinstance(outcome, Advance | Wait)
+    known = {field.name for field in fields(BatchClaim)}
+    changes = {k: v for k, v in vars(outcome.changes).items() if v is not None and k in known}
+    state = {"state": outcome.to} if isinstance(outcome, Advance) else {}
+    return replace(claim, lease=uuid4(), **{**changes, **state})
 
 
 def part_claim(**fields: Any) -> PartClaim:

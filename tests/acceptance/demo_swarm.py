@@ -18,6 +18,8 @@ from tests.simulator import Simulator
 T = TypeVar("T")
 R = TypeVar("R")
 
+LONGEST = 300.0
+"""Seconds for which the end of a job is waited for."""
 REQUESTS = 3
 """Of each small job. All jobs use the same custom_ids."""
 CONNECTIONS = 8
@@ -91,7 +93,9 @@ def _shared_out(place: Place, items: Sequence[T], work: Callable[[Api, T], R]) -
 
 def _is_right(api: Api, job_id: UUID, number: int) -> bool:
     """Wait for a job's end. Return whether it has its own answers, in order, under its names."""
+    give_up_at = time.monotonic() + LONGEST
     while not api.job(job_id).value.ended:
+        assert time.monotonic() < give_up_at, f"job {job_id} has not ended"
         time.sleep(0.2)
     lines = b"".join(api.results(job_id)).splitlines()
     return [_said(line) for line in lines] == [

@@ -1,7 +1,7 @@
 """The stages of a batch that several jobs share, against the simulator."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from dataclasses import replace as with_
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +17,6 @@ from service.payloads.results import read_index
 from service.rules.shared_ids import shared_id
 from service.rules.states import BatchState, PartState
 from service.rules.work import (
-    Advance,
     BatchClaim,
     Outcome,
     PartClaim,
@@ -31,7 +30,7 @@ from service.stages import AccountClients
 from service.together.client import Together
 from service.together.transport import Pool, open_pool
 from tests.eventually import eventually
-from tests.factories import batch_claim, chat_line, clients, part_claim, take
+from tests.factories import batch_claim, chat_line, clients, learned, part_claim, take
 from tests.simulator import KEY, Simulator
 
 SIZES = (3, 1, 2)
@@ -70,12 +69,8 @@ class Shared:
             )
         )
 
-    def learned(self, outcome: object) -> None:
-        assert isinstance(outcome, Advance | Wait)
-        known = {f.name for f in fields(BatchClaim)}
-        changes = {k: v for k, v in vars(outcome.changes).items() if v is not None and k in known}
-        state = {"state": outcome.to} if isinstance(outcome, Advance) else {}
-        self.claim = with_(self.claim, lease=uuid4(), **{**changes, **state})
+    def learned(self, outcome: Outcome) -> None:
+        self.claim = learned(self.claim, outcome)
 
     def end(self) -> None:
         self.learned(stages.upload(self.claim, self.clients))

@@ -1,7 +1,7 @@
 """The stages, called as a worker calls them: real blobs, a real client, the simulator behind it."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from dataclasses import replace as with_
 from datetime import timedelta
 from pathlib import Path
@@ -24,6 +24,7 @@ from service.rules.work import (
     Changes,
     Fail,
     FinalLines,
+    Outcome,
     Park,
     PartClaim,
     Pause,
@@ -45,6 +46,7 @@ from tests.factories import (
     clients,
     final_lines,
     job_claim,
+    learned,
     part_claim,
     take,
 )
@@ -92,13 +94,9 @@ class Bench:
         self.clients = with_(self.clients, parts=lambda: (self.part,))
         self.claim = batch_claim(requests=shard.requests)
 
-    def learned(self, outcome: object) -> None:
+    def learned(self, outcome: Outcome) -> None:
         """Claim the batch again, with what a stage has learned."""
-        assert isinstance(outcome, Advance | Wait)
-        known = {f.name for f in fields(BatchClaim)}
-        changes = {k: v for k, v in vars(outcome.changes).items() if v is not None and k in known}
-        state = {"state": outcome.to} if isinstance(outcome, Advance) else {}
-        self.claim = with_(self.claim, lease=uuid4(), **{**changes, **state})
+        self.claim = learned(self.claim, outcome)
 
     def upload(self) -> str:
         self.learned(stages.upload(self.claim, self.clients))
