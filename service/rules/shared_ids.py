@@ -6,6 +6,7 @@ into each result line. Every other byte of a line stays as it is.
 """
 
 from base64 import urlsafe_b64encode
+from collections.abc import Iterable
 from uuid import UUID
 
 import msgspec
@@ -13,9 +14,10 @@ import msgspec
 _line = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-def shared_id(job_id: UUID, ordinal: int) -> str:
-    """Return what a request is called in a shared batch: at most 31 characters."""
-    return f"{prefix_of(job_id)}{ordinal}"
+def shared_ids(job_id: UUID, ordinals: Iterable[int]) -> list[str]:
+    """Return what requests of a job are called in a shared batch: at most 31 characters each."""
+    prefix = prefix_of(job_id)
+    return [f"{prefix}{ordinal}" for ordinal in ordinals]
 
 
 def prefix_of(job_id: UUID) -> str:

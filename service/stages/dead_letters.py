@@ -9,7 +9,7 @@ import msgspec
 from service.payloads.results import LinesWriter
 from service.rules.crashpoints import CrashPoint, reached
 from service.rules.retry import BatchFault, batch_fault
-from service.rules.shared_ids import prefix_of
+from service.rules.shared_ids import shared_ids
 from service.rules.states import BatchState, PartState
 from service.rules.work import (
     BatchClaim,
@@ -95,8 +95,7 @@ def names_of(batch: BatchClaim, part: PartClaim, entries: Sequence[Entry]) -> li
     """Return what requests of a part are called in its batch."""
     if not batch.renamed:
         return [entry.custom_id for entry in entries]
-    prefix = prefix_of(part.job_id)
-    return [f"{prefix}{entry.ordinal}" for entry in entries]
+    return shared_ids(part.job_id, [entry.ordinal for entry in entries])
 
 
 def blob_prefix(batch: BatchClaim) -> str:

@@ -12,7 +12,7 @@ from celery import Celery
 from config.settings import Settings
 from service.payloads.bundles import take_in_together
 from service.rules.errors import BadInput
-from service.rules.shared_ids import shared_id
+from service.rules.shared_ids import shared_ids
 from service.rules.spec import Permissions, read_spec
 from service.rules.states import BatchState, JobState
 from service.store import jobs
@@ -285,7 +285,7 @@ def test_jobs_that_share_a_page_run_each_for_itself(
     # under the same name.
     assert [running.batch_count(job_id) for job_id in names] == [1, 2, 1, 1]
     assert simulator.batches_created == 2
-    assert simulator.executed(shared_id(list(names)[1], 1)) == 2
+    assert simulator.executed(shared_ids(list(names)[1], [1])[0]) == 2
 
 
 def test_no_line_of_any_log_holds_a_secret_or_a_payload(

@@ -14,7 +14,7 @@ import pytest
 from service import stages
 from service.payloads.blobs import Blobs
 from service.payloads.results import read_index
-from service.rules.shared_ids import shared_id
+from service.rules.shared_ids import shared_ids
 from service.rules.states import BatchState, PartState
 from service.rules.work import (
     BatchClaim,
@@ -119,7 +119,7 @@ class Shared:
         return [msgspec.json.decode(line) for line in data.splitlines()]
 
     def names(self, part: PartClaim) -> list[str]:
-        return [shared_id(part.job_id, ordinal) for ordinal in range(part.requests)]
+        return shared_ids(part.job_id, range(part.requests))
 
 
 @pytest.fixture

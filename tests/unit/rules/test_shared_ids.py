@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.rules.shared_ids import prefix_of, renamed, shared_id
+from service.rules.shared_ids import prefix_of, renamed, shared_ids
 
 JOB = UUID("0190c3a0-7b1f-7c2e-9d55-abcdefabcdef")
 
 
 def test_a_shared_id_is_short_and_says_whose_it_is() -> None:
-    assert shared_id(JOB, 7) == "AZDDoHsffC6dVavN76vN7w-7"
-    assert len(shared_id(uuid4(), 99_999_999)) <= 31
-    assert shared_id(JOB, 12).startswith(prefix_of(JOB))
+    assert shared_ids(JOB, [7])[0] == "AZDDoHsffC6dVavN76vN7w-7"
+    assert len(shared_ids(uuid4(), [99_999_999])[0]) <= 31
+    assert shared_ids(JOB, [12])[0].startswith(prefix_of(JOB))
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_the_way_there_and_back_changes_nothing_else(
     line = json.dumps(fields, ensure_ascii=ascii_only).encode(errors="surrogatepass")
     if b"\xed" in line:
         line = json.dumps(fields).encode()
-    there = renamed(line, name, shared_id(JOB, 3))
-    assert msgspec.json.decode(there)["custom_id"] == shared_id(JOB, 3)
-    back = renamed(there, shared_id(JOB, 3), name)
+    there = renamed(line, name, shared_ids(JOB, [3])[0])
+    assert msgspec.json.decode(there)["custom_id"] == shared_ids(JOB, [3])[0]
+    back = renamed(there, shared_ids(JOB, [3])[0], name)
     assert json.loads(back) == json.loads(line)
