@@ -60,15 +60,18 @@ class LinesWriter:
         """Write lines, with or without their line feeds."""
         if not all([line[-1:] == b"\n" for line in lines]):  # noqa: C419  much faster as a list
             lines = [line if line[-1:] == b"\n" else line + b"\n" for line in lines]
-        lengths = array("I", map(len, lines))
-        self.write_run(Run(array("Q", ordinals), lengths, b"".join(lines)))
+        self._add(array("Q", ordinals), array("I", map(len, lines)), lines)
 
     def write_run(self, run: "Run") -> None:
-        self._pending.append(run.data)
-        self._held += len(run.data)
-        self._ordinals += run.ordinals
-        self._lengths += run.lengths
-        self._end += len(run.data)
+        self._add(run.ordinals, run.lengths, [run.data])
+
+    def _add(self, ordinals: "array[int]", lengths: "array[int]", pieces: Sequence[bytes]) -> None:
+        size = sum(lengths)
+        self._pending += pieces
+        self._held += size
+        self._ordinals += ordinals
+        self._lengths += lengths
+        self._end += size
         if self._held >= BLOCK // 2:  # a large run is passed on without a copy
             self._flush()
 

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
+from itertools import accumulate, chain, islice
 from typing import IO
 
 from service.payloads.results import LinesWriter
@@ -57,12 +58,20 @@ def fetch(batch: BatchClaim, clients: AccountClients) -> Outcome:
 
 @dataclass(frozen=True)
 class _Judged:
-    """A part with its requests, what they are called in the batch, and what became of them."""
+    """A part with its requests, what they are called in the batch, and what became of them.
+
+    `first` is the number of its first request among those of all open parts.
+    """
 
     part: PartClaim
     entries: list[Entry]
     names: Sequence[str]
+    first: int
     verdicts: Verdicts
+
+    @property
+    def numbers(self) -> range:
+        return range(self.first, self.first + len(self.entries))
 
     @property
     def missing(self) -> Iterator[int | str]:
@@ -76,7 +85,12 @@ class _Judged:
 
     @property
     def is_served(self) -> bool:
-        return len(self.verdicts.successes) == len(self.entries)
+        return self.verdicts.succeeded == len(self.entries)
+
+    @property
+    def is_carried(self) -> bool:
+        """Whether all of it goes again."""
+        return len(self.verdicts.carried) == len(self.entries)
 
 
 def _fetch(batch: BatchClaim, clients: AccountClients) -> Outcome:
@@ -86,26 +100,23 @@ def _fetch(batch: BatchClaim, clients: AccountClients) -> Outcome:
     parts = open_parts(clients)
     entries = [clients.blobs.get_manifest(part.manifest) for part in parts]
     names = [names_of(batch, part, found) for part, found in zip(parts, entries, strict=True)]
+    firsts = accumulate(map(len, entries[:-1]), initial=0)
     with _downloads(batch, clients) as (files, whole):
         reached(CrashPoint.FETCH_DOWNLOADED)
         answers = read_answers(
             files,
-            {name for of_part in names for name in of_part},
+            list(chain.from_iterable(names)),
             clients.lease.keep,
             by_request=batch.parts > 1,
             ignored=_of_settled_parts(batch, clients),
         )
-        failed_before = {
-            name
-            for found, called in zip(entries, names, strict=True)
-            for entry, name in zip(found, called, strict=True)
-            if entry.attempts
-        }
+        attempts = chain.from_iterable((entry.attempts for entry in found) for found in entries)
+        failed_before = {number for number, count in enumerate(attempts) if count}
         outage = is_common_outage(batch.requests, answers, failed_before)
         decide = _policies(batch, clients, parts, outage)
         judged = [
-            _Judged(part, found, called, judge(found, answers, decide(part), called))
-            for part, found, called in zip(parts, entries, names, strict=True)
+            _Judged(part, found, called, first, judge(found, answers, decide(part), first))
+            for part, found, called, first in zip(parts, entries, names, firsts, strict=True)
         ]
         look = _look(batch, answers, judged, files=len(files), whole=whole)
         settings = clients.settings
@@ -245,11 +256,11 @@ def _settlements(
     """Write the final lines of the parts, and the manifests of what goes again."""
     writer = LinesWriter(clients.blobs, blob_prefix(batch), shared=batch.parts > 1)
     places: list[FinalLines | None] = []
-    if any(each.verdicts.final for each in judged):
-        numbers = [file.fileno() for file in files]
+    if not all(each.is_carried for each in judged):
+        descriptors = [file.fileno() for file in files]
         with writer.open():
             for each in judged:
-                _write(writer, numbers, answers, each, clients)
+                _write(writer, descriptors, answers, each, clients)
                 places.append(writer.end_part())
     else:
         places = [None] * len(judged)
@@ -261,11 +272,11 @@ def _settlements(
         Settlement(
             part=each.part.id,
             job_id=each.part.job_id,
-            succeeded=len(each.verdicts.successes),
+            succeeded=each.verdicts.succeeded,
             dead=tuple(each.verdicts.dead.values()),
             retries=again,
             final_lines=place,
-            usage=answers.usage_of(each.names) if batch.parts > 1 else answers.usage,
+            usage=answers.usage_of(each.numbers) if batch.parts > 1 else answers.usage,
         )
         for each, place, again in zip(judged, places, retries, strict=True)
     )
@@ -273,30 +284,29 @@ def _settlements(
 
 def _write(
     writer: LinesWriter,
-    numbers: Sequence[int],
+    descriptors: Sequence[int],
     answers: Answers,
     judged: _Judged,
     clients: AccountClients,
 ) -> None:
     """Write a part's final lines in input order: the provider's lines and those of dead letters."""
-    final = judged.verdicts.final
-    names = dict(zip((entry.ordinal for entry in judged.entries), judged.names, strict=True))
+    places = answers.places[judged.first : judged.numbers.stop]
+    requests = zip(judged.entries, judged.names, places, strict=True)
+    again = {entry.ordinal for entry in judged.verdicts.carried}
+    final = (request for request in requests if request[0].ordinal not in again)
     # A step fits in a block even if all its lines are as long as the longest one. A dead letter's
     # line takes a few kilobytes at most.
     step = min(256, max(1, BLOCK // (answers.longest + 1)))
-    for start in range(0, len(final), step):
-        entries = final[start : start + step]
+    while some := list(islice(final, step)):
         lines = []
-        for entry in entries:
-            name = names[entry.ordinal]
-            place = answers.found.get(name)
+        for entry, name, place in some:
             if place is None:
                 lines.append(result_line(judged.verdicts.dead[entry.ordinal]))
                 continue
-            line = os.pread(numbers[place[0]], place[2], place[1])
+            line = os.pread(descriptors[place[0]], place[2], place[1])
             same = name == entry.custom_id
             lines.append(line if same else renamed(line, name, entry.custom_id))
-        writer.write_all([entry.ordinal for entry in entries], lines)
+        writer.write_all([entry.ordinal for entry, _, _ in some], lines)
         clients.lease.keep()
 
 

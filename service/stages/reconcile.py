@@ -24,7 +24,7 @@ from service.rules.retry import (
 from service.rules.work import DeadLetter, Entry, Oddities, Usage
 from service.stages.dead_letters import dead_letter
 from service.stages.poison import Delay, Division
-from service.together.answers import Frame, read_frames, says_nothing
+from service.together.answers import Frame, answer_of, read_frames, says_nothing, tells
 from service.together.lenient import BOM
 
 OUTAGE_LINES = 20
@@ -42,14 +42,21 @@ class Failure:
     message: str
 
 
+Place = tuple[int, int, int]
+"""Where a line stands: (file, offset, length)."""
+
+
 @dataclass
 class Answers:
-    """An index of the answers in the downloaded files of a batch."""
+    """An index of the answers in the downloaded files of a batch.
 
-    found: dict[str, tuple[int, int, int]] = field(default_factory=dict)
-    """(file, offset, length) of the first success of each custom_id."""
-    failures: dict[str, Failure] = field(default_factory=dict)
-    used: dict[str, Usage] | None = None
+    A request goes by its number here, which is its place among the names that were asked for.
+    """
+
+    places: list[Place | None]
+    """Where the first success of each request stands."""
+    failures: dict[int, Failure] = field(default_factory=dict)
+    used: dict[int, Usage] | None = None
     """The usage of each success, if it is asked for by request."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -67,10 +74,10 @@ class Answers:
     def usage(self) -> Usage:
         return Usage(self.prompt_tokens, self.completion_tokens, self.total_tokens)
 
-    def usage_of(self, custom_ids: Iterable[str]) -> Usage:
+    def usage_of(self, numbers: Iterable[int]) -> Usage:
         """Return the usage of some requests; `used` must have been asked for."""
         known = self.used or {}
-        return sum((known[name] for name in custom_ids if name in known), Usage())
+        return sum((known[number] for number in numbers if number in known), Usage())
 
     def oddities(self, missing: int) -> Oddities:
         return Oddities(
@@ -84,62 +91,80 @@ class Answers:
 
 def read_answers(
     files: Sequence[IO[bytes]],
-    wanted: set[str],
+    names: Sequence[str],
     keep: Callable[[], None],
     *,
     by_request: bool = False,
     ignored: Callable[[str], bool] = lambda _: False,
 ) -> Answers:
-    """Index the answers to the custom_ids in `wanted`. Reads each file once from its start.
+    """Index the answers to the requests of these names. Reads each file once from its start.
 
     `by_request` asks for the usage of each. Other custom_ids are oddities, unless `ignored`.
     """
-    answers = Answers(used={} if by_request else None)
-    for number, file in enumerate(files):
+    answers = Answers([None] * len(names), used={} if by_request else None)
+    numbers = dict(zip(names, range(len(names)), strict=True))
+    for file_number, file in enumerate(files):
         file.seek(0)
         offset = len(BOM) if file.read(len(BOM)) == BOM else 0
         file.seek(offset)
         while lines := file.readlines(BLOCK):
-            for line, frame in zip(lines, read_frames(lines), strict=True):
-                length = len(line)
-                if frame is not None:
-                    if frame.custom_id in wanted:
-                        answers.readable += 1
-                        _index(answers, frame, line, (number, offset, length))
-                    elif not ignored(frame.custom_id):
-                        answers.readable += 1
-                        answers.unknown += 1
-                elif line.strip():
-                    answers.unreadable += 1
-                offset += length
-            answers.longest = max(answers.longest, *map(len, lines))
+            offset = _index(answers, lines, numbers, (file_number, offset), ignored)
             keep()
     return answers
 
 
-def _index(answers: Answers, frame: Frame, line: bytes, place: tuple[int, int, int]) -> None:
-    """Add one answer to the index."""
-    custom_id = frame.custom_id
-    body = frame.response.answers if frame.response is not None else None
-    if body is None or frame.error:
-        answers.failures.setdefault(custom_id, _failure(frame))
-        return
-    if custom_id in answers.found:
-        answers.duplicate += 1
-        return
-    answers.found[custom_id] = place
-    if body.usage is not None:
-        answers.prompt_tokens += body.usage.prompt_tokens
-        answers.completion_tokens += body.usage.completion_tokens
-        answers.total_tokens += body.usage.total_tokens
-        if answers.used is not None:
-            answers.used[custom_id] = Usage(
-                body.usage.prompt_tokens, body.usage.completion_tokens, body.usage.total_tokens
-            )
-    for choice in body.choices or ():
-        if choice.finish_reason == "length" and says_nothing(line):
+def _index(
+    answers: Answers,
+    lines: list[bytes],
+    numbers: dict[str, int],
+    at: tuple[int, int],
+    ignored: Callable[[str], bool],
+) -> int:
+    """Add the answers of some lines to the index. Returns the offset behind them.
+
+    Every line that is paid for comes through here: what is done for each is done in place.
+    """
+    file, offset = at
+    places, used = answers.places, answers.used
+    readable = prompt = completion = total = 0
+    for line, frame in zip(lines, read_frames(lines), strict=True):
+        start = offset
+        offset += len(line)
+        body = None if frame is None else answer_of(frame)
+        if frame is None or (body is None and not tells(frame)):
+            answers.unreadable += bool(line.strip())
+            continue
+        number = numbers.get(frame.custom_id)
+        if number is None:
+            if not ignored(frame.custom_id):
+                readable += 1
+                answers.unknown += 1
+            continue
+        readable += 1
+        if body is None:
+            answers.failures.setdefault(number, _failure(frame))
+            continue
+        if places[number] is not None:
+            answers.duplicate += 1
+            continue
+        places[number] = (file, start, offset - start)
+        usage = body.usage
+        if usage is not None:
+            prompt += usage.prompt_tokens
+            completion += usage.completion_tokens
+            total += usage.total_tokens
+            if used is not None:
+                used[number] = Usage(
+                    usage.prompt_tokens, usage.completion_tokens, usage.total_tokens
+                )
+        if body.is_cut and says_nothing(line):
             answers.truncated += 1
-            break
+    answers.readable += readable
+    answers.prompt_tokens += prompt
+    answers.completion_tokens += completion
+    answers.total_tokens += total
+    answers.longest = max(answers.longest, *map(len, lines))
+    return offset
 
 
 def _failure(frame: Frame) -> Failure:
@@ -179,6 +204,15 @@ class FailurePolicy:
     """Decides how the requests without a line go on if the batch FAILED as a whole."""
     outage: bool = False
     """Whether most requests of the batch failed alike with trouble at Together."""
+    _verdicts: dict[Failure, Verdict] = field(default_factory=dict)
+
+    def verdict_of(self, failure: Failure) -> Verdict:
+        """Classify a failure. Many requests of a batch fail in the same words."""
+        known = self._verdicts.get(failure)
+        if known is None:
+            known = classify(failure.code, failure.status, failure.message, self.own_texts)
+            self._verdicts[failure] = known
+        return known
 
 
 @dataclass(frozen=True)
@@ -193,13 +227,12 @@ class Group:
 
 @dataclass
 class Verdicts:
-    """What was decided. Each entry of the manifest is either in `final` or in one of the `groups`.
+    """What was decided. Each entry of the manifest succeeded, is dead or is in one of the `groups`.
 
-    Both are in input order. `successes` and `dead` go by ordinal.
+    `dead` goes by ordinal.
     """
 
-    final: list[Entry] = field(default_factory=list)
-    successes: set[int] = field(default_factory=set)
+    succeeded: int = 0
     dead: dict[int, DeadLetter] = field(default_factory=dict)
     groups: list[Group] = field(default_factory=list)
     missing: tuple[int, ...] = ()
@@ -212,24 +245,21 @@ class Verdicts:
 
 
 def judge(
-    entries: list[Entry],
-    answers: Answers,
-    policy: FailurePolicy,
-    names: Sequence[str] | None = None,
+    entries: list[Entry], answers: Answers, policy: FailurePolicy, first: int = 0
 ) -> Verdicts:
     """Decide for each request: it succeeded, it is dead, or a new part carries it.
 
-    `names` are what the requests are called in the batch, where that is not their custom_id.
+    `first` is the number of the first of the entries; the others follow it.
     """
     verdicts = Verdicts()
     carried: list[Entry] = []
     unanswered: list[Entry] = []
     missing: list[int] = []
-    for at, entry in enumerate(entries):
-        name = entry.custom_id if names is None else names[at]
-        if name in answers.found:
-            verdicts.successes.add(entry.ordinal)
-        elif (failure := answers.failures.get(name)) is not None:
+    places = answers.places[first : first + len(entries)]
+    for number, (entry, place) in enumerate(zip(entries, places, strict=True), first):
+        if place is not None:
+            continue
+        if (failure := answers.failures.get(number)) is not None:
             uncounted = policy.outage and entry.lost < MOST_UNCOUNTED and not policy.cancelled
             if uncounted and is_outage(failure.message):
                 carried.append(msgspec.structs.replace(entry, lost=entry.lost + 1))
@@ -241,29 +271,30 @@ def judge(
                 unanswered.append(entry)
             else:
                 _assign(verdicts, carried, _missing_fate(entry, policy))
+    verdicts.succeeded = len(places) - places.count(None)
     verdicts.missing = tuple(missing)
     _divide(verdicts, unanswered, policy)
     if carried:
         delay = Delay.OUTAGE if policy.outage else Delay.BACKOFF
         verdicts.groups.append(Group(tuple(carried), delay=delay))
-    left = {entry.ordinal for entry in verdicts.carried}
-    verdicts.final = [entry for entry in entries if entry.ordinal not in left] if left else entries
     return verdicts
 
 
-def is_common_outage(requests: int, answers: Answers, failed_before: Collection[str] = ()) -> bool:
+def is_common_outage(requests: int, answers: Answers, failed_before: Collection[int] = ()) -> bool:
     """Whether most requests of a batch failed alike with trouble at Together.
 
     A few lines prove nothing: at least OUTAGE_LINES must have failed. Neither do requests that had
     `failed_before`, at an attempt that counted: they are in this batch because they fail.
     """
-    words = Counter(
-        alike(failure.message)
-        for custom_id, failure in answers.failures.items()
-        if custom_id not in answers.found
-        and custom_id not in failed_before
-        and is_outage(failure.message)
+    messages = Counter(
+        failure.message
+        for number, failure in answers.failures.items()
+        if answers.places[number] is None and number not in failed_before
     )
+    words: Counter[str] = Counter()
+    for message, count in messages.items():
+        if is_outage(message):
+            words[alike(message)] += count
     most = max(words.values(), default=0)
     return most >= OUTAGE_LINES and most * 2 > requests - len(failed_before)
 
@@ -299,7 +330,7 @@ def _divide(verdicts: Verdicts, unanswered: list[Entry], policy: FailurePolicy) 
 
 def _fate(entry: Entry, failure: Failure, policy: FailurePolicy) -> DeadLetter | Entry:
     """Return a dead letter, or the entry that goes into a new part."""
-    verdict = classify(failure.code, failure.status, failure.message, policy.own_texts)
+    verdict = policy.verdict_of(failure)
     attempts = entry.attempts + 1
     if verdict is Verdict.RETRYABLE and policy.cancelled:
         return dead_letter(entry, "cancelled", "the job was cancelled", attempts)

@@ -25,17 +25,19 @@ class Response(msgspec.Struct, gc=False):
     status_code: int | None = None
     body: "ResponseBody | None" = None
 
-    @property
-    def answers(self) -> "ResponseBody | None":
-        """Return the body of a success. A status that cannot be read decides nothing."""
-        failed = self.status_code is not None and not 200 <= self.status_code < 300
-        return None if failed or self.body is None or self.body.error else self.body
-
 
 class ResponseBody(msgspec.Struct, gc=False):
     usage: "LineUsage | None" = None
     error: Any = None
     choices: "list[Choice] | None" = None
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the token limit cut an answer."""
+        for choice in self.choices or ():  # noqa: SIM110  three times as fast as any()
+            if choice.finish_reason == "length":
+                return True
+        return False
 
 
 class LineUsage(msgspec.Struct, gc=False):
@@ -85,29 +87,37 @@ _frame = msgspec.json.Decoder(Frame)
 def read_answer(line: bytes) -> Frame | None:
     """Read one line of an output or error file, leniently.
 
-    Returns None if it has no legible custom_id, or neither an answer nor an error.
+    Returns None if it has no legible custom_id. A frame may still say nothing (`tells`).
     """
     try:
         if not line.isascii():
             line.decode()
-        return _told(_frame.decode(line))
+        return _frame.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     try:
-        return _told(_frame_of(read_json(line)))
+        return _frame_of(read_json(line))
     except (ValueError, RecursionError):
         return None
 
 
-def _told(frame: Frame | None) -> Frame | None:
-    """Return the frame if it says what became of its request."""
-    if frame is None or (not frame.error and frame.response is None):
+def answer_of(frame: Frame) -> ResponseBody | None:
+    """Return the body of a success. A status that cannot be read decides nothing."""
+    response = frame.response
+    if response is None or frame.error:
         return None
-    if not frame.error and frame.response is not None:
-        response = frame.response
-        if response.body is None and (response.status_code or 200) < 300:
-            return None
-    return frame
+    status, body = response.status_code, response.body
+    if body is None or body.error or not (status is None or 200 <= status < 300):
+        return None
+    return body
+
+
+def tells(frame: Frame) -> bool:
+    """Whether a frame says what became of its request."""
+    response = frame.response
+    if frame.error or response is None:
+        return bool(frame.error)
+    return response.body is not None or (response.status_code or 200) >= 300
 
 
 def _frame_of(line: object) -> Frame | None:
@@ -159,7 +169,7 @@ def read_frames(lines: list[bytes]) -> list[Frame | None]:
     """Read many lines at once, each as `read_answer` does."""
     if all(map(bytes.isascii, lines)):
         try:
-            return list(map(_told, map(_frame.decode, lines)))
+            return list(map(_frame.decode, lines))
         except (msgspec.DecodeError, RecursionError):
             pass  # at least one line is unusual
     return list(map(read_answer, lines))

@@ -43,9 +43,11 @@ def _files(*contents: bytes) -> Iterator[list[IO[bytes]]]:
         yield files
 
 
-def _line(answers: Answers, files: list[IO[bytes]], custom_id: str) -> bytes:
+def _line(answers: Answers, files: list[IO[bytes]], number: int) -> bytes:
     """The line that was found for a request."""
-    number, offset, length = answers.found[custom_id]
+    place = answers.places[number]
+    assert place is not None
+    number, offset, length = place
     files[number].seek(offset)
     return files[number].read(length)
 
@@ -73,10 +75,9 @@ def _policy(status: str = "COMPLETED", *, cancelled: bool = False, most: int = 3
 
 def _judged(entries: Sequence[Entry], lines: Sequence[bytes], policy: FailurePolicy) -> Verdicts:
     with _files(b"\n".join(lines)) as files:
-        answers = read_answers(files, {e.custom_id for e in entries}, lambda: None)
-        outage = is_common_outage(
-            len(entries), answers, {e.custom_id for e in entries if e.attempts}
-        )
+        answers = read_answers(files, [e.custom_id for e in entries], lambda: None)
+        failed_before = {number for number, e in enumerate(entries) if e.attempts}
+        outage = is_common_outage(len(entries), answers, failed_before)
         return judge(list(entries), answers, replace(policy, outage=outage))
 
 
@@ -152,16 +153,16 @@ def test_every_request_is_final_or_carried_exactly_once(
 ) -> None:
     known = {e.custom_id: e for e in entries}
     with _files(b"\n".join(output) + end, b"\n".join(errors) + end) as files:
-        answers = read_answers(files, set(known), lambda: None)
+        answers = read_answers(files, list(known), lambda: None)
         verdicts = judge(entries, answers, policy)
 
         # Conservation.
-        ordinals = [e.ordinal for e in [*verdicts.final, *verdicts.carried]]
+        served = [e.ordinal for e, place in zip(entries, answers.places, strict=True) if place]
+        carried_ordinals = [e.ordinal for e in verdicts.carried]
+        ordinals = [*served, *verdicts.dead, *carried_ordinals]
         assert sorted(ordinals) == [e.ordinal for e in entries]
-        assert verdicts.successes | set(verdicts.dead) == {e.ordinal for e in verdicts.final}
-        assert not verdicts.successes & set(verdicts.dead)
-        for found in (verdicts.final, verdicts.carried):
-            assert [e.ordinal for e in found] == sorted(e.ordinal for e in found)
+        assert verdicts.succeeded == len(served)
+        assert carried_ordinals == sorted(carried_ordinals)
 
         # A success wins, the first of two does, and its bytes are the provider's.
         first: dict[str, bytes] = {}
@@ -169,9 +170,9 @@ def test_every_request_is_final_or_carried_exactly_once(
             custom_id = _is_success(line)
             if custom_id in known:
                 first.setdefault(custom_id, line)
-        assert {known[i].ordinal for i in first} == verdicts.successes
+        assert sorted(known[i].ordinal for i in first) == served
         for custom_id, line in first.items():
-            assert _line(answers, files, custom_id).rstrip(b"\n") == line
+            assert _line(answers, files, known[custom_id].ordinal).rstrip(b"\n") == line
         usages = [
             msgspec.json.decode(line)["response"]["body"].get("usage") for line in first.values()
         ]
@@ -217,14 +218,14 @@ def test_no_request_is_carried_for_ever(status: str, failing: str | None) -> Non
 @pytest.mark.parametrize("order", [1, -1])
 def test_a_success_wins_over_an_error_whichever_comes_first(order: int) -> None:
     verdicts = _judged([entry(0)], [_success("r0"), _error("r0", PERMANENT)][::order], _policy())
-    assert verdicts.successes == {0}
+    assert verdicts.succeeded == 1
     assert not verdicts.dead
 
 
 def test_the_first_of_two_successes_wins_and_is_paid_once() -> None:
     with _files(_success("r0", 5) + b"\n" + _success("r0", 7)) as files:
-        answers = read_answers(files, {"r0"}, lambda: None)
-        assert _line(answers, files, "r0") == _success("r0", 5) + b"\n"
+        answers = read_answers(files, ["r0"], lambda: None)
+        assert _line(answers, files, 0) == _success("r0", 5) + b"\n"
     assert answers.usage == Usage(5, 1, 6)
     assert answers.duplicate == 1
 
@@ -279,8 +280,8 @@ def test_a_few_bad_lines_among_many_are_no_outage() -> None:
 def test_what_failed_before_and_fails_again_tells_of_no_outage(new: int) -> None:
     entries = [entry(i, attempts=0 if i < new else 1) for i in range(new + 40)]
     with _files(b"\n".join(_error(f"r{e.ordinal}") for e in entries)) as files:
-        answers = read_answers(files, {e.custom_id for e in entries}, lambda: None)
-    before = {e.custom_id for e in entries if e.attempts}
+        answers = read_answers(files, [e.custom_id for e in entries], lambda: None)
+    before = {e.ordinal for e in entries if e.attempts}
     assert is_common_outage(len(entries), answers, before) is (new >= 20)
 
 
@@ -311,7 +312,7 @@ def test_a_cancelled_job_retries_nothing_and_keeps_what_is_done() -> None:
     lines = [_success("r0"), _error("r1"), _error("r2", PERMANENT)]
     entries = [entry(0), entry(1), entry(2), entry(3, attempts=1)]
     verdicts = _judged(entries, lines, _policy("CANCELLED", cancelled=True))
-    assert verdicts.successes == {0}
+    assert verdicts.succeeded == 1
     assert not verdicts.carried
     ends = {o: (letter.code, letter.attempts) for o, letter in verdicts.dead.items()}
     assert ends == {
@@ -362,7 +363,7 @@ def test_endless_words_are_cut() -> None:
 def test_what_fits_nothing_is_counted() -> None:
     lines = [_success("stranger"), _error("stranger"), b"oops", b"", _success("r0")[:-3]]
     with _files(b"\n".join(lines)) as files:
-        answers = read_answers(files, {"r0"}, lambda: None)
+        answers = read_answers(files, ["r0"], lambda: None)
     odd = answers.oddities(missing=1)
     assert (odd.unknown, odd.unreadable, odd.duplicate, odd.missing) == (2, 2, 0, 1)
 
@@ -377,8 +378,8 @@ def test_an_answer_cut_by_the_token_limit_is_a_success_that_is_counted() -> None
 
     lines = [cut("r0", ""), cut("r1", None), cut("r2", "half a")]
     with _files(b"\n".join(lines)) as files:
-        answers = read_answers(files, {"r0", "r1", "r2"}, lambda: None)
-    assert len(answers.found) == 3
+        answers = read_answers(files, ["r0", "r1", "r2"], lambda: None)
+    assert None not in answers.places
     assert answers.truncated == 2
 
 
@@ -386,13 +387,13 @@ def test_the_lease_is_kept_while_lines_are_read() -> None:
     kept: list[int] = []
     lines = [_success("r0", content="x" * BLOCK)] * 5
     with _files(b"\n".join(lines)) as files:
-        read_answers(files, {"r0"}, lambda: kept.append(1))
+        read_answers(files, ["r0"], lambda: kept.append(1))
     assert len(kept) == 5
 
 
 def test_no_file_means_no_answer() -> None:
-    assert read_answers([], {"r0"}, lambda: None) == Answers()
-    assert read_answers([io.BytesIO(b"")], {"r0"}, lambda: None) == Answers()
+    assert read_answers([], ["r0"], lambda: None) == Answers([None])
+    assert read_answers([io.BytesIO(b"")], ["r0"], lambda: None) == Answers([None])
 
 
 def test_the_models_of_this_file_hold() -> None:
