@@ -9,7 +9,7 @@ from datetime import timedelta
 from uuid import uuid4
 
 from msgspec import to_builtins
-from sqlalchemy import delete, func, select
+from sqlalchemy import bindparam, delete, func, select
 from sqlalchemy.orm import Session
 
 from service.rules.errors import StaleLease, error_text
@@ -41,7 +41,7 @@ from service.store.models import Batch, Enqueued, Job, Part
 from service.store.moves import move_batch, move_job
 from service.store.parts import end_waiting, insert_parts, new_parts, take_out
 from service.store.quotas import count_late
-from service.store.settle import change, settle
+from service.store.settle import BATCH, change, settle
 from service.store.wait import hurry_cancelled, write_waits
 
 
@@ -141,11 +141,11 @@ def _wait(session: Session, claim: BatchClaim, outcome: Wait) -> None:
 
 
 def _lock(session: Session, claim: Claim) -> Job | Batch | None:
-    if isinstance(claim, BatchClaim):
-        return session.scalar(select(Batch).where(Batch.id == claim.id).with_for_update())
-    # FOR NO KEY UPDATE: events and parts, which point to the job, need not wait for it.
-    job = select(Job).where(Job.id == claim.id).with_for_update(key_share=True)
-    return session.scalar(job)
+    return session.scalar(BATCH if isinstance(claim, BatchClaim) else _JOB, {"row": claim.id})
+
+
+# FOR NO KEY UPDATE: events and parts, which point to the job, need not wait for it.
+_JOB = select(Job).where(Job.id == bindparam("row")).with_for_update(key_share=True)
 
 
 def _lock_parts(session: Session, claim: Claim, outcome: SetApart) -> Sequence[Part]:
@@ -204,7 +204,7 @@ def _apply_batch(session: Session, batch: Batch, claim: BatchClaim, outcome: Out
             pass
         case _:
             raise TypeError(f"{outcome} is not an outcome for a batch")
-    if isinstance(outcome, Retry | Advance):
+    if isinstance(outcome, Retry | Advance) and batch.cancelled_at is not None:
         hurry_cancelled(session, [claim])
 
 

@@ -9,15 +9,15 @@ from sqlalchemy import (
     ARRAY,
     Boolean,
     ColumnElement,
+    DateTime,
     Uuid,
     and_,
     any_,
+    bindparam,
     case,
-    cast,
     column,
     exists,
     func,
-    literal,
     or_,
     select,
     update,
@@ -86,14 +86,18 @@ def claim_jobs(
 ) -> list[JobClaim]:
     """Lease those of the jobs that are due for the stage and free."""
     with db.begin() as session:
-        rows = session.execute(
-            select(Job, func.now())
-            .where(Job.id == any_(cast(list(ids), ARRAY(Uuid))))
-            .where(Job.state == _JOB_STATES[stage], is_free(Job), Job.open_parts == 0)
-            .with_for_update(skip_locked=True, key_share=True)
-        ).all()
+        rows = session.execute(_DUE_JOBS[stage], {"ids": list(ids)}).all()
         lines = settled_lines(session, [job.id for job, _ in rows])
         return [_job_claim(session, job, now + lease_for, lines[job.id]) for job, now in rows]
+
+
+_DUE_JOBS = {
+    stage: select(Job, func.now())
+    .where(Job.id == any_(bindparam("ids", type_=ARRAY(Uuid))))
+    .where(Job.state == state, is_free(Job), Job.open_parts == 0)
+    .with_for_update(skip_locked=True, key_share=True)
+    for stage, state in _JOB_STATES.items()
+}
 
 
 def _job_claim(
@@ -130,7 +134,7 @@ def claim_batches(
     For `create` this commits the intent: from here on Together may hold the batch.
     """
     with db.begin() as session:
-        found = session.execute(_DUE.where(Batch.state == _BATCH_STATES[stage], _among(ids)))
+        found = session.execute(_DUE_FOR[stage], {"ids": list(ids)})
         rows = [dict(row) for row in found.mappings()]
         blocked = [row for row in rows if row["account_blocked"]]
         if blocked:
@@ -143,11 +147,9 @@ def claim_batches(
 
 def provider_ids(db: Database, ids: Sequence[UUID]) -> frozenset[str]:
     """Return what Together calls those of the batches that are in progress there."""
-    asked = select(Batch.provider_batch_id).where(
-        Batch.state == BatchState.CREATED, Batch.provider_batch_id.is_not(None), _among(ids)
-    )
     with db.begin() as session:
-        return frozenset(name for name in session.scalars(asked) if name is not None)
+        found = session.scalars(_PROVIDER_IDS, {"ids": list(ids)})
+        return frozenset(name for name in found if name is not None)
 
 
 _TRIES = Batch.tries + case((Batch.lease.is_not(None), 1), else_=0)
@@ -201,11 +203,38 @@ _DUE = (
     .where(is_free(Batch), may_be_sent(Batch))
     .with_for_update(of=Batch, skip_locked=True)
 )
+# The ids as one array: a parameter for each would be slow.
+_AMONG = Batch.id == any_(bindparam("ids", type_=ARRAY(Uuid)))
+_DUE_FOR = {
+    stage: _DUE.where(Batch.state == state, _AMONG) for stage, state in _BATCH_STATES.items()
+}
+_PROVIDER_IDS = select(Batch.provider_batch_id).where(
+    Batch.state == BatchState.CREATED, Batch.provider_batch_id.is_not(None), _AMONG
+)
 
-
-def _among(ids: Sequence[UUID]) -> ColumnElement[bool]:
-    """Match ids as one array, because a parameter for each would be slow."""
-    return Batch.id == any_(cast(list(ids), ARRAY(Uuid)))
+_taken = (
+    func.unnest(
+        bindparam("ids", type_=ARRAY(Uuid)),
+        bindparam("leases", type_=ARRAY(Uuid)),
+        bindparam("intents", type_=ARRAY(Boolean)),
+    )
+    .table_valued(column("id", Uuid), column("lease", Uuid), column("intends", Boolean))
+    .render_derived("taken")
+)
+_until = bindparam("until", type_=DateTime(timezone=True))
+_LEASE = (
+    update(Batch)
+    .where(Batch.id == _taken.c.id)
+    .values(
+        lease=_taken.c.lease,
+        leased_until=_until,
+        tries=_TRIES,
+        dispatched_at=None,
+        sealed=or_(Batch.sealed, bindparam("seals", type_=Boolean)),
+        create_deadline=case((_taken.c.intends, _until), else_=Batch.create_deadline),
+    )
+    .execution_options(synchronize_session=False)
+)
 
 
 def _claim(session: Session, row: dict[str, Any], lease_for: timedelta) -> BatchClaim:
@@ -231,25 +260,15 @@ def _lease(session: Session, claims: Sequence[BatchClaim], *, seals: bool) -> No
     """Write the leases and intents of one page, in one statement; an upload seals its batch."""
     if not claims:
         return
-    until = claims[0].leased_until
-    taken = func.unnest(
-        cast([claim.id for claim in claims], ARRAY(Uuid)),
-        cast([claim.lease for claim in claims], ARRAY(Uuid)),
-        cast([_intends(claim) for claim in claims], ARRAY(Boolean)),
-    ).table_valued(column("id", Uuid), column("lease", Uuid), column("intends", Boolean))
-    taken = taken.render_derived("taken")
     session.execute(
-        update(Batch)
-        .where(Batch.id == taken.c.id)
-        .values(
-            lease=taken.c.lease,
-            leased_until=until,
-            tries=_TRIES,
-            dispatched_at=None,
-            sealed=or_(Batch.sealed, literal(seals)),
-            create_deadline=case((taken.c.intends, until), else_=Batch.create_deadline),
-        )
-        .execution_options(synchronize_session=False)
+        _LEASE,
+        {
+            "ids": [claim.id for claim in claims],
+            "leases": [claim.lease for claim in claims],
+            "intents": [_intends(claim) for claim in claims],
+            "until": claims[0].leased_until,
+            "seals": seals,
+        },
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import ARRAY, Uuid, any_, cast, func, select, update
+from sqlalchemy import ARRAY, Uuid, any_, bindparam, cast, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -131,26 +131,8 @@ def take_out(session: Session, parts: Sequence[Part]) -> None:
 
 def parts_of(db: Database, claim: BatchClaim) -> tuple[PartClaim, ...]:
     """Return the parts of a leased batch, each job's in input order. Raises StaleLease."""
-    rows = (
-        select(
-            Part.id,
-            Part.job_id,
-            Part.state,
-            Part.attempt,
-            Part.requests,
-            Part.bytes,
-            Part.input_blob,
-            func.coalesce(Part.manifest_blob, "").label("manifest_blob"),
-            Part.manifest,
-            Job.max_attempts,
-            Job.cancel_requested_at.is_not(None).label("cancelled"),
-        )
-        .join(Job, Job.id == Part.job_id)
-        .where(Part.batch_id == claim.id)
-        .order_by(Part.ready_at, Part.shard, Part.id)
-    )
     with db.begin() as session:
-        if session.scalar(select(Batch.lease).where(Batch.id == claim.id)) != claim.lease:
+        if session.scalar(_LEASE, {"row": claim.id}) != claim.lease:
             raise StaleLease(str(claim.id))
         return tuple(
             PartClaim(
@@ -165,8 +147,29 @@ def parts_of(db: Database, claim: BatchClaim) -> tuple[PartClaim, ...]:
                 max_attempts=row.max_attempts,
                 cancelled=row.cancelled,
             )
-            for row in session.execute(rows)
+            for row in session.execute(_PARTS, {"row": claim.id})
         )
+
+
+_LEASE = select(Batch.lease).where(Batch.id == bindparam("row"))
+_PARTS = (
+    select(
+        Part.id,
+        Part.job_id,
+        Part.state,
+        Part.attempt,
+        Part.requests,
+        Part.bytes,
+        Part.input_blob,
+        func.coalesce(Part.manifest_blob, "").label("manifest_blob"),
+        Part.manifest,
+        Job.max_attempts,
+        Job.cancel_requested_at.is_not(None).label("cancelled"),
+    )
+    .join(Job, Job.id == Part.job_id)
+    .where(Part.batch_id == bindparam("row"))
+    .order_by(Part.ready_at, Part.shard, Part.id)
+)
 
 
 def insert_parts(session: Session, rows: Sequence[dict[str, Any]]) -> None:

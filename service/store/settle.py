@@ -14,9 +14,11 @@ from psycopg import Connection, sql
 from sqlalchemy import (
     ARRAY,
     BigInteger,
+    Select,
     Uuid,
     and_,
     any_,
+    bindparam,
     cast,
     column,
     delete,
@@ -110,7 +112,7 @@ def _store(
         # In this order for everybody: jobs, parts, batches.
         jobs = _locked(session, Job, {part.job_id for part in page})
         parts = _locked(session, Part, {part.part for part in page})
-        batch = session.scalar(select(Batch).where(Batch.id == claim.id).with_for_update())
+        batch = session.scalar(BATCH, {"row": claim.id})
         if batch is None or batch.lease != claim.lease:
             raise StaleLease(str(claim.id))
         if _search_outgrew(session, claim, outcome):
@@ -139,14 +141,18 @@ def _store(
 
 
 def _locked(session: Session, table: Any, ids: set[UUID]) -> dict[UUID, Any]:
-    rows = (
-        select(table)
-        .where(table.id == any_(cast(sorted(ids), ARRAY(Uuid))))
-        .order_by(table.id)
-        # FOR NO KEY UPDATE: events and parts, which point to a job, need not wait for it.
-        .with_for_update(key_share=True)
-    )
-    return {row.id: row for row in session.scalars(rows)}
+    return {row.id: row for row in session.scalars(_LOCKED[table], {"ids": sorted(ids)})}
+
+
+def _in_order(table: type[Job] | type[Part]) -> Select[Any]:
+    among = table.id == any_(bindparam("ids", type_=ARRAY(Uuid)))
+    # FOR NO KEY UPDATE: events and parts, which point to a job, need not wait for it.
+    return select(table).where(among).order_by(table.id).with_for_update(key_share=True)
+
+
+_LOCKED = {Job: _in_order(Job), Part: _in_order(Part)}
+BATCH = select(Batch).where(Batch.id == bindparam("row")).with_for_update()
+"""The row of a claim, whose id is the parameter `row`, until the transaction ends."""
 
 
 def _search_outgrew(session: Session, claim: BatchClaim, outcome: Settle) -> bool:

@@ -13,14 +13,15 @@ from sqlalchemy import (
     Text,
     Uuid,
     any_,
+    bindparam,
     case,
-    cast,
     column,
     func,
     select,
     update,
 )
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from service.rules.errors import error_text
 from service.rules.pace import spread
@@ -45,35 +46,7 @@ def wait(db: Database, waits: Sequence[tuple[BatchClaim, Wait]]) -> set[UUID]:
 
 def write_waits(session: Session, waits: Sequence[tuple[BatchClaim, Wait]]) -> set[UUID]:
     """Write Wait outcomes within a transaction. Return the ids whose lease was lost."""
-    table = _table(waits)
-    # Everybody locks rows in this order, so that two pages never wait for each other.
-    held = (
-        select(Batch.id)
-        .join(table, (Batch.id == table.c.id) & (Batch.lease == table.c.lease))
-        .order_by(Batch.id)
-        .with_for_update(of=Batch)
-        .cte("held")
-    )
-    written = session.scalars(
-        update(Batch)
-        .where(Batch.id == table.c.id, Batch.id.in_(select(held.c.id)))
-        .values(
-            lease=None,
-            leased_until=None,
-            dispatched_at=None,
-            tries=0,
-            failures=case((table.c.looked, 0), else_=Batch.failures),
-            faults=case((table.c.looked, 0), else_=Batch.faults),
-            not_there=case((table.c.looked, 0), else_=Batch.not_there),
-            refusals=case((table.c.looked, 0), else_=Batch.refusals),
-            last_error=table.c.reason,
-            not_before=func.now() + table.c.pause,
-            **{name: func.coalesce(table.c[name], getattr(Batch, name)) for name in _LEARNED},
-        )
-        .returning(Batch.id)
-        .execution_options(synchronize_session=False)
-    ).all()
-    kept = set(written)
+    kept = set(session.scalars(_WRITE, _arrays(waits)))
     hurry_cancelled(session, [claim for claim, _ in waits if claim.id in kept])
     return {claim.id for claim, _ in waits} - kept
 
@@ -101,29 +74,69 @@ def hurry_cancelled(session: Session, claims: Sequence[BatchClaim]) -> None:
     if not unaware:
         return
     session.flush()
-    session.execute(
+    session.execute(_HURRY, {"ids": unaware})
+
+
+_HURRY = (
+    update(Batch)
+    .where(Batch.id == any_(bindparam("ids", type_=ARRAY(Uuid))), Batch.cancelled_at.is_not(None))
+    .where(Batch.state.in_(OPEN_BATCH_STATES))
+    .values(TO_END)
+    .execution_options(synchronize_session=False)
+)
+
+
+def _arrays(waits: Sequence[tuple[BatchClaim, Wait]]) -> dict[str, list[Any]]:
+    """The waits as columns of a table that a statement can join, each an array."""
+    learned = {name: [getattr(wait.changes, name) for _, wait in waits] for name in _LEARNED}
+    return {f"of_{name}": values for name, values in learned.items()} | {
+        "of_id": [claim.id for claim, _ in waits],
+        "of_lease": [claim.lease for claim, _ in waits],
+        "of_pause": [spread(wait.delay, random.random()) for _, wait in waits],  # noqa: S311
+        "of_looked": [wait.looked for _, wait in waits],
+        "of_reason": [wait.reason and error_text(wait.reason) for _, wait in waits],
+    }
+
+
+def _write() -> ReturningUpdate[UUID]:
+    columns = {
+        "id": Uuid(),
+        "lease": Uuid(),
+        "pause": Interval(),
+        "looked": Boolean(),
+        "reason": Text(),
+        **_LEARNED,  # a column for each thing that may be new
+    }
+    arrays = [bindparam(f"of_{name}", type_=ARRAY(kind)) for name, kind in columns.items()]
+    named = [column(name, kind) for name, kind in columns.items()]
+    table = func.unnest(*arrays).table_valued(*named).render_derived("waits")
+    # Everybody locks rows in this order, so that two pages never wait for each other.
+    held = (
+        select(Batch.id)
+        .join(table, (Batch.id == table.c.id) & (Batch.lease == table.c.lease))
+        .order_by(Batch.id)
+        .with_for_update(of=Batch)
+        .cte("held")
+    )
+    return (
         update(Batch)
-        .where(Batch.id == any_(cast(unaware, ARRAY(Uuid))), Batch.cancelled_at.is_not(None))
-        .where(Batch.state.in_(OPEN_BATCH_STATES))
-        .values(TO_END)
+        .where(Batch.id == table.c.id, Batch.id.in_(select(held.c.id)))
+        .values(
+            lease=None,
+            leased_until=None,
+            dispatched_at=None,
+            tries=0,
+            failures=case((table.c.looked, 0), else_=Batch.failures),
+            faults=case((table.c.looked, 0), else_=Batch.faults),
+            not_there=case((table.c.looked, 0), else_=Batch.not_there),
+            refusals=case((table.c.looked, 0), else_=Batch.refusals),
+            last_error=table.c.reason,
+            not_before=func.now() + table.c.pause,
+            **{name: func.coalesce(table.c[name], getattr(Batch, name)) for name in _LEARNED},
+        )
+        .returning(Batch.id)
         .execution_options(synchronize_session=False)
     )
 
 
-def _table(waits: Sequence[tuple[BatchClaim, Wait]]) -> Any:
-    """The waits as rows that a statement can join; a column for each thing that may be new."""
-    columns: dict[str, tuple[Any, list[Any]]] = {
-        "id": (Uuid(), [claim.id for claim, _ in waits]),
-        "lease": (Uuid(), [claim.lease for claim, _ in waits]),
-        "pause": (
-            Interval(),
-            [spread(wait.delay, random.random()) for _, wait in waits],  # noqa: S311
-        ),
-        "looked": (Boolean(), [wait.looked for _, wait in waits]),
-        "reason": (Text(), [wait.reason and error_text(wait.reason) for _, wait in waits]),
-    }
-    for name, kind in _LEARNED.items():
-        columns[name] = (kind, [getattr(wait.changes, name) for _, wait in waits])
-    arrays = [cast(values, ARRAY(kind)) for kind, values in columns.values()]
-    named = [column(name, kind) for name, (kind, _) in columns.items()]
-    return func.unnest(*arrays).table_valued(*named).render_derived("waits")
+_WRITE = _write()
