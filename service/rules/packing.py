@@ -10,6 +10,8 @@ from datetime import datetime, timedelta
 from typing import Self
 from uuid import UUID, uuid4
 
+import msgspec
+
 from config.settings import Settings
 
 LARGE = 1000
@@ -37,8 +39,7 @@ class Limits:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class WaitingPart:
+class WaitingPart(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A part without a batch. One that goes again waits for company until `patient_until`."""
 
     id: UUID

@@ -346,10 +346,11 @@ def _admit(session: Session, chosen: Sequence[tuple[_Group, Pack]]) -> list[Due]
 # already keeps it.
 _GIVE = text("""
 WITH asked AS (
-  SELECT a.* FROM unnest(CAST(:parts AS uuid[]), CAST(:batches AS uuid[])) AS a (id, batch_id)
+  SELECT a.* FROM unnest(CAST(CAST(:parts AS text) AS uuid[]),
+                         CAST(CAST(:batches AS text) AS uuid[])) AS a (id, batch_id)
 ), free AS (
   SELECT p.id FROM haulier.parts p
-  WHERE p.id = ANY(CAST(:parts AS uuid[])) AND p.state = 'waiting'
+  WHERE p.id = ANY(CAST(CAST(:parts AS text) AS uuid[])) AND p.state = 'waiting'
   ORDER BY p.id FOR UPDATE SKIP LOCKED
 ), given AS (
   UPDATE haulier.parts p SET state = 'travelling', batch_id = asked.batch_id
@@ -375,13 +376,14 @@ def _give(session: Session, packs: Sequence[Pack]) -> dict[UUID, dict[str, Any]]
             Part.company == any_(cast(companies, ARRAY(Uuid))), Part.state == PartState.WAITING
         )
         pairs += [(part_id, company) for part_id, company in session.execute(members) if company]
+    # Written here: the driver takes several times as long over an array of so many.
     asked = {
-        "parts": [part_id for part_id, _ in pairs],
-        "batches": [batch_id for _, batch_id in pairs],
+        "parts": f"{{{','.join([part_id.hex for part_id, _ in pairs])}}}",
+        "batches": f"{{{','.join([batch_id.hex for _, batch_id in pairs])}}}",
     }
     rows = [dict(row) for row in session.execute(_GIVE, asked).mappings()]
     given = {row.pop("batch_id"): row for row in rows}
-    together = Counter(asked["batches"])
+    together = Counter([batch_id for _, batch_id in pairs])
     torn = any(
         company not in given or given[company]["parts"] < together[company] for company in companies
     )
