@@ -124,6 +124,10 @@ SEED ?= 1
 chaos: install ## Break everything at random for MINUTES (5), then audit (SEED)
 	@$(BIN)/python -m tests.faults.chaos --minutes $(MINUTES) --seed $(SEED)
 
+.PHONY: fuzz
+fuzz: install ## Send odd things to everything that reads for MINUTES (5), beside ordinary work (SEED)
+	@$(BIN)/python -m tests.faults.fuzz --minutes $(MINUTES) --seed $(SEED)
+
 .PHONY: bench
 bench: install ## Measure Haulier here, against the simulator, into docs/performance.md (ARGS="--help")
 	@$(BIN)/python -m tests.bench $(ARGS)
