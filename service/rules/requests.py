@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from service.rules.names import hidden_in, trouble_with
+
 LINE_BYTES = 10_000_000
 """A line's most bytes (TOGETHER_API: 10 MB a line)."""
 
@@ -65,8 +67,9 @@ def read_request(line: bytes, endpoint: str) -> RequestLine:
         raise LineError(_plain(str(error))) from None
     except (msgspec.DecodeError, RecursionError) as error:
         raise LineError(f"is not JSON ({error})") from None
-    if "\x00" in request.custom_id or "\x00" in request.body.model:
-        raise LineError("has a NUL character in its custom_id or model")
+    for what, name in (("custom_id", request.custom_id), ("model", request.body.model)):
+        if trouble := trouble_with(name):
+            raise LineError(f"{what} {name!r} {trouble}")
     return request
 
 
@@ -77,14 +80,20 @@ def read_requests(block: bytes, lines: list[bytes], endpoint: str) -> list[Reque
     """
     if sum(map(len, map(bytes.strip, lines))) + len(lines) - 1 != len(block):
         return None  # there is space around a line
-    if b"\\u0000" in block or max(map(len, lines)) > LINE_BYTES:
+    if max(map(len, lines)) > LINE_BYTES:
         return None
     try:
         if not block.isascii():
             block.decode()
-        return list(map(_decoders[endpoint].decode, lines))
+        requests: list[RequestLine] = list(map(_decoders[endpoint].decode, lines))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+    # All ids in one text: looking at each by itself would take several times as long.
+    if hidden_in(" ".join([request.custom_id for request in requests])):
+        return None
+    if any(map(hidden_in, {request.body.model for request in requests})):
+        return None
+    return requests
 
 
 def _plain(error: str) -> str:

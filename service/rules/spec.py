@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Iterator
 from posixpath import normpath
 from typing import Annotated, Any
 from urllib.parse import unquote, urlsplit
@@ -9,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from service.rules.errors import MOST_PROBLEMS, BadInput, Problem
+from service.rules.names import trouble_with
 from service.rules.notices import notice_problems
 from service.rules.requests import ENDPOINTS
 
@@ -122,11 +124,22 @@ def envelope_problems(spec: Spec, permissions: Permissions) -> list[Problem]:
     try:
         if len(msgspec.json.encode(spec.metadata)) > METADATA_BYTES:
             problems.append(Problem(f"`metadata` may have {METADATA_BYTES:,} bytes as JSON"))
+        else:
+            problems += _name_problems(spec)
         if _has_nul(msgspec.structs.replace(spec, requests=None)):
             problems.append(Problem("the spec holds a NUL character (\\u0000)"))
     except RecursionError:
         problems.append(Problem("`metadata` nests too deep"))
     return problems
+
+
+def _name_problems(spec: Spec) -> Iterator[Problem]:
+    for what in ("idempotency_key", "account", "input"):
+        if trouble := trouble_with(getattr(spec, what) or ""):
+            yield Problem(f"`{what}` {trouble}")
+    for key in _keys(spec.metadata):
+        if trouble := trouble_with(key):
+            yield Problem(f"`metadata`: the key {key[:100]!r} {trouble}")
 
 
 def _deeper(value: Any, most: int) -> bool:
@@ -147,6 +160,15 @@ def _deeper(value: Any, most: int) -> bool:
         if not level:
             return False
     return True
+
+
+def _keys(value: Any) -> Iterator[str]:
+    """Yield the keys of all objects in it."""
+    if isinstance(value, dict):
+        yield from value
+    for inner in value.values() if isinstance(value, dict) else value:
+        if isinstance(inner, dict | list):
+            yield from _keys(inner)
 
 
 def _has_nul(spec: Spec) -> bool:

@@ -21,6 +21,7 @@ from service.api.dropin.wire import PURPOSE, file_object
 from service.api.problems import TOO_LARGE, HttpProblem
 from service.api.services import Services, Uses
 from service.rules.credentials import digest, same
+from service.rules.names import trouble_with
 from service.store import files as store
 from service.store.models import File
 
@@ -77,6 +78,8 @@ async def _fields(request: Request) -> dict[str, str]:
         raise refused("file_type: a batch is made of a .jsonl file", param="file_type")
     if len(fields["file_name"]) > _NAME_LENGTH or _NO_TEXT.search(fields["file_name"]):
         raise refused("file_name: is too long, or is not text", param="file_name")
+    if trouble := trouble_with(fields["file_name"]):
+        raise refused(f"file_name: {trouble}", param="file_name")
     if not _SHA256.fullmatch(fields.get("checksum", "0" * 64)):
         raise refused("checksum: is not a SHA-256 in lower case hex", param="checksum")
     return fields

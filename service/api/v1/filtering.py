@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import msgspec
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from service.rules.names import trouble_with
 from service.rules.states import JobState
 
 METADATA_BYTES = 4096
@@ -30,6 +31,13 @@ def without_nul(text: str) -> str:
     if "\x00" in text:
         raise ValueError("holds a NUL character, which no job does")
     return text
+
+
+def legible(name: str) -> str:
+    """Return a name that an operator gives something. Raises ValueError."""
+    if trouble := trouble_with(name):
+        raise ValueError(trouble)
+    return name
 
 
 def _mark(value: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from datetime import date, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from config.settings import Settings
 from service.api import cursors
@@ -14,7 +14,7 @@ from service.api.body import SMALL_BODY
 from service.api.openapi import problem
 from service.api.problems import NAME_TAKEN, NOT_FOUND, HttpProblem
 from service.api.services import Uses
-from service.api.v1.filtering import PageQuery
+from service.api.v1.filtering import PageQuery, legible
 from service.api.v1.jobs import page
 from service.api.v1.schemas import NewProducerView, Page
 from service.rules.errors import BadInput, Conflict, Problem
@@ -29,7 +29,11 @@ NAME_BYTES = 255
 """Names from message headers need not match `Name`."""
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
-_Entry = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=r"^[^\x00]+$")]
+_Entry = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=1024, pattern=r"^[^\x00]+$"),
+    AfterValidator(legible),
+]
 _Entries = Annotated[list[_Entry], Field(max_length=1000)]
 _Limit = Annotated[int, Field(ge=1, le=2**63 - 1)]
 _Priority = Annotated[int, Field(ge=-1000, le=1000)]

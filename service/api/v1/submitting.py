@@ -29,6 +29,7 @@ from service.api.v1.spec_fields import read_query
 from service.payloads.bundles import SMALL_BYTES
 from service.payloads.intake import Intake, take_in
 from service.rules.errors import Conflict, OverQuota
+from service.rules.names import trouble_with
 from service.rules.spec import SPEC_BYTES, Spec, read_spec
 from service.store.submit import Submission
 from service.store.views import JobView
@@ -145,6 +146,8 @@ def _keyed(spec: Spec, header: str | None) -> Spec:
         msgspec.convert({"endpoint": "", "idempotency_key": header}, Spec)
     except msgspec.ValidationError as error:
         raise invalid(f"header Idempotency-Key: {error}") from None
+    if trouble := trouble_with(header):
+        raise invalid(f"header Idempotency-Key: {trouble}")
     if spec.idempotency_key not in {None, header}:
         raise invalid("header Idempotency-Key and `idempotency_key` differ; give one of them")
     return msgspec.structs.replace(spec, idempotency_key=header)

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 from service.api import cursors
 from service.api.auth import ADMIN
@@ -13,7 +13,7 @@ from service.api.body import SMALL_BODY
 from service.api.openapi import problem
 from service.api.problems import NOT_FOUND, TOKEN_ENDED, HttpProblem, invalid
 from service.api.services import Uses
-from service.api.v1.filtering import PageQuery
+from service.api.v1.filtering import PageQuery, legible
 from service.api.v1.jobs import page
 from service.api.v1.producers import UNKNOWN, Named, unknown_producer
 from service.api.v1.schemas import Page
@@ -63,7 +63,7 @@ class Expiry(BaseModel):
 
 class TokenAsked(Expiry):
     scopes: list[Scope] = Field(default=list(DEFAULT_SCOPES), min_length=1, max_length=len(Scope))
-    label: Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
+    label: Annotated[str, StringConstraints(max_length=200), AfterValidator(legible)] = ""
 
 
 class Rotation(Expiry):

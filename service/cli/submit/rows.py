@@ -8,6 +8,7 @@ import msgspec
 
 from service.cli.submit.tables import BadInput, Row
 from service.cli.submit.template import Template
+from service.rules.names import trouble_with
 from service.rules.requests import LINE_BYTES
 
 ID_LENGTH = 64
@@ -54,6 +55,8 @@ class Recipe:
                 f"{row.where}: the id in column {self.id_column!r} has {len(custom_id)} characters;"
                 f" it may have 1 to {ID_LENGTH}"
             )
+        if trouble := trouble_with(custom_id):
+            raise BadInput(f"{row.where}: the id {custom_id!r} {trouble}")
         return custom_id
 
 

@@ -169,6 +169,7 @@ def test_an_upload_url_takes_bytes_for_a_day(door: Door) -> None:
         ({"file_type": "csv"}, "file_type"),
         ({"file_name": ""}, "file_name"),
         ({"file_name": "x" * 300}, "file_name"),
+        ({"file_name": "a\u202e.jsonl"}, "file_name"),
         ({"checksum": "abc"}, "checksum"),
         ({"checksum": "x" * 10_000}, "part"),
     ],

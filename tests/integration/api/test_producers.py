@@ -108,6 +108,7 @@ def test_a_producers_priorities_are_bounded(api: Api) -> None:
         ({"open_requests": 0}, "greater than or equal to 1"),
         ({"body_bytes": 2**63}, "less than or equal to"),
         ({"notice_tasks": ["a\x00b"]}, "match pattern"),
+        ({"notice_queues": ["a\u202eb"]}, "holds U+202E"),
         ({"lowest_priority": 10}, "lowest_priority lies above highest_priority"),
         ({"highest_priority": 1001}, "less than or equal to 1000"),
         ({"colour": "red"}, "there is no such parameter"),
@@ -199,6 +200,7 @@ def test_a_token_is_rotated_with_grace_and_revoked(api: Api) -> None:
         {"scopes": []},
         {"scopes": ["everything"]},
         {"label": "two\nlines"},
+        {"label": "back\u202ewards"},
     ],
 )
 def test_a_token_that_cannot_be_made_is_refused(refusing_api: Api, asked: dict[str, Any]) -> None:

@@ -420,3 +420,16 @@ def test_other_content_under_one_key_sent_at_once_is_refused_alone(api: Api) -> 
     statuses = [sorted(answer.status_code for answer in answers[kind::3]) for kind in range(3)]
     assert statuses[2] == [201] * 8
     assert sorted(statuses[:2]) == [[200] * 7 + [201], [409] * 8]
+
+
+@pytest.mark.parametrize("form", ["json", "lines"])
+def test_a_key_in_the_header_follows_the_rule_of_the_field(refusing_api: Api, form: str) -> None:
+    headers = [(b"Idempotency-Key", b"night\x9bly")]  # a header may carry Latin-1
+    if form == "json":
+        answer = refusing_api.http.post("/v1/jobs", json=chat("a"), headers=headers)
+    else:
+        headers.append((b"Content-Type", b"application/x-ndjson"))
+        answer = refusing_api.http.post(
+            "/v1/jobs", params={"endpoint": CHAT}, content=chat_line("a"), headers=headers
+        )
+    assert "header Idempotency-Key: holds U+009B" in problem(answer, 422)["detail"]

@@ -144,9 +144,10 @@ def test_every_bad_line_is_named(blobs: Blobs) -> None:
         b'{"custom_id": "d", "body": []}',
         chat_line("good"),
         chat_line("good"),
+        chat_line("back\u202ewards"),
     ]
     problems = _refusal(blobs, lines).problems
-    assert [problem.line for problem in problems] == [2, 3, 4, 5, 6, 8]
+    assert [problem.line for problem in problems] == [2, 3, 4, 5, 6, 8, 9]
     assert problems[1].message == "custom_id 'a' was used before"
 
 

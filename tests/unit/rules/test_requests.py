@@ -2,6 +2,7 @@
 
 import tracemalloc
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import pairwise
 
 import msgspec
@@ -10,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.rules import requests
-from service.rules.requests import AUDIO, CHAT, LINE_BYTES, LineError, LineSplitter, read_request
+from service.rules.requests import (
+    AUDIO,
+    CHAT,
+    LINE_BYTES,
+    LineError,
+    LineSplitter,
+    read_request,
+    read_requests,
+)
 from tests.factories import chat_line
 
 
@@ -48,6 +57,14 @@ BAD_LINES = [
     (CHAT, b'{"custom_id": "a", "body": {"model": "m", "x": "\xff"}}', "is not UTF-8 (byte 49)"),
     (CHAT, b'{"custom_id": "a\\u0000", "body": {"model": "m"}}', "NUL"),
     (CHAT, b'{"custom_id": "a", "body": {"model": "m\\u0000"}}', "NUL"),
+    (CHAT, chat_line("a\x1b[31m"), r"custom_id 'a\x1b[31m' holds U+001B"),
+    (CHAT, chat_line("a\u202eb"), r"custom_id 'a\u202eb' holds U+202E"),
+    (CHAT, chat_line("a", model="m\x9b"), r"model 'm\x9b' holds U+009B"),
+    (
+        AUDIO[0],
+        b'{"custom_id":"a\\u200b","method":"FILE","body":{"model":"m","file":"https://x/a"}}',
+        r"custom_id 'a\u200b' holds U+200B",
+    ),
     (CHAT, chat_line("a", pad="x" * LINE_BYTES), "is longer than 10,000,000 bytes"),
     *[
         (endpoint, line, words)
@@ -87,13 +104,31 @@ def test_a_bad_line_is_refused_in_words_for_its_writer(
     [
         chat_line("a"),
         chat_line("x" * 64),
-        chat_line("ü" * 64, note="\u2028"),
+        chat_line("ü" * 64, note="\u2028\u202e\x1b"),
+        chat_line("请求 é e\u0301 👩\u200d👧"),
         chat_line("a", anything={"goes": [1, 2.5, None]}),
         b'  {"custom_id":"a","body":{"model":"m"}} \t',
     ],
 )
 def test_a_good_chat_line_is_read(line: bytes) -> None:
     assert read_request(line, CHAT).custom_id == msgspec.json.decode(line)["custom_id"]
+
+
+@given(
+    st.lists(st.text(st.sampled_from("aé\u200d👩\u202e\x1b\u00a0"), min_size=1, max_size=3)),
+    st.text(st.sampled_from("mé\u200d\x9b"), min_size=1, max_size=2),
+)
+def test_a_block_is_read_at_once_if_and_only_if_each_of_its_lines_is_good(
+    ids: list[str], model: str
+) -> None:
+    lines = [chat_line(custom_id, model=model) for custom_id in ids]
+    singly = []
+    for line in lines:
+        with suppress(LineError):
+            singly.append(read_request(line, CHAT))
+    at_once = read_requests(b"\n".join(lines), lines, CHAT) if lines else []
+    assert (at_once is not None) == (len(singly) == len(lines))
+    assert at_once in (None, singly)
 
 
 @pytest.mark.parametrize("endpoint", AUDIO)
