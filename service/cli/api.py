@@ -23,6 +23,7 @@ from service.cli.documents import (
     UsageReport,
 )
 from service.cli.place import Place
+from service.cli.screen import escaped
 
 T = TypeVar("T")
 
@@ -230,7 +231,7 @@ def is_away(error: HaulierError) -> bool:
 
 def _document(content: bytes, kind: type[T]) -> Document[T]:
     value = _read(content, kind)
-    return Document(msgspec.json.format(content, indent=-1).decode(), value)
+    return Document(escaped(msgspec.json.format(content, indent=-1).decode()), value)
 
 
 def _read(content: bytes, kind: type[T]) -> T:

@@ -14,7 +14,7 @@ ENDED = frozenset({"completed", "cancelled", "rejected", "failed"})
 
 @dataclass(frozen=True)
 class Document(Generic[T]):
-    """One JSON document: as it came (a single line), and what it says."""
+    """One JSON document: a single line that is safe to show, and what it says."""
 
     line: str
     value: T
@@ -163,7 +163,7 @@ class Account(msgspec.Struct, frozen=True):
     name: str
     state: str
     configured: bool
-    """Whether the API's process has a key for it."""
+    """Whether the API's process has a key for it. It needs none: the workers do."""
     paused_until: datetime | None = None
     reason: str | None = None
 

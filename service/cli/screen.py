@@ -1,5 +1,6 @@
 """Writing to a person on a terminal, or to whatever else reads the output."""
 
+import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -58,8 +59,11 @@ class Screen:
         )
 
     def line(self, text: str) -> None:
-        """A line as it is, at once."""
-        self.stream.write(f"{text}\n")
+        """A line, at once. What a terminal would obey is shown as spaces."""
+        self._write(f"{printable(text)}\n")
+
+    def _write(self, text: str) -> None:
+        self.stream.write(text)
         self.stream.flush()
 
     def table(self, columns: Sequence[Column], rows: Iterable[Sequence[object]]) -> None:
@@ -93,8 +97,7 @@ class Screen:
         text = captured.get()
         if not self.is_terminal:
             text = "".join(f"{line.rstrip()}\n" for line in text.splitlines())
-        self.stream.write(text)
-        self.stream.flush()
+        self._write(text)
 
 
 def _page(
@@ -133,14 +136,31 @@ def _cell(value: object) -> Text:
     return Text(clean(str(value)), style=STYLES.get(str(value), ""))
 
 
+# Spaces and joiners that custom_ids may hold. No terminal obeys them, and without them the id that
+# somebody copies would be another one.
+_KEPT = "\u00a0\u3000\u200c\u200d"
+
+
 def clean(text: str) -> str:
     """Text of others in one line, with nothing in it that a terminal would obey."""
-    return "".join(c if c.isprintable() else " " for c in text)
+    return "".join(c if c.isprintable() or c in _KEPT else " " for c in text)
 
 
 def printable(text: str) -> str:
     """Text of others in its lines, with nothing else in it that a terminal would obey."""
-    return "".join(c if c.isprintable() or c in "\n\t" else " " for c in text)
+    return "".join(c if c.isprintable() or c in "\n\t" or c in _KEPT else " " for c in text)
+
+
+def escaped(document: str) -> str:
+    """Return JSON that says the same, with nothing in it that a terminal would obey."""
+    if document.isprintable():
+        return document
+    # Outside of strings JSON has no control characters but white space.
+    return "".join(c if c.isprintable() or c in "\n\t" else _escape(c) for c in document)
+
+
+def _escape(character: str) -> str:
+    return " " if character == "\r" else json.dumps(character)[1:-1]
 
 
 def local(instant: datetime) -> str:

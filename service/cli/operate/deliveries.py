@@ -7,7 +7,7 @@ import typer
 
 from service.cli.arguments import CLIENT, AsJson, JobId
 from service.cli.listing import listed
-from service.cli.screen import Column, output
+from service.cli.screen import Column, clean, output
 from service.cli.session import connected
 
 app = typer.Typer()
@@ -43,4 +43,4 @@ def redeliver(
         if json:
             output().line(document.line)
         else:
-            output().line(f"Delivery {delivery} to {document.value.to} is sent again.")
+            output().line(f"Delivery {delivery} to {clean(document.value.to)} is sent again.")

@@ -6,7 +6,7 @@ import typer
 from config import VERSION
 from config.settings import settings
 from service.cli.arguments import AsJson
-from service.cli.screen import clean, output
+from service.cli.screen import clean, escaped, output
 
 app = typer.Typer()
 
@@ -26,7 +26,7 @@ def doctor(json: AsJson = False) -> None:
     for finding in findings(settings()):
         troubled |= finding.level is Level.PROBLEM
         if json:
-            screen.line(msgspec.json.encode(finding).decode())
+            screen.line(escaped(msgspec.json.encode(finding).decode()))
             continue
         screen.line(f"{finding.level:8} {finding.check}: {clean(finding.detail)}")
         if finding.todo:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass, fields
 from io import TextIOWrapper
@@ -27,7 +28,7 @@ COLUMNS = tuple(field.name for field in fields(Answer))
 
 def answers(blocks: Iterable[bytes]) -> Iterator[Answer]:
     """The answers in blocks of result lines."""
-    for line in _lines(blocks):
+    for line in lines(blocks):
         yield answer(line)
 
 
@@ -52,20 +53,34 @@ def answer(line: bytes) -> Answer:
     )
 
 
-def write_csv(found: Iterable[Answer], file: BinaryIO) -> int:
-    """One answer a row, below the columns' names; gives their number."""
+# What a spreadsheet takes for a formula, by its first character (OWASP, "CSV Injection").
+_FORMULA = re.compile("[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+
+
+def write_csv(found: Iterable[Answer], file: BinaryIO, *, raw: bool = False) -> int:
+    """One answer a row, below the columns' names; gives their number.
+
+    Unless `raw`, an apostrophe goes before text that a spreadsheet would run.
+    """
     count = 0
     text = TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
     writer = csv.writer(text)
     writer.writerow(COLUMNS)
     for one in found:
-        writer.writerow(astuple(one))
+        writer.writerow(astuple(one) if raw else map(_defused, astuple(one)))
         count += 1
     text.detach()  # the file stays open, it is not ours to close
     return count
 
 
-def _lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
+def _defused(cell: str | int | None) -> str | int | None:
+    if isinstance(cell, str) and _FORMULA.match(cell) and not _NUMBER.fullmatch(cell):
+        return f"'{cell}"
+    return cell
+
+
+def lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
     """The lines of blocks, however long."""
     rest = bytearray()
     for block in blocks:

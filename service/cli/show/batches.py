@@ -11,7 +11,7 @@ from rich.text import Text
 
 from service.cli.api import Api, is_away
 from service.cli.documents import Batch
-from service.cli.screen import STYLES
+from service.cli.screen import STYLES, clean
 
 ROWS = 10
 """Batches that are shown one by one; the others are counted."""
@@ -47,7 +47,7 @@ class Batches:
         left = Counter(batch.state for batch in ordered[ROWS:])
         if not left:
             return table
-        told = ", ".join(f"{count:,} {state}" for state, count in left.items())
+        told = ", ".join(f"{count:,} {clean(state)}" for state, count in left.items())
         return Group(table, Text(f"  and {left.total():,} more: {told}", style="dim"))
 
 
@@ -74,7 +74,7 @@ def _row(batch: Batch) -> tuple[Text, ...]:
         progress = "100 %"
     return (
         Text(name),
-        Text(batch.state, style=STYLES.get(batch.state, "")),
+        Text(clean(batch.state), style=STYLES.get(batch.state, "")),
         Text(progress),
         *(Text(f"{count:,}") for count in (batch.requests, batch.succeeded, batch.dead)),
     )

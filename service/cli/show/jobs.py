@@ -8,7 +8,7 @@ import typer
 from service.cli.arguments import CLIENT, AsJson, JobId
 from service.cli.documents import Batch, Job
 from service.cli.listing import listed
-from service.cli.screen import Column, Screen, age, length, output
+from service.cli.screen import Column, Screen, age, escaped, length, output
 from service.cli.session import connected
 from service.rules.states import JobState
 
@@ -112,7 +112,7 @@ def request(
         )
     if bytes(found.result) != b"null":
         screen.line("")
-        screen.line(bytes(found.result).decode())
+        screen.line(escaped(bytes(found.result).decode()))
 
 
 @app.command(rich_help_panel=CLIENT)

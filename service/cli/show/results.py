@@ -1,7 +1,7 @@
 """`haulier results`: all results in input order, as lines, as text or as a table."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,10 +16,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from service.cli.api import Api
 from service.cli.arguments import CLIENT, AsJson, JobId
-from service.cli.screen import notes, printable
+from service.cli.screen import escaped, notes, printable
 from service.cli.screen import output as standard_output
 from service.cli.session import connected
-from service.cli.show.answers import answers, write_csv
+from service.cli.show.answers import answers, lines, write_csv
 from service.cli.show.download import written
 from service.cli.submit.formats import NO_PARQUET, parquet_is_there
 
@@ -41,9 +41,11 @@ class Wanted:
 
     target: Path | None
     form: Form
+    raw: bool = False
+    """Exactly what the provider sent, whatever a terminal or a spreadsheet makes of it."""
 
     @classmethod
-    def of(cls, target: Path | None, *, text: bool = False) -> "Wanted":
+    def of(cls, target: Path | None, *, text: bool = False, raw: bool = False) -> "Wanted":
         """The form that the file's name says, or just the answers. Raises BadParameter."""
         # Found now, and not when somebody has waited a night for the results.
         if target is not None and not target.parent.is_dir():
@@ -54,7 +56,7 @@ class Wanted:
             raise typer.BadParameter(f"--text is no {suffix} file: leave it out, the text is in it")
         if form is Form.PARQUET and not parquet_is_there():
             raise typer.BadParameter(NO_PARQUET)
-        return cls(target, Form.TEXT if text else form)
+        return cls(target, Form.TEXT if text else form, raw)
 
 
 @app.command(rich_help_panel=CLIENT)
@@ -75,10 +77,16 @@ def results(
         Only | None,
         typer.Option(help="Fetch only requests that succeeded, or failed.", show_default=False),
     ] = None,
+    raw: Annotated[
+        bool,
+        typer.Option(
+            "--raw", help="Change nothing that a terminal would obey, or a spreadsheet run."
+        ),
+    ] = False,
     json: AsJson = False,
 ) -> None:
     """Fetch a job's results: JSONL in input order; a table into .csv or .parquet."""
-    wanted = Wanted.of(output, text=text)
+    wanted = Wanted.of(output, text=text, raw=raw)
     with connected() as api, _hinted(job):
         fetch(api, job, wanted, partial=partial, only=only, as_json=json)
 
@@ -95,14 +103,14 @@ def fetch(
     """Fetch all results and say what was written. Raises HaulierError."""
     if wanted.target is None:
         blocks = api.results(job_id, partial=partial, only=only)
-        _write(blocks, wanted.form, sys.stdout.buffer)
+        _write(blocks, wanted, sys.stdout.buffer)
         sys.stdout.buffer.flush()
         return
     with (
         written(wanted.target) as file,
         _shown(api, job_id, partial=partial, only=only) as blocks,
     ):
-        count = _write(blocks, wanted.form, file)
+        count = _write(blocks, wanted, file)
         # Of devices and pipes nobody knows the size.
         size = file.tell() if file.seekable() else None
     if as_json:
@@ -151,15 +159,17 @@ def _shown(api: Api, job_id: UUID, *, partial: bool, only: str | None) -> Iterat
         yield blocks()
 
 
-def _write(blocks: Iterable[bytes], form: Form, file: BinaryIO) -> int:
+def _write(blocks: Iterable[bytes], wanted: Wanted, file: BinaryIO) -> int:
     """Write all results in a form; gives their number."""
-    match form:
+    # A terminal obeys what it is shown. A file or a pipe gets the provider's bytes.
+    shown = file.isatty() and not wanted.raw
+    match wanted.form:
         case Form.LINES:
-            return _write_lines(blocks, file)
+            return _show_lines(blocks, file) if shown else _write_lines(blocks, file)
         case Form.TEXT:
-            return _write_text(blocks, file)
+            return _write_text(blocks, file, printable if shown else str)
         case Form.CSV:
-            return write_csv(answers(blocks), file)
+            return write_csv(answers(blocks), file, raw=wanted.raw)
         case Form.PARQUET:
             from service.cli.submit.parquet import write_parquet
 
@@ -174,13 +184,20 @@ def _write_lines(blocks: Iterable[bytes], file: BinaryIO) -> int:
     return lines
 
 
-def _write_text(blocks: Iterable[bytes], file: BinaryIO) -> int:
+def _show_lines(blocks: Iterable[bytes], file: BinaryIO) -> int:
+    """Write result lines to a terminal, as JSON that says the same."""
+    count = 0
+    for line in lines(blocks):
+        file.write(f"{escaped(line.decode(errors='replace'))}\n".encode())
+        count += 1
+    return count
+
+
+def _write_text(blocks: Iterable[bytes], file: BinaryIO, written_as: Callable[[str], str]) -> int:
     """The answers, each ended by a line feed; an empty line where there is none, and a word."""
     count = failed = 0
     for found in answers(blocks):
-        text = found.text or ""
-        # A terminal obeys what it is shown.
-        file.write(f"{printable(text) if file.isatty() else text}\n".encode())
+        file.write(f"{written_as(found.text or '')}\n".encode())
         count += 1
         failed += found.text is None
     if failed:

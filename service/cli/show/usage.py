@@ -6,7 +6,7 @@ import typer
 
 from service.cli.arguments import CLIENT, AsJson
 from service.cli.documents import Spent, UsageRow
-from service.cli.screen import Column, output
+from service.cli.screen import Column, clean, output
 from service.cli.session import connected
 
 COUNTS = ("batches", "succeeded", "dead", "prompt", "completion")
@@ -47,7 +47,7 @@ def usage(
         ],
     )
     if report.total.unknown_models:
-        names = ", ".join(report.total.unknown_models)
+        names = ", ".join(map(clean, report.total.unknown_models))
         screen.line(f"No price in HAULIER_PRICES of the API for: {names}")
 
 

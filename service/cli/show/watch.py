@@ -87,7 +87,7 @@ class _Changes:
     def __call__(self, seen: Document[Job] | HaulierError) -> None:
         if isinstance(seen, HaulierError):
             if not self._away:
-                notes().line(f"haulier: {message_of(seen, self._place)}; waiting for it")
+                notes().line(f"haulier: {clean(message_of(seen, self._place))}; waiting for it")
             self._away = True
             return
         self._away = False
@@ -105,7 +105,7 @@ class _Bar(Progress):
         self._batches = Batches()
         super().__init__(
             SpinnerColumn(finished_text=" "),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f} %"),
             TimeElapsedColumn(),
@@ -135,7 +135,7 @@ class _Bar(Progress):
         under_way = 0 if job.ended else self._batches.under_way
         self.update(
             self._task,
-            description=job.state,
+            description=clean(job.state),
             total=job.total or None,
             completed=min(job.total, job.succeeded + job.failed + under_way),
         )

@@ -16,7 +16,7 @@ import typer
 
 from config.settings import PriceTable, Settings, settings
 from service.cli.exits import Exit
-from service.cli.screen import Column, clean, output
+from service.cli.screen import Column, clean, escaped, output
 from service.payloads.blobs import packed, unpacked
 from service.payloads.intake import Intake, Taken
 from service.rules.admission import TOKENS_PER_BYTE
@@ -138,7 +138,7 @@ def show_estimate(file: Path, *, endpoint: str | None, as_json: bool) -> None:
         raise typer.Exit(Exit.REFUSED) from None
     screen = output()
     if as_json:
-        screen.line(msgspec.json.encode(found).decode())
+        screen.line(escaped(msgspec.json.encode(found).decode()))
     else:
         _show(found)
 

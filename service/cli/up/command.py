@@ -8,6 +8,7 @@ import typer
 
 from config.settings import Settings
 from service.cli.run.supervisor import Supervisor
+from service.cli.screen import printable
 from service.cli.up.errors import StartError
 from service.cli.up.home import Home
 from service.cli.up.parts import Instance, assemble, shell_variables
@@ -30,7 +31,7 @@ def up(settings: Settings, *, simulate: bool, port: int, batch_seconds: float | 
             banner = _banner(instance, home)
             Supervisor(parts, on_ready=lambda: typer.echo(banner)).run()
     except (StartError, OSError) as error:
-        typer.echo(f"haulier up: {error}", err=True)
+        typer.echo(printable(f"haulier up: {error}"), err=True)
         return 1
     except KeyboardInterrupt:
         # Before the supervisor ran, while data was being prepared.

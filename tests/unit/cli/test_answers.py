@@ -48,3 +48,30 @@ def test_a_table_of_answers_reads_back_as_it_was() -> None:
     assert rows[0]["text"] == "one\ntwo"
     assert rows[0]["prompt_tokens"] == "3"
     assert (rows[1]["custom_id"], rows[1]["error"]) == ("b", 'invalid: no, "never"')
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [
+        ("=1+1", "'=1+1"),
+        ("+1|cmd", "'+1|cmd"),
+        ("-1+cmd", "'-1+cmd"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("\t=1", "'\t=1"),
+        ("\r=1", "'\r=1"),
+        ("\N{FULLWIDTH EQUALS SIGN}1", "'\N{FULLWIDTH EQUALS SIGN}1"),
+        ("- a list", "'- a list"),
+        ("-12.5e3", "-12.5e3"),
+        ("+3", "+3"),
+        ("-", "'-"),
+        ("a=1", "a=1"),
+        ("", ""),
+    ],
+)
+def test_a_spreadsheet_gets_text_for_formulas_and_numbers_for_numbers(text: str, cell: str) -> None:
+    found = Answer(text, text, text, -3, None, text)
+    for raw, expected in ((False, cell), (True, text)):
+        file = io.BytesIO()
+        write_csv([found], file, raw=raw)
+        (row,) = list(csv.reader(io.StringIO(file.getvalue().decode(), newline="")))[1:]
+        assert row == [expected, expected, expected, "-3", "", expected]
