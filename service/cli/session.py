@@ -11,7 +11,7 @@ from haulier_client import HaulierError, NotHaulier, ProblemError, ResultsChange
 from config.settings import settings
 from service.cli.api import Api, is_away
 from service.cli.exits import Exit
-from service.cli.place import Place, find
+from service.cli.place import Place, find, is_local
 from service.cli.screen import clean
 
 
@@ -35,6 +35,8 @@ def connected() -> Iterator[Api]:
 
 
 def _opened(place: Place) -> Api:
+    for note in (*place.notes, *_warnings(place)):
+        typer.echo(f"haulier: {clean(note)}", err=True)
     try:
         return Api(place)
     except UnicodeEncodeError:
@@ -43,6 +45,11 @@ def _opened(place: Place) -> Api:
         words = f"HAULIER_URL: {place.url!r} is not a URL ({error})"
     typer.echo(f"haulier: {clean(words)}", err=True)
     raise typer.Exit(Exit.REFUSED)
+
+
+def _warnings(place: Place) -> Iterator[str]:
+    if place.token is not None and place.url.startswith("http:") and not is_local(place.url):
+        yield f"the token of {place.source} goes to {place.url} in clear text: use https:// there"
 
 
 def status_of(error: HaulierError) -> Exit:
