@@ -4,18 +4,16 @@ Lines are JSON, or easy to read on a terminal. Each line has the fields that are
 structlog's context (job, batch, stage, attempt, account, task).
 """
 
-import json
 import logging
 import sys
-from collections.abc import Iterable
-from typing import Any
-from urllib.parse import unquote, urlsplit
+from io import StringIO
+from typing import Any, TextIO
 
 import structlog
+from structlog.typing import ExcInfo
 
+from config.redaction import learn
 from config.settings import Settings
-
-HIDDEN = "[hidden]"
 
 # Without local variables, which may hold payloads and keys.
 _tracebacks = structlog.processors.ExceptionRenderer(
@@ -25,6 +23,7 @@ _tracebacks = structlog.processors.ExceptionRenderer(
 
 def configure(settings: Settings) -> None:
     """Configure structlog and the standard library's logging, once per process."""
+    redact = learn(settings)
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
@@ -47,7 +46,7 @@ def configure(settings: Settings) -> None:
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 _drop_uvicorns_colours,
                 *_renderers(settings),
-                _Redactor(_secrets(settings)),
+                lambda _logger, _name, line: redact(str(line)),
             ],
         )
     )
@@ -75,35 +74,33 @@ def _renderers(settings: Settings) -> list[Any]:
         settings.log_format == "auto" and sys.stderr.isatty()
     )
     if console:
-        plain = structlog.dev.plain_traceback
-        return [structlog.dev.ConsoleRenderer(exception_formatter=plain)]
+        console_renderer = structlog.dev.ConsoleRenderer(exception_formatter=_show_traceback)
+        return [_make_showable, console_renderer]
     return [_tracebacks, structlog.processors.JSONRenderer()]
 
 
-class _Redactor:
-    """Replaces the values of secrets in a finished log line."""
-
-    def __init__(self, secrets: Iterable[str]) -> None:
-        plain = {s for s in secrets if len(s) >= 6}
-        # JSON may write them with escapes. Longest first: one secret may contain another.
-        written = plain | {json.dumps(secret)[1:-1] for secret in plain}
-        self._secrets = sorted(written, key=len, reverse=True)
-
-    def __call__(self, _logger: Any, _name: str, line: Any) -> str:
-        for secret in self._secrets:
-            if secret in line:
-                line = line.replace(secret, HIDDEN)
-        return str(line)
+def _make_showable(_logger: Any, _name: str, event: Any) -> Any:
+    """Escape what a terminal would obey: names and errors are the text of others."""
+    for key, value in event.items():
+        if isinstance(value, str):
+            kept = "\n\t" if key in _OF_SEVERAL_LINES else ""
+            event[key] = _escaped(value, kept)
+    return event
 
 
-def _secrets(settings: Settings) -> Iterable[str]:
-    for secret in (settings.together_api_key, settings.admin_token):
-        if secret is not None:
-            yield secret.get_secret_value()
-    for account in settings.accounts.values():
-        yield account.api_key.get_secret_value()
-    for url in (settings.database_url, settings.redis_url):
-        password = urlsplit(url).password if url else None
-        if password:
-            yield password
-            yield unquote(password)
+# The text of others must not look like a line of the log.
+_OF_SEVERAL_LINES = frozenset({"exception", "stack"})
+
+
+def _show_traceback(stream: TextIO, exc_info: ExcInfo) -> None:
+    written = StringIO()
+    structlog.dev.plain_traceback(written, exc_info)
+    stream.write(_escaped(written.getvalue(), "\n\t"))
+
+
+def _escaped(text: str, kept: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text
+    )

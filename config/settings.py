@@ -1,6 +1,7 @@
 """Every setting of Haulier. A process reads them from the environment once, at its start."""
 
 import json
+import os
 import re
 from datetime import date, timedelta
 from decimal import Decimal
@@ -8,69 +9,68 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as SourceError
+
+from config.secret_files import read_secret, secrets_in_files
+from config.values import (
+    AdminToken,
+    BaseUrl,
+    Name,
+    Seconds,
+    SecondsOrNone,
+    Secret,
+    of_postgres,
+    of_redis,
+    url_of,
+    without_keys,
+)
 
 
 class SettingsError(Exception):
     """The environment has bad settings. Each line names a variable and what is wrong with it."""
 
 
-def _base_url(value: object) -> object:
-    """Return the host as Together's SDK takes it, without a trailing `/v1`."""
-    if not isinstance(value, str):
-        return value
-    url = value.rstrip("/").removesuffix("/v1").rstrip("/")
-    if not url.startswith(("http://", "https://")):
-        raise ValueError("must start with http:// or https://")
-    return url
-
-
-def _url_of(*schemes: str) -> BeforeValidator:
-    def check(value: object) -> object:
-        if isinstance(value, str) and not value.startswith(schemes):
-            raise ValueError(f"must start with {' or '.join(schemes)}")
-        return value
-
-    return BeforeValidator(check)
-
-
-def _seconds(value: object) -> object:
-    """Parse a duration: a number of seconds in the environment, a timedelta in the code."""
-    if isinstance(value, str):
-        try:
-            return timedelta(seconds=float(value))
-        except (ValueError, OverflowError):
-            raise ValueError(f"must be a number of seconds, not {value!r}") from None
-    return value
-
-
-BaseUrl = Annotated[str, BeforeValidator(_base_url)]
-Seconds = Annotated[timedelta, BeforeValidator(_seconds), Field(gt=timedelta(0))]
-SecondsOrNone = Annotated[timedelta, BeforeValidator(_seconds), Field(ge=timedelta(0))]
-
 TOGETHER = "https://api.together.ai"
 
 
-def _printable(secret: SecretStr) -> SecretStr:
-    """Strip a secret, and refuse what cannot stand in a header: an error would quote it."""
-    value = secret.get_secret_value().strip()
-    if not re.fullmatch(r"[\x21-\x7e]*", value):
-        raise ValueError("has a space, a line end or a character beyond ASCII in it")
-    return SecretStr(value)
-
-
-Secret = Annotated[SecretStr, AfterValidator(_printable)]
-
-
 class Account(BaseModel):
-    """A named Together API key and base URL."""
+    """A named Together API key and base URL.
+
+    A key of null is for processes that need the name alone, as the API does.
+    """
 
     model_config = {"frozen": True, "extra": "forbid"}
 
-    api_key: Secret
+    api_key: Secret | None
     base_url: BaseUrl = TOGETHER
+
+    @property
+    def key(self) -> str:
+        """The API key. `Settings.account` returns only accounts that have one."""
+        assert self.api_key is not None
+        return self.api_key.get_secret_value()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_file(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or "api_key_file" not in given:
+            return given
+        if "api_key" in given:
+            raise ValueError("has `api_key` and `api_key_file`; give one of them")
+        try:
+            key = read_secret(str(given["api_key_file"]))
+        except ValueError as error:
+            raise ValueError(f"api_key_file: {error}") from None
+        return {**{k: v for k, v in given.items() if k != "api_key_file"}, "api_key": key}
 
 
 def _day(value: object) -> object:
@@ -134,12 +134,12 @@ class Settings(BaseSettings):
         use_attribute_docstrings=True,  # docs/reference/settings.md is made from them
     )
 
-    database_url: Annotated[str | None, _url_of("postgresql://", "postgres://")] = Field(
-        default=None, validation_alias="DATABASE_URL"
-    )
+    database_url: Annotated[
+        str | None, url_of("postgresql://", "postgres://"), AfterValidator(of_postgres)
+    ] = Field(default=None, validation_alias="DATABASE_URL")
     """The URL of Postgres: `postgresql://…`. It holds the state of every job."""
-    redis_url: Annotated[str | None, _url_of("redis://", "rediss://")] = Field(
-        default=None, validation_alias="REDIS_URL"
+    redis_url: Annotated[str | None, url_of("redis://", "rediss://"), AfterValidator(of_redis)] = (
+        Field(default=None, validation_alias="REDIS_URL")
     )
     """The URL of the broker, Redis or Valkey: `redis://…` or `rediss://…`. The API does not need
     it."""
@@ -148,10 +148,12 @@ class Settings(BaseSettings):
     together_base_url: BaseUrl = Field(default=TOGETHER, validation_alias="TOGETHER_BASE_URL")
     """The host that the account `default` calls."""
 
-    accounts: dict[str, Account] = {}
-    """More accounts by name, as JSON: `{"research": {"api_key": "…"}}`."""
-    admin_token: Secret | None = None
-    """A bearer token that may use the whole API. The API does not start without it."""
+    accounts: Annotated[dict[Name, Account], NoDecode, BeforeValidator(_exact_json)] = {}
+    """More accounts by name, as JSON: `{"research": {"api_key": "…"}}`. `api_key_file` names a file
+    with the key instead. With `"api_key": null`, a process knows the name and has no key."""
+    admin_token: AdminToken = None
+    """A bearer token of at least 20 characters that may use the whole API. The API does not start
+    without it."""
     url: BaseUrl | None = None
     """The URL of the API, for the command line."""
     token: Secret | None = None
@@ -159,7 +161,9 @@ class Settings(BaseSettings):
     home: Path = Path(".haulier")
     """The directory for the data of `haulier up`, and for blobs unless `HAULIER_BLOB_URL` is
     set."""
-    blob_url: Annotated[str | None, _url_of("file:///", "s3://")] = None
+    blob_url: Annotated[str | None, url_of("file:///", "s3://"), AfterValidator(without_keys)] = (
+        None
+    )
     """The storage for requests and results: `s3://bucket/prefix`, or a directory that all processes
     share, `file:///…`."""
     scratch: Path | None = None
@@ -241,7 +245,8 @@ class Settings(BaseSettings):
     def account(self, name: str) -> Account | None:
         """Return the key and base URL of an account, or None if it is not configured."""
         if name in self.accounts:
-            return self.accounts[name]
+            account = self.accounts[name]
+            return account if account.api_key is not None else None
         if name == "default" and self.together_api_key is not None:
             return Account(api_key=self.together_api_key, base_url=self.together_base_url)
         return None
@@ -271,6 +276,11 @@ def _variable(field: str) -> str:
     return alias if isinstance(alias, str) else f"HAULIER_{field.upper()}"
 
 
+def _keyword(variable: str) -> str:
+    """Return what Settings(…) calls a variable."""
+    return variable.removeprefix("HAULIER_").lower() if "HAULIER_" in variable else variable
+
+
 def _line(error: Any) -> str:
     name, *rest = (str(part) for part in error["loc"])
     # pydantic reports a field by its alias where it has one.
@@ -284,8 +294,12 @@ def read_settings() -> Settings:
 
     Raises SettingsError with one line for each bad variable.
     """
+    in_files, problems = secrets_in_files(os.environ)
+    if problems:
+        raise SettingsError("\n".join(problems))
+    given: dict[str, Any] = {_keyword(name): value for name, value in in_files.items()}
     try:
-        return Settings()
+        return Settings(**given)
     except ValidationError as error:
         lines = [_line(e) for e in error.errors(include_input=False, include_url=False)]
         raise SettingsError("\n".join(lines)) from None

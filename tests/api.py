@@ -23,7 +23,7 @@ from tests.factories import CHAT, Harness, chat_line, chat_request
 from tests.processes import Processes, Running
 from tests.servers import Databases
 
-TOKEN = "test-admin-token"
+TOKEN = "test-admin-token-for-all"
 
 
 def client(url: str) -> httpx.Client:

@@ -47,7 +47,7 @@ class Cli:
         self.directory = directory
         servers = ("DATABASE_URL", "REDIS_URL", "HAULIER_")
         self.environment = {k: v for k, v in environment.items() if not k.startswith(servers)}
-        self.environment |= {"HAULIER_URL": url, "HAULIER_TOKEN": "test-admin-token"}
+        self.environment |= {"HAULIER_URL": url, "HAULIER_TOKEN": "test-admin-token-for-all"}
 
     def __call__(self, *arguments: str, stdin: bytes = b"", **more: str) -> Ended:
         with tempfile.TemporaryDirectory(prefix="haulier-cli-") as home:

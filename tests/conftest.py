@@ -147,7 +147,7 @@ def _inherited() -> dict[str, str]:
 
 def _settings(directory: Path, blob_url: str) -> dict[str, str]:
     return {
-        "HAULIER_ADMIN_TOKEN": "test-admin-token",
+        "HAULIER_ADMIN_TOKEN": "test-admin-token-for-all",
         "HAULIER_BLOB_URL": blob_url,
         "HAULIER_CREATE_GRACE_SECONDS": "0.5",
         "HAULIER_SETTLE_PATIENCE_SECONDS": "2",

@@ -21,6 +21,8 @@ HaulierError
 from dataclasses import dataclass
 from datetime import timedelta
 
+from config.redaction import redact
+
 
 class HaulierError(Exception):
     """The base of every error that Haulier raises on purpose."""
@@ -118,8 +120,11 @@ ERROR_TEXT = 4000
 
 
 def error_text(message: str) -> str:
-    """A message as a text column takes it: no NUL, no half surrogate, at most ERROR_TEXT long."""
-    whole = message.replace("\x00", "\ufffd").encode(errors="replace").decode()
+    """A message as a text column takes it: no NUL, no half surrogate, at most ERROR_TEXT long.
+
+    Every error that a row keeps goes through here, so that no row keeps a secret.
+    """
+    whole = redact(message).replace("\x00", "\ufffd").encode(errors="replace").decode()
     return whole[:ERROR_TEXT]
 
 

@@ -313,12 +313,11 @@ class Runner:
         account = self.settings.account(name)
         if account is None:
             raise AccountBlocked(f"account {name!r} has no key in the settings")
-        key = account.api_key.get_secret_value()
         if self._gate is None:
-            return Together(self._pool, account.base_url, key)
+            return Together(self._pool, account.base_url, account.key)
         # A claim waits a quarter of its lease at most, so that enough of the lease is left.
         gate = self._gate(name, self._quarter)
-        return Together(self._pool, account.base_url, key, gate=gate)
+        return Together(self._pool, account.base_url, account.key, gate=gate)
 
     def _finish(self, claim: Claim, lease: HeldLease, outcome: Outcome | None) -> bool:
         """Apply the outcome. Return whether a batch advanced; going back to queued does not count.

@@ -8,6 +8,7 @@ import msgspec
 
 from service.payloads.results import LinesWriter
 from service.rules.crashpoints import CrashPoint, reached
+from service.rules.errors import error_text
 from service.rules.retry import BatchFault, batch_fault
 from service.rules.shared_ids import shared_ids
 from service.rules.states import BatchState, PartState
@@ -108,7 +109,7 @@ def dead_letter(entry: Entry, code: str, message: str, attempts: int) -> DeadLet
         ordinal=entry.ordinal,
         custom_id=entry.custom_id,
         code=code,
-        message=message,
+        message=error_text(message),
         attempts=attempts,
     )
 

@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import case, func, insert, select, text, update
 from sqlalchemy.orm import Session
 
+from service.rules.errors import error_text
 from service.rules.notices import ENDS, Notice, NoticeEvent, read_notices
 from service.rules.signatures import new_secret
 from service.store.engine import Database
@@ -205,7 +206,9 @@ def failed(
     over = Delivery.first_tried_at < func.now() - retry_for
     again = func.now() + (pause or timedelta(0))
     parked_at = func.now() if pause is None else case((over, func.now()), else_=None)
-    return _close(db, sending, {"last_error": reason, "not_before": again, "parked_at": parked_at})
+    return _close(
+        db, sending, {"last_error": error_text(reason), "not_before": again, "parked_at": parked_at}
+    )
 
 
 def _close(db: Database, sending: Sending, values: Mapping[str, Any]) -> bool:

@@ -310,6 +310,24 @@ def test_no_line_of_any_log_holds_a_secret_or_a_payload(
         assert not any(text in log for log in logs)
 
 
+def test_no_row_and_no_result_holds_a_key_that_an_error_repeats(
+    pipeline: Pipeline, simulator: Simulator
+) -> None:
+    key = f"sk-{uuid4().hex}"
+    pipeline.use_key(key)
+    pipeline.scheduler()
+    pipeline.worker()
+    simulator.fault("create", "status", status=400, body="string", message=f"no header {key}")
+
+    job_id = pipeline.submit(chat("a"))
+
+    assert pipeline.ended(job_id).failed == 1
+    (failure,) = jobs.failures(pipeline.db, job_id, after=-1, limit=10)
+    (batch,) = pipeline.batches(job_id)
+    for text in (failure.message, batch.last_error, str(pipeline.results(job_id))):
+        assert "no header [hidden]" in str(text)
+
+
 def test_every_line_of_a_workers_log_is_json_and_says_what_it_is_about(running: Pipeline) -> None:
     job_id = running.submit(chat("a"))
     running.ended(job_id)

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
+from config.secret_files import SECRETS, file_of
 from config.settings import Settings
 from service.api.app import application
 from service.api.openapi import KINDS
@@ -38,6 +39,9 @@ def _settings() -> str:
         " An empty variable counts as unset. A bad value stops the process with a message that"
         " names the variable. Times are in seconds, and may be fractions.\n\n"
         + _table(("variable", "default", ""), rows)
+        + "\nA secret may also stand in a file, as container platforms mount it: "
+        + ", ".join(f"`{file_of(variable)}`" for variable in SECRETS)
+        + " name a file each. White space around a secret does not count.\n"
     )
 
 

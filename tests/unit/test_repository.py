@@ -4,7 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
+from config.secret_files import SECRETS
 from config.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -39,3 +41,27 @@ def test_every_setting_of_the_deployment_exists(file: str) -> None:
     known |= {"HAULIER_IMAGE", "HAULIER_PORT"}  # of the compose file itself
     named = set(re.findall(r"HAULIER_[A-Z_]+", (ROOT / file).read_text()))
     assert named - known == set()
+
+
+def test_each_service_of_the_deployment_gets_the_secrets_that_it_needs() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    servers = {"DATABASE_URL", "REDIS_URL"}
+    worker = servers | {"TOGETHER_API_KEY", "HAULIER_ACCOUNTS"}
+    assert {
+        name: {
+            variable
+            for variable, value in service["environment"].items()
+            if variable in SECRETS and "ACCOUNT_NAMES" not in str(value)
+        }
+        for name, service in services.items()
+        if "haulier:latest" in service["image"]
+    } == {
+        "migrate": {"DATABASE_URL"},
+        "api": {"DATABASE_URL", "HAULIER_ADMIN_TOKEN"},
+        "worker-transfer": worker,
+        "worker-control": worker,
+        "scheduler": servers,
+        "inbox": servers,
+        "notifier": servers,
+        "simulator": set(),
+    }

@@ -147,7 +147,9 @@ class FailureView(View):
 class AccountView(View):
     name: str
     state: Literal["open", "paused"]
-    configured: bool = Field(description="Whether this process has an API key for the account.")
+    configured: bool = Field(
+        description="Whether the API's process has a key for the account. Only workers need one."
+    )
     paused_until: datetime | None
     reason: str | None
 

@@ -25,7 +25,7 @@ def accounts(json: AsJson = False) -> None:
                 *(Column("paused until"), Column("reason", wrap=True)),
             ),
             lambda account: (
-                *(account.name, account.state, "set" if account.configured else "missing"),
+                *(account.name, account.state, "set" if account.configured else "not in the API"),
                 *(account.paused_until, account.reason),
             ),
             as_json=json,

@@ -17,6 +17,8 @@ import msgspec
 from pydantic import SecretStr
 
 from config import VERSION
+from config.redaction import learn, redact
+from config.secret_files import without_secrets
 from config.settings import Settings
 from service.cli.place import variables_in
 from service.payloads.blobs import STORAGE_ERRORS, Blobs
@@ -33,8 +35,8 @@ FREE = 2_000_000_000
 AWAY = timedelta(seconds=15)
 """Heartbeats come every 5 seconds."""
 SKEW, MUCH_SKEW = timedelta(seconds=5), timedelta(minutes=5)
-WEAK = 16
-"""Fewer characters than these can be guessed."""
+VARIED = 8
+"""A random token has more different characters than these."""
 
 
 ON_THE_DATABASE = ("clock", "migrations", "processes")
@@ -144,7 +146,7 @@ def broker(settings: Settings) -> Iterator[Finding]:
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-m", "workers.broker"],
-            env={**os.environ, "REDIS_URL": settings.redis_url},
+            env={**without_secrets(os.environ), "REDIS_URL": settings.redis_url},
             capture_output=True,
             timeout=30,
             check=True,
@@ -158,7 +160,7 @@ def broker(settings: Settings) -> Iterator[Finding]:
 def _broker(found: dict[str, str]) -> Finding:
     if "error" in found:
         todo = "start Redis or Valkey, or correct REDIS_URL"
-        return Finding("broker", Level.PROBLEM, found["error"], todo)
+        return Finding("broker", Level.PROBLEM, redact(found["error"]), todo)
     detail = f"{found['name']} {found['version']}, maxmemory-policy {found['maxmemory_policy']}"
     if found["role"] not in {"master", None}:
         todo = "let REDIS_URL name the primary"
@@ -208,14 +210,13 @@ def accounts(settings: Settings) -> Iterator[Finding]:
     """Each account's key, by asking Together for a file that does not exist."""
     names = [name for name in sorted(settings.account_names) if settings.account(name)]
     if not names:
-        todo = "set TOGETHER_API_KEY (or HAULIER_ACCOUNTS)"
+        todo = "set TOGETHER_API_KEY (or HAULIER_ACCOUNTS), or run this where a worker runs"
         yield Finding("account default", Level.PROBLEM, "there is no key", todo)
     with open_pool(timedelta(seconds=10)) as pool:
         for name in names:
             account = settings.account(name)
             assert account is not None
-            key = account.api_key.get_secret_value()
-            yield _account(name, Together(pool, account.base_url, key))
+            yield _account(name, Together(pool, account.base_url, account.key))
 
 
 def _account(name: str, together: Together) -> Finding:
@@ -245,9 +246,9 @@ def admin_token(settings: Settings) -> Iterator[Finding]:
         yield Finding("admin token", Level.WARNING, detail, "set it where the API runs")
         return
     token = settings.admin_token.get_secret_value().strip()
-    if len(token) < WEAK or len(set(token)) < WEAK // 2:
+    if len(set(token)) < VARIED:
         todo = "make a random one: python -c 'import secrets; print(secrets.token_urlsafe(24))'"
-        yield Finding("admin token", Level.WARNING, "it is short or simple", todo)
+        yield Finding("admin token", Level.WARNING, "it is simple", todo)
         return
     yield Finding("admin token", Level.OK, f"{len(token)} characters")
 
@@ -259,16 +260,22 @@ def _skipped(why: str, *checks: str) -> Iterator[Finding]:
 
 def _said(error: BaseException) -> str:
     """The first line of what went wrong; a driver's own words where it has some."""
-    return (str(getattr(error, "orig", None) or error).splitlines() or [repr(error)])[0]
+    return redact((str(getattr(error, "orig", None) or error).splitlines() or [repr(error)])[0])
 
 
 def findings(config: Settings) -> Iterator[Finding]:
     """Run every check. Beside `haulier up`, check the servers that it started."""
-    left = variables_in(config.home / "env")
+    try:
+        left = variables_in(config.home / "env")
+    except PermissionError as error:
+        todo = "set HAULIER_HOME to a directory of your own, or DATABASE_URL and REDIS_URL"
+        yield Finding("home", Level.WARNING, str(error), todo)
+        left = {}
     # With or without the variables that a shell beside `haulier up` is given.
     local = "DATABASE_URL" in left and config.database_url in {None, left["DATABASE_URL"]}
     if local:
         config = _with_what_up_left(config, left)
+    learn(config)
     yield from database(config)
     yield from broker(config)
     yield from blobs(config)

@@ -7,6 +7,7 @@ from enum import StrEnum
 from uuid import uuid4
 
 from config.logging import configure
+from config.secret_files import without_secrets
 from config.settings import Settings
 from service.cli.run.process import Process
 from service.cli.run.supervisor import Siblings, Supervisor
@@ -68,8 +69,9 @@ def _process(argv: list[str]) -> Process:
 
 
 def _notifier() -> Process:
+    env = without_secrets(os.environ, but=("DATABASE_URL", "REDIS_URL"))
     # The file for health checks is the workers': the notifier's life says nothing about theirs.
-    env = {name: value for name, value in os.environ.items() if name != "HAULIER_HEARTBEAT_FILE"}
+    env.pop("HAULIER_HEARTBEAT_FILE", None)
     argv = [sys.executable, "-P", "-m", "workers.notifier"]
     return Process(name="notifier", argv=argv, env=env, stop_timeout=NOTICES_STOP)
 

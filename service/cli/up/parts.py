@@ -13,6 +13,8 @@ from functools import partial
 
 import msgspec
 
+from config.redaction import SIMULATED
+from config.secret_files import without_secrets
 from config.settings import Settings
 from service.cli.run.process import Process
 from service.cli.run.supervisor import Part, Siblings, Step
@@ -22,7 +24,17 @@ from service.cli.up.ports import becomes_free, free_port, port_like
 from service.cli.up.postgres import Postgres
 from service.cli.up.valkey import Valkey
 
-_SIMULATED_KEY = "simulated"
+_NO_KEY = {"api_key": None}
+
+_SECRETS = {
+    "migrate": ("DATABASE_URL",),
+    "api": ("DATABASE_URL", "HAULIER_ADMIN_TOKEN"),
+    "worker": ("DATABASE_URL", "REDIS_URL", "TOGETHER_API_KEY", "HAULIER_ACCOUNTS"),
+    "scheduler": ("DATABASE_URL", "REDIS_URL"),
+    "inbox": ("DATABASE_URL", "REDIS_URL"),
+    "simulator": (),
+}
+"""The secrets that each process needs. It gets no others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +73,7 @@ def assemble(
         redis_url=valkey.url if valkey else str(settings.redis_url),
         simulator_url=f"http://127.0.0.1:{simulator_port}" if simulator_port else None,
     )
-    environment = _environment(instance, settings, home)
-    run = partial(_command, environment)
+    run = partial(_command, partial(_environment, instance, settings, home))
     servers = [server.process() for server in (postgres, valkey) if server is not None]
     simulator = [_simulator(run, simulator_port, home, batch_seconds)] if simulator_port else []
     api = replace(
@@ -91,16 +102,22 @@ def _token(settings: Settings, kept: Kept) -> str:
     return kept.admin_token if given is None else given.get_secret_value()
 
 
-def _environment(instance: Instance, settings: Settings, home: Home) -> dict[str, str]:
-    """Return the environment of Haulier's own processes."""
-    return {
-        **os.environ,
+def _environment(instance: Instance, settings: Settings, home: Home, name: str) -> dict[str, str]:
+    """Return the environment of one of Haulier's own processes, with the secrets that it needs."""
+    own = {
         "DATABASE_URL": instance.database_url,
         "REDIS_URL": instance.redis_url,
         "HAULIER_HOME": str(home.directory),
         "HAULIER_ADMIN_TOKEN": instance.token,
         **(_simulated(settings, instance.simulator_url) if instance.simulator_url else {}),
     }
+    # What is set here stands in no file.
+    inherited = {k: v for k, v in os.environ.items() if k.removesuffix("_FILE") not in own}
+    needed = without_secrets({**inherited, **own}, but=_SECRETS[name])
+    if "HAULIER_ACCOUNTS" in _SECRETS[name]:
+        return needed
+    # The names of the accounts are no secrets, and decide what producers may use.
+    return {**needed, "HAULIER_ACCOUNTS": json.dumps(dict.fromkeys(settings.accounts, _NO_KEY))}
 
 
 def _postgres(settings: Settings, home: Home, kept: Kept) -> Postgres | None:
@@ -127,13 +144,13 @@ def _valkey(settings: Settings, home: Home, kept: Kept) -> Valkey | None:
 def _simulated(settings: Settings, simulator_url: str) -> dict[str, str]:
     """Return settings that lead every account to the simulator, so that none reaches Together."""
     accounts = {
-        name: {"api_key": _SIMULATED_KEY, "base_url": simulator_url} for name in settings.accounts
+        name: {"api_key": SIMULATED, "base_url": simulator_url} for name in settings.accounts
     }
     direct = ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1", "localhost"]))
     waits = {"HAULIER_POLL_SECONDS": "1", "HAULIER_RETRY_BASE_SECONDS": "1"}
     return {
         "TOGETHER_BASE_URL": simulator_url,
-        "TOGETHER_API_KEY": _SIMULATED_KEY,
+        "TOGETHER_API_KEY": SIMULATED,
         "HAULIER_ACCOUNTS": json.dumps(accounts),
         "NO_PROXY": direct,
         "no_proxy": direct,
@@ -151,10 +168,12 @@ def _simulator(
     return replace(run("simulator", *arguments), ready=partial(_listens, port))
 
 
-def _command(environment: Mapping[str, str], name: str, *arguments: str) -> Process:
+def _command(
+    environment: Callable[[str], Mapping[str, str]], name: str, *arguments: str
+) -> Process:
     # -P: do not import a folder of the present directory that has the name of one of Haulier's.
     argv = [sys.executable, "-P", "-m", "service.cli.main", name, *arguments]
-    return Process(name=name, argv=argv, env=environment)
+    return Process(name=name, argv=argv, env=environment(name))
 
 
 def _listens(port: int) -> bool:

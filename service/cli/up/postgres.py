@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psycopg
 
+from config.secret_files import without_secrets
 from service.cli.run.process import Process, spawn, tail
 from service.cli.up.errors import StartError
 from service.cli.up.pidfile import end_previous
@@ -194,7 +195,8 @@ class Postgres:
 
 def _environment() -> dict[str, str]:
     # Leave out clients' settings and Haulier's secrets. Messages are in English.
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(_NOT_ITS_OWN)}
+    environment = without_secrets(os.environ)
+    inherited = {k: v for k, v in environment.items() if not k.startswith(_NOT_ITS_OWN)}
     return {**inherited, "LC_ALL": "C"}
 
 

@@ -1,5 +1,6 @@
 """An embedded Valkey (or Redis) server."""
 
+import os
 import platform
 import shutil
 import signal
@@ -10,6 +11,7 @@ from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 
+from config.secret_files import without_secrets
 from service.cli.run.process import Process
 from service.cli.up.errors import StartError
 from service.cli.up.pidfile import end_previous
@@ -49,6 +51,7 @@ class Valkey:
             name="valkey",
             # `end_previous` looks for the directory in the command line.
             argv=[str(self.program or find_server()), "-", "--dir", str(self.data)],
+            env=without_secrets(os.environ),
             stdin=self._configuration().encode(),
             log=self.home / "valkey.log",
             before=self._end_previous,

@@ -235,7 +235,7 @@ def test_a_wrong_token_is_called_so_and_not_shown(cli: Cli) -> None:
 
 def test_what_haulier_up_left_behind_is_found(cli: Cli, work: Path) -> None:
     (work / "home").mkdir()
-    left = f"export HAULIER_URL={cli.url}\nexport HAULIER_TOKEN='test-admin-token'\n"
+    left = f"export HAULIER_URL={cli.url}\nexport HAULIER_TOKEN='test-admin-token-for-all'\n"
     (work / "home" / "env").write_text(left)
     cli.environment = {**cli.environment, "HAULIER_HOME": "home"}
     del cli.environment["HAULIER_URL"], cli.environment["HAULIER_TOKEN"]

@@ -45,8 +45,10 @@ def test_a_folder_from_somebody_else_is_not_told_a_token(absent: Cli, work: Path
     with stranger() as (url, told):
         left = f"export HAULIER_URL={url}\nexport HAULIER_TOKEN=left\n"
         (work / ".haulier" / "env").write_text(left)
-        for variable in ("HAULIER_TOKEN", "HAULIER_ADMIN_TOKEN"):
-            done = absent("jobs", **{variable: TOKEN})
+        for done, variable in (
+            (absent("jobs", HAULIER_TOKEN=TOKEN), "HAULIER_TOKEN"),
+            (absent("jobs", HAULIER_ADMIN_TOKEN=TOKEN), "HAULIER_ADMIN_TOKEN"),
+        ):
             assert done.status != 0
             assert f"{variable} is not sent to the URL in .haulier/env: set HAULIER_URL" in done.err
         assert told == []

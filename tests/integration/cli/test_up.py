@@ -13,6 +13,7 @@ import psycopg
 import pytest
 import redis
 
+from config.secret_files import SECRETS
 from tests.eventually import eventually
 from tests.processes import Processes, Running, gone
 from tests.servers import children, open_directory
@@ -166,6 +167,49 @@ def test_secrets_do_not_stand_in_a_redirected_output(started: Processes, place: 
     kept = json.loads((up.home / "up.json").read_text())
     secrets = (kept["admin_token"], kept["postgres_password"], kept["valkey_password"])
     assert not [secret for secret in secrets if secret in up.running.output]
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="only Linux shows it")
+def test_each_part_gets_the_secrets_that_it_needs(
+    started: Processes, place: Path, tmp_path: Path
+) -> None:
+    up = Up(
+        started,
+        place,
+        HAULIER_ACCOUNTS='{"research": {"api_key": "tgp_other"}}',
+        HAULIER_ADMIN_TOKEN_FILE=str(written(tmp_path / "token", "0123456789abcdefghij")),
+        HAULIER_TOKEN="the-token-of-a-client",
+        TOGETHER_API_KEY_FILE=str(written(tmp_path / "key", "tgp_default")),
+    )
+    assert up.variables["HAULIER_TOKEN"] == "0123456789abcdefghij"
+    assert up.get("/v1/accounts") == 200
+    servers = {"DATABASE_URL", "REDIS_URL"}
+    keys = {"TOGETHER_API_KEY", "HAULIER_ACCOUNTS"}
+    assert {part: secrets_of(up.pid(part)) for part in PARTS} == {
+        **{part: set() for part in ("postgres", "valkey", "simulator")},
+        "api": {"DATABASE_URL", "HAULIER_ADMIN_TOKEN"},
+        "worker": servers | keys,
+        "scheduler": servers,
+        "inbox": servers,
+    }
+    # The notifier has no keys, the two Celery workers do.
+    sizes = [len(servers), len(servers | keys), len(servers | keys)]
+    eventually(lambda: sorted(len(secrets_of(pid)) for pid in children(up.pid("worker"))) == sizes)
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def secrets_of(pid: int) -> set[str]:
+    """The secrets in the environment of a process; accounts without keys are none."""
+    content = Path(f"/proc/{pid}/environ").read_bytes().decode()
+    pairs = dict(line.split("=", 1) for line in content.split("\0") if line)
+    if 'api_key": null' in pairs.get("HAULIER_ACCOUNTS", ""):
+        del pairs["HAULIER_ACCOUNTS"]
+    known = {name for secret in SECRETS for name in (secret, f"{secret}_FILE")}
+    return known & pairs.keys()
 
 
 def test_without_a_key_it_names_both_ways_out(started: Processes) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 import structlog
 from pydantic import SecretStr
 
-from config.logging import HIDDEN, configure
+from config.logging import configure
+from config.redaction import HIDDEN
 from config.settings import Account, Settings
 
 SETTINGS = {
@@ -144,3 +146,23 @@ def test_configuring_twice_says_everything_once(capsys: pytest.CaptureFixture[st
     _configured()
     structlog.get_logger().info("once")
     assert len(_said(capsys)) == 1
+
+
+def test_a_terminal_is_shown_what_others_wrote_and_obeys_none_of_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    _configured(log_format="console")
+    odd = "\x1b[2J\x9b\u202e\r\nforged"
+    log = structlog.get_logger()
+    log.warning("odd", value=odd, inside={"deep": [odd]})
+    logging.getLogger("celery").error("%s", odd, extra={"more": odd})
+    try:
+        _fail(odd)
+    except ValueError:
+        log.exception("broke")
+    written = capsys.readouterr().err
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", written)  # structlog's own colours
+    assert all(c.isprintable() or c == "\n" for c in shown)
+    assert r"value=\x1b[2J\x9b\u202e\r\nforged" in shown
+    assert written.count("\nforged") == 1  # in the traceback, which keeps its lines

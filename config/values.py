@@ -1,0 +1,123 @@
+"""The types of settings: what a value may look like. Refusals never quote the value of a secret."""
+
+import re
+from datetime import timedelta
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+
+
+def _base_url(value: object) -> object:
+    """Return the host as Together's SDK takes it, without a trailing `/v1`."""
+    if not isinstance(value, str):
+        return value
+    url = _plain(value).rstrip("/").removesuffix("/v1").rstrip("/")
+    if not url.startswith(("http://", "https://")):
+        raise ValueError("must start with http:// or https://")
+    if "@" in url.partition("://")[2].partition("/")[0]:
+        raise ValueError("must not hold a user or a password")
+    return url
+
+
+def _plain(url: str) -> str:
+    """Strip a URL, and refuse what a library would quote in an error, with the password in it."""
+    url = url.strip()
+    if not url.isprintable():
+        raise ValueError("has a line end or a control character in it")
+    return url
+
+
+def url_of(*schemes: str) -> BeforeValidator:
+    def check(value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        url = _plain(value)
+        if not url.startswith(schemes):
+            raise ValueError(f"must start with {' or '.join(schemes)}")
+        return url
+
+    return BeforeValidator(check)
+
+
+_NO_URL = "is not a URL: write : / ? # @ within a password in percent-encoding"
+
+
+def of_postgres(url: str | None) -> str | None:
+    """Refuse a URL whose hosts may be the rest of a password: errors quote them."""
+    _, _, rest = (url or "").partition("://")
+    found = re.match(r"[^:/]*(?::[^@]*)?@", rest)
+    hosts = re.split("[/?]", rest[found.end() :] if found else rest, maxsplit=1)[0]
+    for host in hosts.split(","):
+        if "@" in host or not re.fullmatch(r"(\[[^]]*\]|[^:]*)(:\d*)?", host, re.ASCII):
+            raise ValueError(_NO_URL)
+    return url
+
+
+def of_redis(url: str | None) -> str | None:
+    """Refuse a URL whose port may be the rest of a password: errors quote it."""
+    try:
+        urlsplit(url or "").port  # noqa: B018
+    except ValueError:
+        raise ValueError(_NO_URL) from None
+    return url
+
+
+def without_keys(url: str | None) -> str | None:
+    """Refuse keys in a URL: errors quote it."""
+    if url is not None and "@" in urlsplit(url).netloc:
+        raise ValueError("must not hold keys: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+    return url
+
+
+def _seconds(value: object) -> object:
+    """Parse a duration: a number of seconds in the environment, a timedelta in the code."""
+    if isinstance(value, str):
+        try:
+            return timedelta(seconds=float(value))
+        except (ValueError, OverflowError):
+            raise ValueError(f"must be a number of seconds, not {value!r}") from None
+    return value
+
+
+BaseUrl = Annotated[str, BeforeValidator(_base_url)]
+Seconds = Annotated[timedelta, BeforeValidator(_seconds), Field(gt=timedelta(0))]
+SecondsOrNone = Annotated[timedelta, BeforeValidator(_seconds), Field(ge=timedelta(0))]
+
+
+def _printable(secret: SecretStr) -> SecretStr:
+    """Strip a secret, and refuse what cannot stand in a header: an error would quote it."""
+    value = secret.get_secret_value().strip()
+    if not value:
+        raise ValueError("holds nothing but white space")
+    if not re.fullmatch(r"[\x21-\x7e]*", value):
+        raise ValueError("has a space, a line end or a character beyond ASCII in it")
+    return SecretStr(value)
+
+
+Secret = Annotated[SecretStr, AfterValidator(_printable)]
+
+
+LEAST_TOKEN = 20
+"""Fewer characters than these can be guessed."""
+
+
+def _long(token: SecretStr | None) -> SecretStr | None:
+    if token is not None and len(token.get_secret_value()) < LEAST_TOKEN:
+        raise ValueError(
+            f"is shorter than {LEAST_TOKEN} characters: make a random one with"
+            " python -c 'import secrets; print(secrets.token_urlsafe(24))'"
+        )
+    return token
+
+
+AdminToken = Annotated[Secret | None, AfterValidator(_long)]
+
+
+def _name(name: str) -> str:
+    if not name.isprintable() or len(name) > 255:
+        raise ValueError("must be a name of at most 255 characters, without control characters")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_name)]
