@@ -174,6 +174,9 @@ class Settings(BaseSettings):
 
     queue_signed: bool = False
     """Whether a submission from the queue must be signed by the producer that it names."""
+    queue_default_producer: Name = "default"
+    """The producer of submissions from the queue that name none. Set to nothing, the inbox refuses
+    them. Unless it is `default`, a submission in the name of `default` must be signed."""
 
     permanent_errors: tuple[str, ...] = ()
     """Error messages that mark a request as permanently failed, as a JSON list. They come before
@@ -298,6 +301,8 @@ def read_settings() -> Settings:
     if problems:
         raise SettingsError("\n".join(problems))
     given: dict[str, Any] = {_keyword(name): value for name, value in in_files.items()}
+    if os.environ.get("HAULIER_QUEUE_DEFAULT_PRODUCER") == "":
+        given["queue_default_producer"] = ""  # the one variable that means something when empty
     try:
         return Settings(**given)
     except ValidationError as error:

@@ -187,31 +187,29 @@ class Inbox:
 
     def _read_all(self, messages: Sequence[Message]) -> list[Submission]:
         """Return messages as submissions. One that cannot be read becomes a rejected one."""
-        known = producers_named(self._db, {message.producer for message in messages})
+        default = self._settings.queue_default_producer or "default"
+        names = [message.producer or default for message in messages]
+        known = producers_named(self._db, set(names))
         return [
-            self._read_as(known.get(message.producer) or newcomer(message.producer), message)
-            for message in messages
+            self._read_as(known.get(name) or newcomer(name), message)
+            for name, message in zip(names, messages, strict=True)
         ]
 
     def _read_as(self, producer: Producer, message: Message) -> Submission:
-        proven = not message.needs_proof(always=self._settings.queue_signed)
+        signed = message.needs_proof(always=self._settings.queue_signed)
+        # What is refused before it is proven must not count against the producer that it names.
+        owner, job_id = "default", message.stray_id if signed else message.job_id
         try:
-            if isinstance(message.spec, BadInput):
-                raise message.spec
-            if not proven:
-                message.check_signature(message.spec, producer)
-                proven = True
-            check_size(message.spec, producer)
-            spec = read_spec(message.spec, permissions_of(producer, self._settings))
-            return Submission(id=message.job_id, producer=producer.name, spec=spec)
+            message.check_name(self._settings.queue_default_producer, signed=signed)
+            if signed:
+                message.check_signature(message.sent(), producer)
+            owner, job_id = producer.name, message.job_id
+            sent = message.sent()
+            check_size(sent, producer)
+            spec = read_spec(sent, permissions_of(producer, self._settings))
+            return Submission(id=job_id, producer=owner, spec=spec)
         except BadInput as error:
-            # A message without proof must not count against the producer that it names.
-            return Submission(
-                id=message.job_id if proven else message.stray_id,
-                producer=producer.name if proven else "default",
-                spec=Spec(endpoint=""),
-                bad=error,
-            )
+            return Submission(id=job_id, producer=owner, spec=Spec(endpoint=""), bad=error)
 
     def _taken_in(self, read: list[Submission]) -> list[Submission]:
         """Write the requests to blob storage. Returns submissions with their blobs or problems."""

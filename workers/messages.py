@@ -18,6 +18,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 import msgspec
 
 from service.rules.errors import BadInput, Problem
+from service.rules.names import trouble_with
 from service.rules.signatures import is_signed
 from service.rules.spec import SPEC_BYTES
 from service.store.models import Producer
@@ -48,9 +49,10 @@ class Message:
     """Bytes of its body in the queue."""
 
     @property
-    def producer(self) -> str:
-        """The producer that it names. `check_signature` tells whether that is true."""
-        return storable(self.headers.get(PRODUCER) or "default")[:255]
+    def producer(self) -> str | None:
+        """The producer that it names, if any. `check_signature` tells whether that is true."""
+        named = self.headers.get(PRODUCER)
+        return storable(named)[:255] if named else None
 
     @property
     def job_id(self) -> UUID:
@@ -65,9 +67,34 @@ class Message:
         """
         return uuid5(self.job_id, sha256(self.raw).hexdigest())
 
+    def sent(self) -> bytes:
+        """Return the JSON of the spec. Raises BadInput if the message holds none."""
+        if isinstance(self.spec, BadInput):
+            raise self.spec
+        return self.spec
+
     def needs_proof(self, *, always: bool) -> bool:
         """Return whether to check the signature: always, or if there is one."""
         return always or SIGNATURE in self.headers
+
+    def check_name(self, default: str, *, signed: bool) -> None:
+        """Raise BadInput if it may not be of the producer that it names, or names none.
+
+        `default` is the producer of messages that name none; empty where each must name one.
+        """
+        named = self.producer
+        if named is None and not default and not signed:
+            raise _bad(
+                f"the message names no producer in its header {PRODUCER}, and"
+                f" HAULIER_QUEUE_DEFAULT_PRODUCER is empty; its task id is {self.task_id}"
+            )
+        if named == "default" != default and not signed:
+            raise _bad(
+                "a message in the name of 'default' must be signed, because"
+                f" HAULIER_QUEUE_DEFAULT_PRODUCER is {default!r}; its task id is {self.task_id}"
+            )
+        if trouble := trouble_with(named or ""):
+            raise _bad(f"header {PRODUCER}: {trouble}; its task id is {self.task_id}")
 
     def check_signature(self, spec: bytes, producer: Producer) -> None:
         """Raise BadInput unless the producer has signed the message."""

@@ -36,7 +36,8 @@ def _settings() -> str:
     ]
     return (
         "# Settings\n\nSettings are environment variables. A process reads them once, at its start."
-        " An empty variable counts as unset. A bad value stops the process with a message that"
+        " An empty variable counts as unset, but for"
+        " `HAULIER_QUEUE_DEFAULT_PRODUCER`. A bad value stops the process with a message that"
         " names the variable. Times are in seconds, and may be fractions.\n\n"
         + _table(("variable", "default", ""), rows)
         + "\nA secret may also stand in a file, as container platforms mount it: "

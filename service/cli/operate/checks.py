@@ -253,6 +253,23 @@ def admin_token(settings: Settings) -> Iterator[Finding]:
     yield Finding("admin token", Level.OK, f"{len(token)} characters")
 
 
+def queue(settings: Settings) -> Iterator[Finding]:
+    """Whether whoever reaches the broker may submit as any producer."""
+    if settings.queue_signed:
+        yield Finding("queue", Level.OK, "submissions must be signed")
+        return
+    default = settings.queue_default_producer
+    whose = f"those that name no producer are of {default!r}" if default else "each names one"
+    if default == "default":
+        whose += ", which may use everything unless an operator has bounded it"
+    detail = f"unsigned submissions are taken: whoever can write to the broker may submit; {whose}"
+    todo = (
+        "set HAULIER_QUEUE_SIGNED=true, or give each producer an ACL in Redis and set"
+        " HAULIER_QUEUE_DEFAULT_PRODUCER to a producer with bounds, or to nothing"
+    )
+    yield Finding("queue", Level.WARNING, detail, todo)
+
+
 def _skipped(why: str, *checks: str) -> Iterator[Finding]:
     for check in checks:
         yield Finding(check, Level.SKIPPED, why)
@@ -286,6 +303,7 @@ def findings(config: Settings) -> Iterator[Finding]:
     else:
         yield from accounts(config)
     yield from admin_token(config)
+    yield from queue(config)
 
 
 def _with_what_up_left(config: Settings, left: dict[str, str]) -> Settings:

@@ -61,6 +61,7 @@ def test_a_healthy_deployment_is_found_healthy(
         environment,
         TOGETHER_BASE_URL=simulator.url,
         HAULIER_ADMIN_TOKEN=TOKEN,
+        HAULIER_QUEUE_SIGNED="true",
     )
 
     assert set(found.levels.values()) == {"ok"}, found.out
@@ -75,7 +76,7 @@ def test_a_healthy_deployment_is_found_healthy(
         "notifier",
         "broker",
     }
-    checks |= {"blobs", "scratch", "account default", "admin token"}
+    checks |= {"blobs", "scratch", "account default", "admin token", "queue"}
     assert set(found.levels) == checks
     left = [path for path in (tmp_path / "blobs").rglob("*") if path.is_file()]
     assert left == []
@@ -107,6 +108,7 @@ def test_what_is_wrong_is_a_problem_and_what_hangs_on_it_is_skipped(
         "scratch": "problem",
         "account default": "problem",
         "admin token": "warning",
+        "queue": "warning",
     }, found.out
 
 

@@ -207,3 +207,38 @@ def test_a_signature_is_over_id_time_and_content() -> None:
     assert not is_signed("{ }", **true, by=[secret])
     for part, value in (("message_id", "other"), ("timestamp", "0"), ("signatures", "")):
         assert not is_signed("{}", **{**true, part: value}, by=[secret])
+
+
+@pytest.mark.parametrize("default", ["default", "queue", ""])
+def test_a_message_that_names_nobody_is_of_the_producer_of_the_settings(
+    settings: Settings, app: Celery, db: Database, default: str
+) -> None:
+    secret = str(add_secret(db, "default"))
+    add_producer(db, "billing")
+    nameless, named, posing, proven, odd = (str(uuid4()) for _ in range(5))
+    spec = chat("a")
+    send(app, spec, nameless)
+    send(app, spec, named, haulier_producer="billing")
+    send(app, spec, posing, haulier_producer="default")
+    send(app, spec, proven, haulier_producer="default", **signed(proven, spec, secret))
+    send(app, spec, odd, haulier_producer="bill\u202eing")
+
+    changed = {"queue_signed": False, "queue_default_producer": default}
+    WatchedInbox(settings.model_copy(update=changed), 5).read_all()
+
+    jobs_ = {
+        task_id: found(db, UUID(task_id)) for task_id in (nameless, named, posing, proven, odd)
+    }
+    assert jobs_[nameless].producer == (default or "default")
+    refused = {task_id for task_id, job in jobs_.items() if job.state is JobState.REJECTED}
+    expected = {"default": {odd}, "queue": {posing, odd}, "": {nameless, posing, odd}}[default]
+    assert refused == expected
+    assert {jobs_[task_id].producer for task_id in refused} == {"default"}
+    assert {jobs_[task_id].producer for task_id in (named, proven)} == {"billing", "default"}
+    for task_id in refused:
+        assert task_id in (jobs_[task_id].error or "")
+    if nameless in refused:
+        assert "HAULIER_QUEUE_DEFAULT_PRODUCER is empty" in (jobs_[nameless].error or "")
+    if posing in refused:
+        assert "must be signed" in (jobs_[posing].error or "")
+    assert "U+202E" in (jobs_[odd].error or "")

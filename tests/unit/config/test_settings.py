@@ -181,3 +181,10 @@ def test_space_around_a_secret_does_not_count(monkeypatch: pytest.MonkeyPatch) -
     found = read_settings().together_api_key
     assert found is not None
     assert found.get_secret_value() == "key"
+
+
+def test_the_producer_of_nameless_messages_may_be_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read_settings().queue_default_producer == "default"
+    for value in ("queue", ""):
+        monkeypatch.setenv("HAULIER_QUEUE_DEFAULT_PRODUCER", value)
+        assert read_settings().queue_default_producer == value
