@@ -74,8 +74,11 @@ def _passwords(url: str) -> Iterator[str]:
     # Libraries disagree on where a password with a / or an @ in it ends.
     found = [match[1] for match in re.finditer("(?=://[^:/@]*:([^@]*)@)", url)]
     found += re.findall("[?&][a-z]*password=([^&]*)", url)
+    user = None
     with suppress(ValueError):
+        user = urlsplit(url).username
         found += [urlsplit(url).password or ""]
     for password in found:
-        yield password
-        yield unquote(password)
+        if password != user:  # no secret, and often a word that stands everywhere
+            yield password
+            yield unquote(password)
