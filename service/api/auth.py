@@ -8,6 +8,7 @@ import anyio.to_thread
 from fastapi import Depends, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.requests import Request
+from starlette.responses import Response
 
 from config.settings import Settings
 from service.api.problems import FORBIDDEN, UNAUTHORIZED, HttpProblem
@@ -120,6 +121,13 @@ def may(scope: Scope) -> Callable[[Caller], Awaitable[None]]:
 
     return check
 
+
+async def _not_stored(response: Response) -> None:
+    response.headers["Cache-Control"] = "no-store"
+
+
+SHOWS_A_SECRET = Depends(_not_stored)
+"""For endpoints whose answers hold a token or a signing secret: no cache may keep them."""
 
 SUBMIT, READ, CANCEL, ADMIN = (Depends(may(scope)) for scope in Scope)
 """For `dependencies=[…]` of an endpoint."""

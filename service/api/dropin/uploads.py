@@ -61,7 +61,11 @@ async def announce(request: Request, services: Uses, caller: CalledBy) -> Respon
         )
     )
     url = request.url.replace(path=f"{request.url.path}/{file_id}/bytes", query=f"key={secret}")
-    headers = {"Location": str(url), "X-Together-File-Id": file_id}
+    headers = {
+        "Location": str(url),
+        "X-Together-File-Id": file_id,
+        "Cache-Control": "no-store",  # the URL holds a secret
+    }
     return Response(status_code=302, headers=headers)
 
 

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from config.settings import Settings
 from service.api import cursors
-from service.api.auth import ADMIN
+from service.api.auth import ADMIN, SHOWS_A_SECRET
 from service.api.body import SMALL_BODY
 from service.api.openapi import problem
 from service.api.problems import NAME_TAKEN, NOT_FOUND, HttpProblem
@@ -133,7 +133,10 @@ UNKNOWN: dict[int | str, dict[str, Any]] = {404: problem("No such producer or to
 
 
 @router.post(
-    "/producers", status_code=201, responses={409: problem("There is a producer of this name")}
+    "/producers",
+    status_code=201,
+    dependencies=[SHOWS_A_SECRET],
+    responses={409: problem("There is a producer of this name")},
 )
 def add_producer(services: Uses, asked: NewProducer) -> NewProducerView:
     """Add a producer. Its first token is shown only in this answer."""
@@ -164,7 +167,12 @@ def change_producer(services: Uses, name: Named, asked: ProducerFields) -> Produ
     return _shown(store.set_producer(services.db, name, asked.given(services.settings)))
 
 
-@router.post("/producers/{name}/signing-secret", status_code=201, responses=UNKNOWN)
+@router.post(
+    "/producers/{name}/signing-secret",
+    status_code=201,
+    dependencies=[SHOWS_A_SECRET],
+    responses=UNKNOWN,
+)
 def make_signing_secret(services: Uses, name: Named) -> SecretView:
     """Make a new signing secret, shown only in this answer. The previous one stays valid."""
     secret = store.add_secret(services.db, name)

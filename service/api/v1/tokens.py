@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Response
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 from service.api import cursors
-from service.api.auth import ADMIN
+from service.api.auth import ADMIN, SHOWS_A_SECRET
 from service.api.body import SMALL_BODY
 from service.api.openapi import problem
 from service.api.problems import NOT_FOUND, TOKEN_ENDED, HttpProblem, invalid
@@ -97,7 +97,7 @@ class NewTokenView(TokenView):
     )
 
 
-@router.post("", status_code=201)
+@router.post("", status_code=201, dependencies=[SHOWS_A_SECRET])
 def add_token(services: Uses, name: Named, asked: TokenAsked) -> NewTokenView:
     """Add a token. It is shown only in this answer."""
     expires_at = asked.instant(services.db)
@@ -127,7 +127,12 @@ def list_tokens(
     )
 
 
-@router.post("/{token_id}/rotate", status_code=201, responses={409: problem("The token has ended")})
+@router.post(
+    "/{token_id}/rotate",
+    status_code=201,
+    dependencies=[SHOWS_A_SECRET],
+    responses={409: problem("The token has ended")},
+)
 def rotate_token(
     services: Uses, name: Named, token_id: str, asked: Rotation | None = None
 ) -> NewTokenView:

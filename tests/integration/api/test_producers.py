@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
+from service.api.app import application
 from service.rules.credentials import Scope
 from service.store.producers import add_credential, producer
 from tests.api import Api, chat, messages, problem
@@ -205,6 +206,32 @@ def test_a_token_is_rotated_with_grace_and_revoked(api: Api) -> None:
 )
 def test_a_token_that_cannot_be_made_is_refused(refusing_api: Api, asked: dict[str, Any]) -> None:
     assert messages(refusing_api.http.post("/v1/producers/default/tokens", json=asked))
+
+
+def _shows_a_secret(operation: dict[str, Any]) -> bool:
+    """Whether its answer has a field for a token or a secret."""
+    schemas = application().openapi()["components"]["schemas"]
+    answers = [answer for status, answer in operation["responses"].items() if status < "300"]
+    named = [one.get("content", {}).get("application/json", {}).get("schema") for one in answers]
+    shown = [schemas[ref["$ref"].rpartition("/")[2]] for ref in named if ref and "$ref" in ref]
+    return any({"token", "secret"} & set(schema["properties"]) for schema in shown)
+
+
+def test_no_cache_keeps_an_answer_that_shows_a_secret(api: Api) -> None:
+    token_id = api.http.post("/v1/producers/default/tokens", json={}).json()["id"]
+    paths = application().openapi()["paths"]
+    showing = [
+        (method, path.replace("{name}", "default").replace("{token_id}", token_id))
+        for path, item in paths.items()
+        for method, operation in item.items()
+        if _shows_a_secret(operation)
+    ]
+    assert len(showing) >= 4
+    for method, path in showing:
+        body = {"name": "billing"} if path == "/v1/producers" else {}
+        answer = api.http.request(method, path, json=body)
+        assert answer.status_code == 201, answer.text
+        assert answer.headers["cache-control"] == "no-store", path
 
 
 def test_a_new_signing_secret_keeps_the_one_before_it(api: Api) -> None:
