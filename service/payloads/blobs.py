@@ -19,6 +19,7 @@ from obstore.exceptions import BaseError, PreconditionError
 from obstore.store import LocalStore, ObjectStore, from_url
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from service.payloads.private import private, private_folder
 from service.rules.errors import Broken
 from service.rules.work import Entry, Manifest
 
@@ -96,7 +97,7 @@ class Blobs:
         if parts.scheme == "file":
             self._root = Path(unquote(parts.path))
             if create:
-                _private_folder(self._root)
+                private_folder(self._root)
             self._store = LocalStore(self._root, mkdir=create)
             self._target = self._store
         else:
@@ -325,26 +326,14 @@ def _cut(name: str, end: int) -> Broken:
 @contextmanager
 def _whole(path: Path) -> Iterator[BinaryIO]:
     """Open a file that gets its name only when it is complete."""
-    _private_folder(path.parent)
+    private_folder(path.parent)
     part = path.with_name(f"{path.name}#{uuid4()}")
     try:
-        with open(part, "xb", opener=_private) as file:
+        with open(part, "xb", opener=private) as file:
             yield file
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-
-
-def _private(path: str, flags: int) -> int:
-    """Open a file that only its owner may read: prompts and answers are in it."""
-    return os.open(path, flags, 0o600)
-
-
-def _private_folder(folder: Path) -> None:
-    """Create a folder and those above it, for their owner alone."""
-    if not folder.is_dir():
-        _private_folder(folder.parent)
-        folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def _read(path: Path, offset: int, length: int | None, block: int) -> Iterator[bytes]:

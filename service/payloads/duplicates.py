@@ -12,6 +12,8 @@ from itertools import chain
 from pathlib import Path
 from typing import IO
 
+from service.payloads.private import private_folder
+
 RUN = 1 << 18
 """How many hashes stay in memory before they go to scratch space: 2 MB, or 12 MB while sorted."""
 BUCKETS = 256
@@ -66,7 +68,7 @@ class Hashes:
     def _spill(self) -> None:
         if self._file is None:
             if self._scratch is not None:
-                self._scratch.mkdir(parents=True, exist_ok=True)
+                private_folder(self._scratch)
             self._file = tempfile.TemporaryFile(dir=self._scratch)  # noqa: SIM115  see close
         run = array("q", sorted(self._run))
         start = self._file.tell()

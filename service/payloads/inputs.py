@@ -73,8 +73,9 @@ def _local(url: str, path: str, roots: tuple[str, ...]) -> Iterator[bytes]:
 
     Whoever owns a link on the way could point it elsewhere between a check and an opening.
     """
-    # Without waiting: a pipe has no end until somebody writes to it.
-    opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    # Without waiting: a pipe has no end until somebody writes to it. Nor does a terminal
+    # become this process's own.
+    opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
         real = _path_of(opened)
         real_roots = tuple(

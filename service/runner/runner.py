@@ -15,6 +15,7 @@ import structlog
 from config.settings import Settings
 from service import stages
 from service.payloads.blobs import STORAGE_ERRORS, Blobs
+from service.payloads.private import private_folder
 from service.rules.crashpoints import CrashPoint, reached
 from service.rules.errors import (
     AccountBlocked,
@@ -130,7 +131,7 @@ class Runner:
     @cached_property
     def _scratch(self) -> Path:
         path = self.settings.scratch or Path(gettempdir())
-        path.mkdir(parents=True, exist_ok=True)
+        private_folder(path)
         return path
 
     def _lease(self, claim: Claim, since: float) -> HeldLease:

@@ -22,6 +22,7 @@ from config.secret_files import without_secrets
 from config.settings import Settings
 from service.cli.place import variables_in
 from service.payloads.blobs import STORAGE_ERRORS, Blobs
+from service.payloads.private import private_folder
 from service.rules.errors import AccountBlocked, RateLimited, Refused, Unreachable
 from service.store import engine, heartbeats
 from service.store.engine import DATABASE_ERRORS, Database, server_version
@@ -194,7 +195,7 @@ def scratch(settings: Settings) -> Iterator[Finding]:
     place = settings.scratch or Path(tempfile.gettempdir())
     todo = "let HAULIER_SCRATCH name a directory with more space, on a disk of this machine"
     try:
-        place.mkdir(parents=True, exist_ok=True)
+        private_folder(place)
         with tempfile.TemporaryFile(dir=place) as file:
             file.write(bytes(1 << 16))
         free = shutil.disk_usage(place).free

@@ -21,6 +21,8 @@ def main(parent: str, death_signal: str, user: str, directory: str, *argv: str) 
         os.setgroups([])
         os.setgid(account.pw_gid)
         os.setuid(account.pw_uid)
+    # What it writes below the home is its owner's alone.
+    os.umask(0o077)
     if directory:
         os.chdir(directory)
     if sys.platform == "linux":

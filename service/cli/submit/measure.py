@@ -19,6 +19,7 @@ from service.cli.exits import Exit
 from service.cli.screen import Column, clean, escaped, output
 from service.payloads.blobs import packed, unpacked
 from service.payloads.intake import Intake, Taken
+from service.payloads.private import private_folder
 from service.rules.admission import TOKENS_PER_BYTE
 from service.rules.errors import BadInput
 from service.rules.prices import Tokens, written
@@ -146,7 +147,7 @@ def show_estimate(file: Path, *, endpoint: str | None, as_json: bool) -> None:
 def measured(lines: BinaryIO, endpoint: str, config: Settings) -> FileEstimate:
     """Read request lines as Haulier would take them in. Raises BadInput."""
     if config.scratch is not None:
-        config.scratch.mkdir(parents=True, exist_ok=True)
+        private_folder(config.scratch)
     with tempfile.TemporaryFile(dir=config.scratch) as scratch:
         measure = Measure(scratch)
         with Intake(measure, "estimate", endpoint, config) as intake:

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from service.cli.up.errors import StartError
+from service.payloads.private import private
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,7 +39,9 @@ class Home:
         # For root, Postgres runs as another user, who must be able to enter.
         mode = 0o711 if os.geteuid() == 0 else 0o700
         try:
-            self.directory.mkdir(mode=mode, parents=True, exist_ok=True)
+            if not self.directory.is_dir():
+                self.directory.mkdir(mode=mode, parents=True, exist_ok=True)
+                self.directory.chmod(mode)  # whatever the umask
             for name in ("blobs", "simulator"):
                 (self.directory / name).mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
@@ -50,7 +53,7 @@ class Home:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the directory's lock. Raises StartError if another `haulier up` holds it."""
-        with (self.directory / "lock").open("a+") as file:
+        with open(self.directory / "lock", "a+", opener=private) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -24,6 +24,7 @@ from service.cli.up.postgres_programs import (
     SHELTER,
     Programs,
     find_programs,
+    passable,
     reaches,
     within_reach,
 )
@@ -74,7 +75,7 @@ class Postgres:
         sheltered = self._user is not None and not reaches(self._user, home)
         parent = SHELTER if sheltered else home
         prefix = _digest(home) if sheltered else "postgres"
-        parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        passable(parent)
         _remove_unfinished(parent, prefix)
         unfinished = parent / f"{prefix}-{secrets.token_hex(4)}.new"
         self._initialise(unfinished)

@@ -83,16 +83,24 @@ def within_reach(programs: Programs, user: str | None) -> Programs:
     installed = int(programs.directory.stat().st_mtime)
     copy = SHELTER / f"postgresql-{programs.major}-{installed}"
     if not copy.exists():
-        SHELTER.mkdir(mode=0o755, parents=True, exist_ok=True)
+        passable(SHELTER)
         unfinished = copy.with_name(f"{copy.name}.{os.getpid()}.new")
         shutil.copytree(package / "pginstall", unfinished / package.name / "pginstall")
         libraries = package.with_name(f"{package.name}.libs")
         if libraries.exists():
             # The programs look for these next to the package.
             shutil.copytree(libraries, unfinished / libraries.name)
-        unfinished.chmod(0o755)
+        for directory in (unfinished, unfinished / package.name):
+            directory.chmod(0o755)
         unfinished.rename(copy)
     return Programs(copy / package.name / "pginstall" / "bin", programs.major)
+
+
+def passable(directory: Path) -> None:
+    """Create a directory, if there is none, that other users can enter, whatever the umask."""
+    if not directory.is_dir():
+        directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(0o755)
 
 
 def reaches(user: str, path: Path) -> bool:

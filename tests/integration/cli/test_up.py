@@ -212,6 +212,21 @@ def secrets_of(pid: int) -> set[str]:
     return known & pairs.keys()
 
 
+def test_what_it_keeps_is_its_owners_alone(started: Processes, place: Path) -> None:
+    umask = os.umask(0)
+    try:
+        up = Up(started, place)
+        up.running.stop()
+    finally:
+        os.umask(umask)
+    kept = [path for path in up.home.rglob("*") if not path.is_symlink()]
+    assert {"env", "lock", "up.json", "blobs", "postgres.log"} <= {path.name for path in kept}
+    open_ones = [path for path in kept if path.stat().st_mode & 0o077]
+    assert open_ones == []
+    # Root's Postgres is another user, who has to enter.
+    assert up.home.stat().st_mode & 0o066 == 0
+
+
 def test_without_a_key_it_names_both_ways_out(started: Processes) -> None:
     up = started.haulier("up", "--port", "0")
     assert up.wait() == 1

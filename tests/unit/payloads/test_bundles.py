@@ -1,6 +1,7 @@
 """Pages: small specs in one blob, each of them exactly as if it stood alone."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -10,6 +11,7 @@ import pytest
 from config.settings import Settings
 from service.payloads.blobs import STORAGE_ERRORS, Blobs
 from service.payloads.bundles import BUNDLE_BYTES, SMALL_BYTES, is_small, take_in_together
+from service.payloads.duplicates import RUN, Hashes
 from service.payloads.intake import Taken, take_in
 from service.rules.errors import BadInput
 from service.rules.spec import Permissions, Spec, read_spec, request_lines
@@ -149,10 +151,22 @@ def test_nothing_is_taken_in_where_storage_fails(blobs: Blobs, tmp_path: Path) -
         take_in_together([(UUID(int=1), spec("a"))], blobs, SETTINGS)
 
 
+@pytest.fixture
+def no_umask() -> Iterator[None]:
+    umask = os.umask(0)
+    yield
+    os.umask(umask)
+
+
+@pytest.mark.usefixtures("no_umask")
 def test_payloads_are_readable_by_their_owner_alone(tmp_path: Path) -> None:
     blobs = Blobs((tmp_path / "a" / "blobs").as_uri())
     blobs.put("jobs/x/y/small", b"x")
     with blobs.writer("jobs/x/z/large") as writer:
         writer.write(b"x")
+    hashes = Hashes(tmp_path / "a" / "scratch" / "here")
+    hashes.add(map(str, range(RUN + 1)))
+    hashes.close()
+    assert (tmp_path / "a" / "scratch" / "here").is_dir()
     for path in (tmp_path / "a").rglob("*"):
         assert path.stat().st_mode & 0o077 == 0, path
