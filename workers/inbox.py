@@ -28,7 +28,7 @@ from service.store.models import Producer
 from service.store.permissions import newcomer, permissions_of
 from service.store.producers import producers_named
 from service.store.submit import Answer, Submission, Submitted, submit_each
-from workers.messages import Message, Unreadable, check_size, open_message
+from workers.messages import Message, Unreadable, check_enabled, check_size, open_message
 from workers.process import Every, Heartbeat, log_trouble, run
 from workers.submit_queue import SUBMIT, SubmitQueue
 
@@ -204,6 +204,7 @@ class Inbox:
             if signed:
                 message.check_signature(message.sent(), producer)
             owner, job_id = producer.name, message.job_id
+            check_enabled(producer)
             sent = message.sent()
             check_size(sent, producer)
             spec = read_spec(sent, permissions_of(producer, self._settings))

@@ -17,7 +17,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 import msgspec
 
-from service.rules.errors import BadInput, Problem
+from service.rules.errors import BadInput, Disabled, Problem
 from service.rules.names import trouble_with
 from service.rules.signatures import is_signed
 from service.rules.spec import SPEC_BYTES
@@ -151,6 +151,12 @@ def job_id_of(task_id: str) -> UUID:
         return UUID(task_id)
     except ValueError:
         return uuid5(NAMESPACE_URL, task_id)
+
+
+def check_enabled(producer: Producer) -> None:
+    """Raise BadInput if the producer is disabled."""
+    if producer.disabled_at is not None:
+        raise _bad(str(Disabled(producer.name)))
 
 
 def check_size(spec: bytes, producer: Producer) -> None:

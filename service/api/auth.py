@@ -15,7 +15,7 @@ from service.api.problems import FORBIDDEN, UNAUTHORIZED, HttpProblem
 from service.rules.credentials import Scope, digest, id_of, same
 from service.rules.spec import Permissions
 from service.store.engine import Database
-from service.store.models import Producer
+from service.store.models import Credential, Producer
 from service.store.permissions import permissions_of
 from service.store.producers import holder, note_use
 
@@ -30,6 +30,8 @@ class Caller:
     sees: str | None
     permissions: Permissions
     scopes: frozenset[Scope]
+    credential: str | None = None
+    """The id of its token; None for the admin token."""
     body_bytes: int | None = None
 
 
@@ -63,15 +65,21 @@ class Authenticator:
         if not same(found, held.token.digest if held else _NOBODY) or held is None:
             return None
         note_use(self._db, held.token)
-        return self._caller(held.producer, frozenset(map(Scope, held.token.scopes)))
+        return self._caller(held.producer, held.token)
 
-    def _caller(self, producer: Producer, scopes: frozenset[Scope]) -> Caller:
+    def is_valid(self, caller: Caller) -> bool:
+        """Whether a caller's token has not ended since, nor its producer been disabled."""
+        return caller.credential is None or holder(self._db, caller.credential) is not None
+
+    def _caller(self, producer: Producer, token: Credential) -> Caller:
+        scopes = frozenset(map(Scope, token.scopes))
         admin = Scope.ADMIN in scopes
         return Caller(
             producer=producer.name,
             sees=None if admin else producer.name,
             permissions=permissions_of(producer, self._settings),
             scopes=frozenset(Scope) if admin else scopes,
+            credential=token.id,
             body_bytes=producer.body_bytes,
         )
 
@@ -88,18 +96,19 @@ async def authenticated(
     credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
 ) -> Caller:
     """The caller. Everything below /v1 depends on it, before any endpoint is asked."""
-    caller = None
-    if credentials is not None:
-        caller = await request.app.state.services.authenticator.caller(credentials.credentials)
+    if credentials is None:
+        raise unauthorized("send `Authorization: Bearer <token>`")
+    caller = await request.app.state.services.authenticator.caller(credentials.credentials)
     if not isinstance(caller, Caller):
-        raise HttpProblem(
-            UNAUTHORIZED,
-            "the token is not known, has expired or was revoked"
-            if credentials
-            else "send `Authorization: Bearer <token>`",
-            headers={"WWW-Authenticate": 'Bearer realm="haulier"'},
-        )
+        raise unauthorized()
     return caller
+
+
+def unauthorized(
+    detail: str = "the token is not known, has expired or was revoked, or its producer is disabled",
+) -> HttpProblem:
+    headers = {"WWW-Authenticate": 'Bearer realm="haulier"'}
+    return HttpProblem(UNAUTHORIZED, detail, headers=headers)
 
 
 CalledBy = Annotated[Caller, Depends(authenticated)]

@@ -16,7 +16,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.payloads.blobs import STORAGE_ERRORS
-from service.rules.errors import MOST_PROBLEMS, BadInput, Contended, OverQuota, Problem
+from service.rules.errors import (
+    MOST_PROBLEMS,
+    BadInput,
+    Conflict,
+    Contended,
+    Disabled,
+    OverQuota,
+    Problem,
+)
 from service.store.engine import is_contended, is_unavailable, lacks_schema
 
 MEDIA_TYPE = "application/problem+json"
@@ -50,6 +58,8 @@ NOT_RETRYABLE = Kind("not-retryable", 409, "The job cannot be retried")
 NOTHING_PARKED = Kind("nothing-parked", 409, "Nothing of the job waits for an operator")
 KEY_REUSED = Kind("idempotency-key-reused", 409, "The idempotency key stands for another job")
 NAME_TAKEN = Kind("name-taken", 409, "There is one of this name already")
+PRODUCER_DISABLED = Kind("producer-disabled", 409, "The producer is disabled")
+PRODUCER_IN_USE = Kind("producer-in-use", 409, "The producer cannot be deleted")
 TOKEN_ENDED = Kind("token-ended", 409, "The token has ended")
 TOO_LARGE = Kind("too-large", 413, "The request is too large")
 UNSUPPORTED = Kind("unsupported-media-type", 415, "The body's type is not taken here")
@@ -111,6 +121,12 @@ def bad_input(error: BadInput) -> HttpProblem:
         problems=[{"line": found.line, "message": found.message} for found in error.problems],
         more=error.more,
     )
+
+
+def not_stored(error: Conflict) -> HttpProblem:
+    """409 for a submission that cannot be stored beside what is there."""
+    kind = PRODUCER_DISABLED if isinstance(error, Disabled) else KEY_REUSED
+    return HttpProblem(kind, str(error))
 
 
 def over_quota(error: OverQuota) -> HttpProblem:

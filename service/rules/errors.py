@@ -15,7 +15,8 @@ HaulierError
 ├── StaleLease         the lease was lost: drop everything, change nothing
 ├── OverQuota          the producer's limit is reached: come back later, or with less
 └── Conflict           the row is not in a state in which this can be done
-    └── IdTaken        the id that was asked for is that of another producer's job
+    ├── IdTaken        the id that was asked for is that of another producer's job
+    └── Disabled       the producer is disabled: an operator would have to enable it
 """
 
 from dataclasses import dataclass
@@ -150,3 +151,10 @@ class Conflict(HaulierError):
 
 class IdTaken(Conflict):
     """The id that a job was to have is that of another producer's job."""
+
+
+class Disabled(Conflict):
+    """The producer is disabled, and can submit nothing."""
+
+    def __init__(self, producer: str) -> None:
+        super().__init__(f"the producer {producer!r} is disabled; an operator can enable it")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import Select, delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -13,13 +13,20 @@ from service.rules.credentials import DEFAULT_SCOPES, NewCredential, Scope, new_
 from service.rules.errors import BadInput, Conflict, Problem
 from service.rules.signatures import new_secret
 from service.store.engine import Database
-from service.store.models import Credential, Producer
+from service.store.models import Credential, File, Job, Producer
 
 SECRETS = 2
 """Signing secrets of a producer that are valid together: the newest, and the one before it."""
 
 _USED = timedelta(minutes=1)
 """The precision of `last_used_at`: a write at every call would cost too much."""
+
+
+DEFAULT = "default"
+"""The producer of whatever names none."""
+
+_PATIENCE = "2s"
+_COUNTED = 1_000
 
 
 @dataclass(frozen=True)
@@ -31,13 +38,17 @@ class Holder:
 
 
 def holder(db: Database, token_id: str) -> Holder | None:
-    """The valid token with this id; whether its digest is right is for the caller to see."""
+    """The valid token with this id, of a producer that is not disabled.
+
+    Whether its digest is right is for the caller to see.
+    """
     with db.begin() as session:
         found = session.execute(
             select(Credential, Producer)
             .join(Producer, Producer.name == Credential.producer)
             .where(Credential.id == token_id, Credential.revoked_at.is_(None))
             .where(func.coalesce(Credential.expires_at > func.now(), True))
+            .where(Producer.disabled_at.is_(None))
         ).one_or_none()
         return None if found is None else Holder(*found)
 
@@ -100,6 +111,60 @@ def set_producer(db: Database, name: str, fields: dict[str, Any]) -> Producer | 
         if row.lowest_priority > row.highest_priority:
             raise BadInput([Problem("lowest_priority lies above highest_priority")])
         return row
+
+
+def disable(db: Database, name: str) -> Producer | None:
+    """Make a producer submit nothing, and none of its credentials valid. None if there is none."""
+    return _set_disabled(db, name, func.coalesce(Producer.disabled_at, func.now()))
+
+
+def enable(db: Database, name: str) -> Producer | None:
+    """Undo `disable`. None if there is no such producer."""
+    return _set_disabled(db, name, None)
+
+
+def _set_disabled(db: Database, name: str, at: Any) -> Producer | None:
+    with db.begin() as session:
+        changed = update(Producer).where(Producer.name == name).values(disabled_at=at)
+        return session.scalars(changed.returning(Producer)).one_or_none()
+
+
+def remove_producer(db: Database, name: str) -> bool:
+    """Delete a producer and its tokens. False if there is none.
+
+    Raises Conflict, which says what is there, if it has jobs or files.
+    """
+    if name == DEFAULT:
+        raise Conflict("the producer 'default' owns whatever names no producer; disable it instead")
+    with db.begin() as session:
+        # A transaction of the producer's own (`haulier.enqueue`) may hold the row for long.
+        session.execute(text(f"SET LOCAL lock_timeout = '{_PATIENCE}'"))
+        row = session.get(Producer, name, with_for_update=True)
+        if row is None:
+            return False
+        jobs = _counted(session, select(Job.id).where(Job.producer == name), "jobs")
+        whole = (File.producer == name, File.blob.is_not(None), File.deleted_at.is_(None))
+        files = _counted(session, select(File.id).where(*whole), "files")
+        if held := " and ".join(filter(None, (jobs, files))):
+            raise Conflict(
+                f"the producer has {held}; jobs go when they are pruned (HAULIER_RETENTION_DAYS),"
+                " files when they are deleted or expire"
+            )
+        # Files that were deleted or never sent; their blobs are swept.
+        session.execute(delete(File).where(File.producer == name))
+        session.execute(delete(Credential).where(Credential.producer == name))
+        session.delete(row)
+        return True
+
+
+def _counted(session: Session, query: Select[Any], what: str) -> str:
+    """The number of rows in words, without counting millions; empty for none."""
+    some = query.limit(_COUNTED).subquery()
+    number = session.scalars(select(func.count()).select_from(some)).one()
+    if not number:
+        return ""
+    more = "at least " if number == _COUNTED else ""
+    return f"{more}{number:,} {what.removesuffix('s') if number == 1 else what}"
 
 
 def add_secret(db: Database, name: str) -> str | None:

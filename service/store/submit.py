@@ -14,7 +14,15 @@ from sqlalchemy.orm import Session
 
 from service.payloads.intake import Taken
 from service.rules.crashpoints import CrashPoint, reached
-from service.rules.errors import BadInput, Conflict, Contended, IdTaken, OverQuota, error_text
+from service.rules.errors import (
+    BadInput,
+    Conflict,
+    Contended,
+    Disabled,
+    IdTaken,
+    OverQuota,
+    error_text,
+)
 from service.rules.spec import Spec, fingerprint
 from service.rules.states import JobState
 from service.store.engine import Database, is_contended
@@ -73,8 +81,8 @@ def submit_each(db: Database, submissions: Sequence[Submission]) -> list[Answer]
     No two of them may have one id. A submission whose id or idempotency key is there already finds
     that job. An error stands in its submission's place and touches no other: Conflict if the key
     was used for other content, IdTaken if the id is that of another producer's job, OverQuota if
-    it is new and its producer's limit is reached, Contended if another transaction holds its key.
-    Then the others are stored without it, producer by producer.
+    it is new and its producer's limit is reached, Disabled if its producer is, Contended if another
+    transaction holds its key. Then the others are stored without it, producer by producer.
     """
     reached(CrashPoint.ACCEPT_COPIED)
     stored = _attempt(db, submissions, TOGETHER)
@@ -133,12 +141,21 @@ def _store(
 ) -> list[Answer]:
     milliseconds = patience // timedelta(milliseconds=1)
     now: datetime = session.execute(_BEGIN, {"patience": f"{milliseconds}ms"}).one().now
-    limited = _add_producers(session, {submission.producer for submission in submissions})
+    limited, disabled = _add_producers(session, {s.producer for s in submissions})
     # In one order for everybody: two pages with the same keys must not wait for each other.
     ordered = sorted(submissions, key=_order)
-    asked = [_asked(s) for s in ordered if s.bad is None and s.producer in limited]
-    over = over_quota(session, asked) if asked else {}
-    rows = {s.id: _row(s, now) for s in ordered if s.id not in over}
+    refused: dict[UUID, Answer] = {}
+    asked = []
+    for s in ordered:
+        if s.bad is not None:
+            continue  # it becomes a rejected job, whoever sent it
+        if s.producer in disabled:
+            refused[s.id] = Disabled(s.producer)
+        elif s.producer in limited:
+            asked.append(_asked(s))
+    if asked:
+        refused |= over_quota(session, asked)
+    rows = {s.id: _row(s, now) for s in ordered if s.id not in refused}
     new = set(_insert(session, list(rows.values())))
     if new:
         session.execute(
@@ -152,7 +169,7 @@ def _store(
             {s.id: s.spec.notify for s in submissions if s.bad is not None and s.id in new},
         )
     known = _known(session, [s for s in submissions if s.id in rows and s.id not in new])
-    found = {**over, **known}
+    found = {**refused, **known}
     return [
         found.get(s.id) or Submitted(s.id, new=True, row=_as_stored(rows[s.id], now))
         for s in submissions
@@ -208,15 +225,17 @@ _ADD_PRODUCERS = text("""
 WITH added AS (
   INSERT INTO haulier.producers (name) SELECT unnest(CAST(:names AS text[]))
   ON CONFLICT DO NOTHING)
-SELECT name FROM haulier.producers
+SELECT name, disabled_at IS NOT NULL AS disabled FROM haulier.producers
 WHERE name = ANY(CAST(:names AS text[]))
-AND (open_requests IS NOT NULL OR requests_per_day IS NOT NULL)
+AND (open_requests IS NOT NULL OR requests_per_day IS NOT NULL OR disabled_at IS NOT NULL)
 """)
 
 
-def _add_producers(session: Session, names: set[str]) -> frozenset[str]:
-    """Add producers that are new. Return those of the others that have a limit on requests."""
-    return frozenset(session.scalars(_ADD_PRODUCERS, {"names": sorted(names)}))
+def _add_producers(session: Session, names: set[str]) -> tuple[set[str], set[str]]:
+    """Add producers that are new. Return those of the others with limits, and the disabled ones."""
+    found = session.execute(_ADD_PRODUCERS, {"names": sorted(names)}).all()
+    disabled = {row.name for row in found if row.disabled}
+    return {row.name for row in found} - disabled, disabled
 
 
 def _row(submission: Submission, now: datetime) -> dict[str, Any]:

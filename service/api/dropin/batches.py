@@ -20,8 +20,8 @@ from service.api.dropin.wire import batch_object, input_file_id
 from service.api.problems import (
     ALREADY_ENDED,
     BROKEN_BODY,
-    KEY_REUSED,
     HttpProblem,
+    not_stored,
     over_quota,
 )
 from service.api.services import Services, Uses
@@ -130,7 +130,7 @@ def _create(
     try:
         stored: Submitted = store.submit_once(services.db, file_id, submission, since=since)
     except Conflict as error:
-        raise HttpProblem(KEY_REUSED, str(error)) from None
+        raise not_stored(error) from None
     except OverQuota as error:
         raise over_quota(error) from None
     reached(CrashPoint.ACCEPT_STORED)

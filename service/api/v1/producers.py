@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import date, datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Query, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from config.settings import Settings
@@ -12,7 +12,7 @@ from service.api import cursors
 from service.api.auth import ADMIN, SHOWS_A_SECRET
 from service.api.body import SMALL_BODY
 from service.api.openapi import problem
-from service.api.problems import NAME_TAKEN, NOT_FOUND, HttpProblem
+from service.api.problems import NAME_TAKEN, NOT_FOUND, PRODUCER_IN_USE, HttpProblem
 from service.api.services import Uses
 from service.api.v1.filtering import PageQuery, legible
 from service.api.v1.jobs import page
@@ -92,6 +92,9 @@ class NewProducer(ProducerFields):
 class ProducerView(View):
     name: str
     created_at: datetime
+    disabled_at: datetime | None = Field(
+        description="Set while it is disabled: it can submit nothing, and no token of it is valid."
+    )
     accounts: Sequence[str] | None
     input_roots: Sequence[str] | None
     notice_tasks: Sequence[str] | None
@@ -179,6 +182,33 @@ def make_signing_secret(services: Uses, name: Named) -> SecretView:
     if secret is None:
         raise unknown_producer()
     return SecretView(secret=secret)
+
+
+@router.post("/producers/{name}/disable", responses=UNKNOWN)
+def disable_producer(services: Uses, name: Named) -> ProducerView:
+    """Refuse all tokens, uploads and submissions of a producer at once. Its jobs go on."""
+    return _shown(store.disable(services.db, name))
+
+
+@router.post("/producers/{name}/enable", responses=UNKNOWN)
+def enable_producer(services: Uses, name: Named) -> ProducerView:
+    """Enable a producer again, with the tokens that it has."""
+    return _shown(store.enable(services.db, name))
+
+
+@router.delete(
+    "/producers/{name}",
+    status_code=204,
+    responses={**UNKNOWN, 409: problem("The producer has jobs or files, or is `default`")},
+)
+def remove_producer(services: Uses, name: Named) -> Response:
+    """Delete a producer that has neither jobs nor files, and its tokens."""
+    try:
+        if not store.remove_producer(services.db, name):
+            raise unknown_producer()
+    except Conflict as error:
+        raise HttpProblem(PRODUCER_IN_USE, str(error)) from None
+    return Response(status_code=204)
 
 
 def _shown(producer: Producer | None) -> ProducerView:

@@ -8,7 +8,7 @@ from anyio import to_thread
 from fastapi import APIRouter
 from starlette.responses import Response, StreamingResponse
 
-from service.api.auth import READ, CalledBy
+from service.api.auth import READ, CalledBy, Caller
 from service.api.problems import RETRY_AFTER, TOO_MANY_STREAMS, HttpProblem
 from service.api.services import Services, Uses
 from service.api.streams import EventStream
@@ -25,7 +25,6 @@ router = APIRouter()
 LOOK_SECONDS = 1.0
 KEEP_ALIVE_SECONDS = 15.0
 LONGEST_SECONDS = 900.0
-"""The longest that a stream lasts, and so the longest that it outlives a revoked token."""
 KEEP_ALIVE = b": still here\n\n"
 
 
@@ -62,10 +61,10 @@ async def stream_progress(job: VisibleJob, services: Uses, caller: CalledBy) -> 
             "too many progress streams are open; close one, or try again after Retry-After seconds",
             headers=RETRY_AFTER,
         )
-    return EventStream(_events(job, services, caller.sees), services.streams, caller.sees)
+    return EventStream(_events(job, services, caller), services.streams, caller.sees)
 
 
-async def _events(job: Job, services: Services, sees: str | None) -> AsyncIterator[bytes]:
+async def _events(job: Job, services: Services, caller: Caller) -> AsyncIterator[bytes]:
     until = monotonic() + LONGEST_SECONDS
     shown, said_at = "", monotonic()
     while not services.streams.is_ending and monotonic() < until:
@@ -81,16 +80,21 @@ async def _events(job: Job, services: Services, sees: str | None) -> AsyncIterat
             said_at = monotonic()
         await services.streams.pause(LOOK_SECONDS)
         limiter = services.streams.limiter
-        found = await to_thread.run_sync(_look, services, job, sees, limiter=limiter)
+        found = await to_thread.run_sync(_look, services, job, caller, limiter=limiter)
         if found is None:
-            return  # pruned
+            return
         job = found
 
 
-def _look(services: Services, job: Job, sees: str | None) -> Job | None:
-    """Return the job as it is now; the job as given if Postgres is unavailable; None if pruned."""
+def _look(services: Services, job: Job, caller: Caller) -> Job | None:
+    """Return the job as it is now, or as given if Postgres is unavailable.
+
+    Returns None if it was pruned, or if the caller's token is no longer valid.
+    """
     try:
-        return store.job(services.db, job.id, sees)
+        if not services.authenticator.is_valid(caller):
+            return None
+        return store.job(services.db, job.id, caller.sees)
     except Exception as error:
         if not is_unavailable(error):
             raise

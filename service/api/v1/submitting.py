@@ -14,18 +14,19 @@ from starlette.responses import Response
 
 from service.api import body
 from service.api.auth import SUBMIT as MAY_SUBMIT
-from service.api.auth import CalledBy, Caller
+from service.api.auth import CalledBy, Caller, unauthorized
 from service.api.gathering import Accepted
 from service.api.openapi import SUBMIT, problem
 from service.api.problems import (
-    KEY_REUSED,
     UNSUPPORTED,
     HttpProblem,
     invalid,
+    not_stored,
     over_quota,
 )
 from service.api.services import Services, Uses
 from service.api.v1.spec_fields import read_query
+from service.api.watching import as_long_as
 from service.payloads.bundles import SMALL_BYTES
 from service.payloads.intake import Intake, take_in
 from service.rules.errors import Conflict, OverQuota
@@ -51,7 +52,10 @@ router = APIRouter()
             "description": "The job of the same submission, accepted before",
             "model": JobView,
         },
-        409: problem("The idempotency key belongs to a job with different content"),
+        409: problem(
+            "The idempotency key belongs to a job with different content, or the producer is"
+            " disabled"
+        ),
         413: problem("The body or the job is larger than the producer may submit"),
         429: problem("The producer has reached a limit; `Retry-After` says when to try again"),
     },
@@ -75,7 +79,7 @@ async def submit_job(request: Request, services: Uses, caller: CalledBy) -> Resp
                 headers={"Accept-Post": "application/json, application/x-ndjson"},
             )
     except Conflict as error:
-        raise HttpProblem(KEY_REUSED, str(error)) from None
+        raise not_stored(error) from None
     except OverQuota as error:
         raise over_quota(error) from None
     job, new = accepted.job, accepted.new
@@ -123,16 +127,18 @@ async def _submit_lines(request: Request, services: Services, caller: Caller) ->
     key = request.headers.get("idempotency-key")
     spec = _keyed(read_query(request.query_params, caller.permissions), key)
     job_id = uuid4()
-    with Intake(
-        services.blobs,
-        _prefix(job_id),
-        spec.endpoint,
-        services.settings,
-        hashed=spec.idempotency_key is not None,
-    ) as intake:
-        async for block in body.blocks(request, caller.body_bytes):
-            await _in_thread(services, partial(intake.feed, block))
-        taken = await _in_thread(services, intake.finish)
+    is_valid = partial(services.authenticator.is_valid, caller)
+    async with as_long_as(is_valid, services, otherwise=unauthorized()):
+        with Intake(
+            services.blobs,
+            _prefix(job_id),
+            spec.endpoint,
+            services.settings,
+            hashed=spec.idempotency_key is not None,
+        ) as intake:
+            async for block in body.blocks(request, caller.body_bytes):
+                await _in_thread(services, partial(intake.feed, block))
+            taken = await _in_thread(services, intake.finish)
     submission = Submission(id=job_id, producer=caller.producer, spec=spec, taken=taken)
     return await services.gathering.submit(submission)
 

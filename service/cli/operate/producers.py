@@ -9,6 +9,7 @@ from urllib.parse import quote
 import msgspec
 import typer
 
+from service.cli.documents import Document
 from service.cli.listing import listed
 from service.cli.screen import Column, notes, output
 from service.cli.session import connected
@@ -59,6 +60,7 @@ class Producer(msgspec.Struct, frozen=True):
     open_requests: int | None
     requests_per_day: int | None
     signing_secrets: int
+    disabled_at: datetime | None = None
 
 
 class Token(msgspec.Struct, frozen=True):
@@ -170,13 +172,31 @@ def set_producer(
     grants = Grants(*lists, *limits, lowest_priority, highest_priority)
     with connected() as api:
         shown = api.send("PATCH", _path(name), Producer, grants.fields)
-    if json:
-        output().line(shown.line)
-        return
-    output().fields(
-        (field.replace("_", " "), _cell(getattr(shown.value, field)))
-        for field in Producer.__struct_fields__
-    )
+    _show(shown, as_json=json)
+
+
+@producer_app.command("disable")
+def disable_producer(name: Name, json: AsJson = False) -> None:
+    """Refuse all tokens, uploads and submissions of a producer at once. Its jobs go on."""
+    with connected() as api:
+        shown = api.send("POST", _path(name, "disable"), Producer)
+    _show(shown, as_json=json)
+
+
+@producer_app.command("enable")
+def enable_producer(name: Name, json: AsJson = False) -> None:
+    """Enable a producer again, with the tokens that it has."""
+    with connected() as api:
+        shown = api.send("POST", _path(name, "enable"), Producer)
+    _show(shown, as_json=json)
+
+
+@producer_app.command("remove")
+def remove_producer(name: Name) -> None:
+    """Delete a producer that has neither jobs nor files, and its tokens."""
+    with connected() as api:
+        api.delete(_path(name))
+    notes().line(f"removed: {name}")
 
 
 @producer_app.command("list")
@@ -189,11 +209,13 @@ def list_producers(json: AsJson = False) -> None:
                 *(Column("producer"), Column("accounts"), Column("body bytes", number=True)),
                 *(Column("open requests", number=True), Column("requests a day", number=True)),
                 *(Column("input roots", wrap=True), Column("notices", wrap=True)),
+                Column("disabled"),
             ),
             lambda one: (
                 *(one.name, _cell(one.accounts), one.body_bytes, one.open_requests),
                 *(one.requests_per_day, _cell(one.input_roots)),
                 f"{_cell(one.notice_tasks)} on {_cell(one.notice_queues)}",
+                one.disabled_at,
             ),
             as_json=json,
         )
@@ -271,6 +293,15 @@ def revoke_token(name: Name, token: TokenId) -> None:
     with connected() as api:
         api.delete(_path(name, "tokens", token))
     notes().line(f"revoked: {token}")
+
+
+def _show(shown: Document[Producer], *, as_json: bool) -> None:
+    if as_json:
+        output().line(shown.line)
+        return
+    cells = {name: _cell(value) for name, value in msgspec.structs.asdict(shown.value).items()}
+    cells["disabled_at"] = shown.value.disabled_at or "no"
+    output().fields((name.replace("_", " "), cell) for name, cell in cells.items())
 
 
 def _path(*parts: str) -> str:

@@ -15,7 +15,7 @@ from service.store.models.operations import (
     Usage,
 )
 from service.store.models.parts import Part
-from service.store.models.producers import Credential, File, Producer
+from service.store.models.producers import Credential, File, Producer, Upload
 
 __all__ = [
     "SCHEMA",
@@ -40,6 +40,7 @@ __all__ = [
     "SchemaFloor",
     "Segment",
     "Tick",
+    "Upload",
     "Usage",
     "table_of",
 ]

@@ -1,7 +1,8 @@
-"""Producers, their credentials, and the files that they uploaded."""
+"""Producers, their credentials, the files that they uploaded, and uploads that are under way."""
 
 from datetime import date, datetime
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import (
     CheckConstraint,
@@ -20,6 +21,8 @@ class Producer(Base):
 
     name: Mapped[str] = mapped_column(primary_key=True)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    disabled_at: Mapped[datetime | None]
+    """Set while it can submit nothing and none of its credentials is valid."""
 
     # What it may use; None is all there is.
     accounts: Mapped[list[Any] | None] = mapped_column(server_default=text("'[\"default\"]'"))
@@ -34,6 +37,7 @@ class Producer(Base):
     body_bytes: Mapped[int | None]
     open_requests: Mapped[int | None]
     requests_per_day: Mapped[int | None]
+    stored_bytes: Mapped[int | None]
     counted_on: Mapped[date | None]
     counted_requests: Mapped[int] = mapped_column(server_default="0")
     """Requests that were accepted on that day (UTC), where `requests_per_day` is set."""
@@ -45,6 +49,7 @@ class Producer(Base):
         CheckConstraint(
             "body_bytes > 0 AND open_requests > 0 AND requests_per_day > 0", name="limits"
         ),
+        CheckConstraint("stored_bytes > 0", name="stored_bytes"),
         CheckConstraint("lowest_priority <= highest_priority", name="priorities"),
     )
 
@@ -80,6 +85,8 @@ class File(Base):
     purpose: Mapped[str]
     upload_digest: Mapped[bytes]
     """SHA-256 of the secret with which its bytes may be sent."""
+    credential: Mapped[str | None]
+    """The id of the credential that announced it; None for the admin token."""
     announced_sha256: Mapped[str | None]
     """The SHA-256 that the producer announced (hex)."""
     sha256: Mapped[str | None]
@@ -88,7 +95,12 @@ class File(Base):
     blob: Mapped[str | None]
     """Set, with the three above, when all of it is there."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    renewed_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    """When its time began: when it was announced, sent, or announced again."""
     deleted_at: Mapped[datetime | None]
+    """When it was deleted or expired. Its bytes stay while a job still has to read them."""
+    discarded_at: Mapped[datetime | None]
+    """When its bytes were deleted. Until then they count as stored."""
 
     __table_args__ = (
         CheckConstraint(
@@ -109,4 +121,43 @@ class File(Base):
             "created_at",
             postgresql_where=text("blob IS NULL OR deleted_at IS NOT NULL"),
         ),
+        # What counts as stored, and what was announced.
+        Index(
+            "files_stored_idx",
+            "producer",
+            postgresql_include=["bytes"],
+            postgresql_where=text("blob IS NOT NULL AND discarded_at IS NULL"),
+        ),
+        Index(
+            "files_announced_idx",
+            "producer",
+            "created_at",
+            postgresql_where=text("blob IS NULL AND deleted_at IS NULL"),
+        ),
+        # What is due to expire, and to be discarded.
+        Index(
+            "files_renewed_at_idx",
+            "renewed_at",
+            postgresql_where=text("blob IS NOT NULL AND deleted_at IS NULL"),
+        ),
+        Index(
+            "files_deleted_at_idx",
+            "deleted_at",
+            postgresql_where=text(
+                "blob IS NOT NULL AND deleted_at IS NOT NULL AND discarded_at IS NULL"
+            ),
+        ),
     )
+
+
+class Upload(Base):
+    """Bytes that are arriving for a file. They count as stored while the upload is seen."""
+
+    __tablename__ = "uploads"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    file_id: Mapped[str] = mapped_column(ForeignKey("files.id", ondelete="CASCADE"), index=True)
+    producer: Mapped[str] = mapped_column(index=True)
+    bytes: Mapped[int]
+    """How many it may have by now: reserved before they are written."""
+    seen_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -48,6 +48,21 @@ def test_an_operator_adds_a_producer_and_keeps_its_tokens(operator: Operator) ->
     assert operator("producer", "secret", "billing").out.startswith("whsec_")
 
 
+def test_an_operator_disables_enables_and_removes_a_producer(operator: Operator) -> None:
+    token = operator("producer", "add", "billing").out.strip()
+    disabled = operator("producer", "disable", "billing")
+    assert "disabled at       20" in disabled.out
+    assert operator("jobs", token=token).status == 2
+    assert "disabled at       no" in operator("producer", "enable", "billing").out
+    assert operator("jobs", token=token).status == 0
+
+    assert operator("producer", "remove", "billing").err == "removed: billing\n"
+    again = operator("producer", "remove", "billing")
+    assert (again.status, again.out) == (2, "")
+    assert "there is no such producer" in again.err
+    assert "disable it instead" in operator("producer", "remove", "default").err
+
+
 def test_what_cannot_be_done_ends_with_2_and_a_reason(operator: Operator) -> None:
     assert "there is no such producer" in operator("token", "add", "nobody").err
     odd = operator("token", "add", "default", "--expires-in", "soon")

@@ -25,7 +25,7 @@ from service.rules.states import JobState, Stage
 from service.rules.work import Fail, JobClaim, Split
 from service.store import engine, schema
 from service.store.permissions import permissions_for
-from service.store.producers import add_credential, add_producer
+from service.store.producers import add_credential, add_producer, disable, enable
 from tests.api import Api, jsonl, problem
 from tests.eventually import eventually
 from tests.factories import CHAT, FakeLease, Harness, admit, chat_line, chat_request
@@ -247,6 +247,19 @@ def test_a_role_without_a_producer_is_told_to_add_one(stranger: Role) -> None:
     ):
         enqueue(connection, chat("a"))
     assert refused.value.diag.message_hint == f"Add it: haulier producer add {stranger.name}"
+
+
+def test_a_disabled_producer_can_enqueue_nothing(harness: Harness, billing: Role) -> None:
+    with billing.connect(autocommit=True) as connection:
+        before = enqueue(connection, chat("a", idempotency_key="k"))
+        disable(harness.db, billing.name)
+        for content in (chat("a", idempotency_key="k"), chat("b")):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege, match="is disabled") as found:
+                enqueue(connection, content)
+        hint = f"An operator enables it: haulier producer enable {billing.name}"
+        assert found.value.diag.message_hint == hint
+        enable(harness.db, billing.name)
+        assert enqueue(connection, chat("a", idempotency_key="k")) == before
 
 
 def test_a_granted_role_touches_nothing_but_the_function(billing: Role) -> None:

@@ -24,7 +24,7 @@ from service.store import engine, jobs
 from service.store.engine import Database
 from service.store.gauges import gauges
 from service.store.models import Job
-from service.store.producers import add_producer, producer
+from service.store.producers import add_producer, disable, producer
 from tests.eventually import eventually
 from tests.pipeline import chat
 from workers import messages
@@ -125,6 +125,28 @@ def test_a_page_of_messages_holds_good_bad_big_and_conflicting_ones(
     assert len([job_id for job_id in keyed[2:] if job_id in stored]) == 1
     with redis.Redis.from_url(redis_url) as broker:
         assert broker.keys("haulier.*") == []
+
+
+def test_messages_of_a_disabled_producer_become_rejected_jobs(
+    settings: Settings, redis_url: str, db: Database
+) -> None:
+    add_producer(db, "billing")
+    disable(db, "billing")
+    with Celery("producer", broker=redis_url) as sender:
+        sent = sender.send_task(
+            "haulier.submit",
+            kwargs={"spec": chat("a", idempotency_key="k")},
+            queue="haulier.submit",
+            headers={"haulier-producer": "billing"},
+        )
+    (other,) = send(redis_url, chat("b"))
+
+    WatchedInbox(settings, 2).read_all()
+
+    job = found(db, UUID(sent.id))
+    assert (job.state, job.producer, job.idempotency_key) == (JobState.REJECTED, "billing", None)
+    assert "'billing' is disabled" in (job.error or "")
+    assert found(db, other).state is JobState.RUNNING
 
 
 def test_a_page_of_big_messages_is_bounded_by_their_bytes(
