@@ -1,6 +1,7 @@
 """POST /v1/jobs: submit a batch spec as JSON, or its requests as JSONL."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar
 from uuid import UUID, uuid4
@@ -27,15 +28,18 @@ from service.api.problems import (
 from service.api.services import Services, Uses
 from service.api.v1.spec_fields import read_query
 from service.api.watching import as_long_as
+from service.payloads.blobs import STORAGE_ERRORS, Blobs
 from service.payloads.bundles import SMALL_BYTES
 from service.payloads.intake import Intake, take_in
-from service.rules.errors import Conflict, OverQuota
+from service.rules.errors import BadInput, Conflict, OverQuota
 from service.rules.names import trouble_with
 from service.rules.spec import SPEC_BYTES, Spec, read_spec
 from service.store.submit import Submission
 from service.store.views import JobView
 
 JSONL_TYPES = frozenset({"application/x-ndjson", "application/jsonl", "application/jsonlines"})
+
+log = structlog.get_logger()
 
 T = TypeVar("T")
 
@@ -119,7 +123,10 @@ async def _submit_spec(request: Request, services: Services, caller: Caller) -> 
         taken = take_in(spec, services.blobs, _prefix(job_id), services.settings)
         return Submission(id=job_id, producer=caller.producer, spec=spec, taken=taken)
 
-    return await services.gathering.submit(await _in_thread(services, take))
+    async def store() -> Accepted:
+        return await services.gathering.submit(await _in_thread(services, take))
+
+    return await _kept_if_new(services, job_id, store())
 
 
 async def _submit_lines(request: Request, services: Services, caller: Caller) -> Accepted:
@@ -128,19 +135,46 @@ async def _submit_lines(request: Request, services: Services, caller: Caller) ->
     spec = _keyed(read_query(request.query_params, caller.permissions), key)
     job_id = uuid4()
     is_valid = partial(services.authenticator.is_valid, caller)
-    async with as_long_as(is_valid, services, otherwise=unauthorized()):
-        with Intake(
-            services.blobs,
-            _prefix(job_id),
-            spec.endpoint,
-            services.settings,
-            hashed=spec.idempotency_key is not None,
-        ) as intake:
-            async for block in body.blocks(request, caller.body_bytes):
-                await _in_thread(services, partial(intake.feed, block))
-            taken = await _in_thread(services, intake.finish)
-    submission = Submission(id=job_id, producer=caller.producer, spec=spec, taken=taken)
-    return await services.gathering.submit(submission)
+
+    async def store() -> Accepted:
+        async with as_long_as(is_valid, services, otherwise=unauthorized()):
+            with Intake(
+                services.blobs,
+                _prefix(job_id),
+                spec.endpoint,
+                services.settings,
+                hashed=spec.idempotency_key is not None,
+            ) as intake:
+                async for block in body.blocks(request, caller.body_bytes):
+                    await _in_thread(services, partial(intake.feed, block))
+                taken = await _in_thread(services, intake.finish)
+        submission = Submission(id=job_id, producer=caller.producer, spec=spec, taken=taken)
+        return await services.gathering.submit(submission)
+
+    return await _kept_if_new(services, job_id, store())
+
+
+async def _kept_if_new(services: Services, job_id: UUID, stored: Awaitable[Accepted]) -> Accepted:
+    """Store a job. Delete at once what was written for one that is refused, or there already.
+
+    After any other error the job may be there. Then the sweep looks.
+    """
+    drop = partial(_drop, services.blobs, job_id)
+    try:
+        accepted = await stored
+    except (HttpProblem, BadInput, Conflict, OverQuota):
+        await _in_thread(services, drop)
+        raise
+    if not accepted.new:
+        await _in_thread(services, drop)
+    return accepted
+
+
+def _drop(blobs: Blobs, job_id: UUID) -> None:
+    try:
+        blobs.delete_under(f"jobs/{job_id}/", datetime.max.replace(tzinfo=UTC))
+    except (OSError, *STORAGE_ERRORS) as error:
+        log.warning("submission_stays", job=str(job_id), reason=str(error))  # for the sweep
 
 
 def _keyed(spec: Spec, header: str | None) -> Spec:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
 import httpx
@@ -152,6 +152,34 @@ def test_a_body_that_is_too_large_is_refused_while_it_arrives(
         connection.sendall(unfinished.encode())
         assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
     assert len(billing.get("/v1/jobs").json()["data"]) == 1
+
+
+def test_what_is_refused_or_there_already_leaves_no_bytes(api: Api, billing: httpx.Client) -> None:
+    limit(api, requests_per_day=200)
+    folder = Path(unquote(urlsplit(api.blobs.url).path))
+    ids = [f"{number:0>64}" for number in range(200)]
+    # Too much to share a blob with others.
+    large = {**chat(*ids, idempotency_key="k"), "metadata": {"x": "y" * 9_000}}
+    large["requests"] += chat("z" * 64)["requests"] * 500
+
+    def kept() -> list[Path]:
+        return [path for path in folder.rglob("*") if path.is_file()]
+
+    refused = [
+        post_jsonl(billing, jsonl(*ids, "one more")),
+        post_jsonl(billing, jsonl("a", "b", "a")),
+        post_jsonl(billing, jsonl("a") + b"{"),
+        billing.post("/v1/jobs", json=large),
+    ]
+    assert [answer.status_code for answer in refused] == [413, 422, 422, 422]
+    assert kept() == []
+
+    answers = [post_jsonl(billing, jsonl(*ids), idempotency_key="k") for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [201, 200]
+    assert post_jsonl(billing, jsonl("x"), idempotency_key="k").status_code == 409
+    assert post_jsonl(billing, jsonl("x")).status_code == 429
+    (blob,) = kept()
+    assert answers[0].json()["id"] in str(blob)
 
 
 def test_one_over_its_limit_does_not_fail_the_others_of_its_page(
