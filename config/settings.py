@@ -221,6 +221,9 @@ class Settings(BaseSettings):
     """The prices of models by name and date, as JSON. Other models have no cost estimate."""
     retention_days: float | None = Field(default=None, gt=0, le=36_500)
     """How many days Haulier keeps finished jobs and their results. Default: for ever."""
+    file_days: float = Field(default=30, gt=0, le=36_500)
+    """How many days Haulier keeps a file that was uploaded with Together's SDK, from when it was
+    uploaded last. A file that a job still has to read stays longer."""
     webhook_allow_private: bool = False
     """Whether webhooks may go to private addresses, and over plain HTTP."""
     notice_retry_seconds: Seconds = timedelta(days=1)

@@ -28,8 +28,8 @@ from tests.simulator import KEY, Simulator
 MONTH = timedelta(days=30)
 OLD = timedelta(days=40)
 MOMENT = timedelta(milliseconds=1)
-FORGETFUL = {"HAULIER_RETENTION_DAYS": "0.00001"}
-"""For processes that forget a job about a second after it ended."""
+FORGETFUL = {"HAULIER_RETENTION_DAYS": "0.00001", "HAULIER_FILE_DAYS": "0.00001"}
+"""For processes that forget a job about a second after it ended, and a file as soon."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from service.rules.admission import Capacity
 from service.rules.crashpoints import CrashPoint, reached
 from service.rules.packing import Limits
 from service.rules.states import Stage
-from service.store import engine, heartbeats, leftovers
+from service.store import engine, expiry, heartbeats, leftovers
 from service.store.admit import Admission
 from service.store.chores import begin
 from service.store.due import Due, dispatch
@@ -138,6 +138,10 @@ class Scheduler:
             for account in leftovers.owners(self._db, self._settings.account_names):
                 queue = TRANSFER if account is None else CONTROL
                 yield message("discard", account, queue=queue)
+        if begin(self._db, "expire_files", every=every) and expiry.are_due(
+            self._db, after=timedelta(days=self._settings.file_days)
+        ):
+            yield message("expire_files", queue=TRANSFER)
         if begin(self._db, "sweep_blobs", every=DAY):
             yield message("sweep_blobs", queue=TRANSFER)
         for account in leftovers.accounts_with_spent_files(self._db):

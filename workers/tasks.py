@@ -25,7 +25,7 @@ from service.runner.runner import Runner
 from service.store import chores, leftovers
 from service.store.engine import is_unavailable
 from service.together.transport import trust
-from service.upkeep import retention
+from service.upkeep import files, retention
 from service.upkeep.sweep import DAY, sweep
 from workers.app import app, stopping
 from workers.pipeline import PIPELINE, WORK, link
@@ -181,6 +181,14 @@ def prune() -> None:
     if days is not None:
         with _patient():
             retention.prune(runner().db, timedelta(days=days), stopping=stopping)
+
+
+@app.task(name="haulier.expire_files")
+def expire_files() -> None:
+    """Delete uploaded files whose time is over, and the bytes of deleted ones."""
+    after = timedelta(days=settings().file_days)
+    with _patient():
+        files.expire(runner().db, runner().blobs, after, stopping=stopping)
 
 
 @app.task(name="haulier.discard")

@@ -1,7 +1,9 @@
-"""Files that were uploaded by themselves, and the jobs that were made of them."""
+"""Files that were uploaded by themselves, and the jobs that were made of them.
+
+How their bytes arrive is told in `uploads`, and how they go in `expiry`.
+"""
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -18,28 +20,19 @@ from sqlalchemy import (
     update,
 )
 
-from service.payloads.inputs import uploaded, uploaded_blob
-from service.rules.states import JobState
+from service.rules.errors import OverQuota
 from service.store.engine import Database
 from service.store.models import File, Job, Producer
+from service.store.quotas import SOME_OF_IT
 from service.store.submit import Submission, Submitted, submit_within
 
 UPLOAD_WITHIN = timedelta(days=1)
 """For how long bytes are taken after a file was announced."""
+MOST_ANNOUNCED = 1_000
+"""The files of a producer that may be announced and not sent yet."""
 
 # As the partial index says it.
 _OF_FILES = text("jobs.input LIKE 'haulier-file:%'")
-_GONE = text("(files.blob IS NULL OR files.deleted_at IS NOT NULL)")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Content:
-    """The bytes of a file, once they are all in blob storage."""
-
-    blob: str
-    sha256: str
-    bytes: int
-    lines: int
 
 
 def announce(
@@ -51,9 +44,21 @@ def announce(
     purpose: str,
     digest: bytes,
     sha256: str | None,
+    credential: str | None,
 ) -> None:
-    """A file whose bytes are still to come."""
+    """A file whose bytes are still to come. Raises OverQuota if too many are."""
     with db.begin() as session:
+        # One at a time for each producer, so that they are counted exactly.
+        session.get(Producer, producer, with_for_update={"key_share": True})
+        awaited = select(func.count()).where(
+            File.producer == producer,
+            File.blob.is_(None),
+            File.deleted_at.is_(None),
+            File.created_at > func.now() - UPLOAD_WITHIN,
+        )
+        if session.scalars(awaited).one() >= MOST_ANNOUNCED:
+            words = f"{MOST_ANNOUNCED:,} files were announced and not sent: send or delete them"
+            raise OverQuota(words, wait=SOME_OF_IT)
         session.add(
             File(
                 id=file_id,
@@ -62,6 +67,7 @@ def announce(
                 purpose=purpose,
                 upload_digest=digest,
                 announced_sha256=sha256,
+                credential=credential,
             )
         )
 
@@ -69,44 +75,6 @@ def announce(
 def _may_be(file_id: str) -> bool:
     """Whether there can be a file of this id. Postgres takes no NUL and no half of a surrogate."""
     return file_id.isprintable()
-
-
-def expected(db: Database, file_id: str) -> tuple[File, int | None] | None:
-    """A file whose bytes are still taken, and how many these may be (None: any number).
-
-    A file that is whole may be sent again, by who did not hear of it: no more than it has.
-    """
-    if not _may_be(file_id):
-        return None
-    # LEAST passes over nulls.
-    query = select(File, func.least(Producer.body_bytes, File.bytes)).where(
-        File.id == file_id,
-        File.deleted_at.is_(None),
-        File.created_at > func.now() - UPLOAD_WITHIN,
-    )
-    with db.begin() as session:
-        row = session.execute(query.join(Producer, Producer.name == File.producer)).one_or_none()
-        return None if row is None else (row[0], row[1])
-
-
-def store(db: Database, file_id: str, content: Content) -> bool:
-    """The bytes are there. False where the file has other ones already, or is gone."""
-    with db.begin() as session:
-        stored = session.scalar(
-            update(File)
-            .where(File.id == file_id, File.blob.is_(None), File.deleted_at.is_(None))
-            .values(
-                blob=content.blob,
-                sha256=content.sha256,
-                bytes=content.bytes,
-                lines=content.lines,
-            )
-            .returning(File.id)
-        )
-        if stored is not None:
-            return True
-        known = select(File.sha256).where(File.id == file_id, File.deleted_at.is_(None))
-        return session.scalar(known) == content.sha256
 
 
 def file(db: Database, file_id: str, producer: str) -> File | None:
@@ -118,14 +86,22 @@ def file(db: Database, file_id: str, producer: str) -> File | None:
         return session.scalars(query.where(File.producer == producer)).one_or_none()
 
 
-def with_content(db: Database, producer: str, sha256: str) -> str | None:
-    """The id of the producer's file that has this content."""
+def announced_again(db: Database, producer: str, sha256: str) -> str | None:
+    """The id of the producer's file that has this content. Its time begins anew."""
+    known = (
+        select(File.id)
+        .where(File.producer == producer, File.sha256 == sha256)
+        .where(File.sha256.is_not(None), File.deleted_at.is_(None))
+        .limit(1)
+        .with_for_update()
+        .cte("known")
+    )
     with db.begin() as session:
         return session.scalar(
-            select(File.id)
-            .where(File.producer == producer, File.sha256 == sha256)
-            .where(File.sha256.is_not(None), File.deleted_at.is_(None))
-            .limit(1)
+            update(File)
+            .where(File.id.in_(select(known.c.id)))
+            .values(renewed_at=func.now())
+            .returning(File.id)
         )
 
 
@@ -144,24 +120,27 @@ def files(db: Database, producer: str, *, limit: int) -> list[File]:
 
 def sizes(db: Database, producer: str, ids: Collection[str]) -> dict[str, int]:
     """Bytes of those of the producer's files that are known, deleted ones among them."""
-    query = select(File.id, File.bytes).where(File.id == _any(ids), File.bytes.is_not(None))
+    query = select(File.id, File.bytes).where(File.id == any_of(ids), File.bytes.is_not(None))
     with db.begin() as session:
         found = session.execute(query.where(File.producer == producer))
         return {file_id: size or 0 for file_id, size in found}
 
 
 def remove(db: Database, file_id: str, producer: str) -> bool:
-    """Delete a file; jobs that were made of it are not touched. False where there is none."""
+    """Delete a file; jobs that were made of it are not touched. False where there is none.
+
+    Their bytes are discarded later (`expiry`).
+    """
     if not _may_be(file_id):
         return False
+    its = (File.id == file_id, File.producer == producer, File.deleted_at.is_(None))
     with db.begin() as session:
-        removed = session.scalar(
-            update(File)
-            .where(File.id == file_id, File.producer == producer, File.deleted_at.is_(None))
-            .values(deleted_at=func.now())
-            .returning(File.id)
-        )
-        return removed is not None
+        # What was never sent leaves nothing to be remembered.
+        unsent = delete(File).where(*its, File.blob.is_(None)).returning(File.id)
+        if session.scalar(unsent) is not None:
+            return True
+        removed = update(File).where(*its).values(deleted_at=func.now()).returning(File.id)
+        return session.scalar(removed) is not None
 
 
 # --- jobs made of files --------------------------------------------------------------------------
@@ -169,8 +148,8 @@ def remove(db: Database, file_id: str, producer: str) -> bool:
 
 def submit_once(
     db: Database, file_id: str, submission: Submission, *, since: datetime
-) -> Submitted:
-    """A job made of a file, or the one like it that was stored since then.
+) -> Submitted | None:
+    """A job made of a file, or the one like it that was stored since then. None without the file.
 
     One at a time for each file, so that of two that are under way together the later finds the
     earlier. Raises Conflict for an idempotency key that was used for something else, OverQuota
@@ -178,7 +157,9 @@ def submit_once(
     """
     spec = submission.spec
     with db.begin() as session:
-        session.execute(select(File.id).where(File.id == file_id).with_for_update())
+        there = select(File.id).where(File.id == file_id, File.deleted_at.is_(None))
+        if session.scalar(there.with_for_update(key_share=True)) is None:
+            return None
         if spec.idempotency_key is None:
             known = session.scalar(
                 select(Job.id)
@@ -206,28 +187,5 @@ def jobs_of_files(db: Database, producer: str, *, limit: int) -> list[Job]:
         )
 
 
-# --- what may go ---------------------------------------------------------------------------------
-
-
-def named(db: Database, blobs: Collection[str]) -> set[str]:
-    """Those of the blobs (`files/<file id>/…`) that a file has, or that a job is to read yet."""
-    ids = {blob.split("/")[1] for blob in blobs if blob.count("/") > 1}
-    with db.begin() as session:
-        kept = select(File.blob).where(File.id == _any(ids), File.deleted_at.is_(None))
-        unread = select(Job.input).where(
-            Job.state == JobState.ACCEPTED, Job.input == _any(map(uploaded, blobs))
-        )
-        found = [*session.scalars(kept), *map(uploaded_blob, session.scalars(unread))]
-    return {blob for blob in found if blob is not None}
-
-
-def prune_files(db: Database, *, older_than: timedelta) -> None:
-    """Delete the rows of files that were deleted, or never sent, longer than `older_than` ago."""
-    end = func.coalesce(File.deleted_at, File.created_at)
-    before = func.now() - older_than
-    with db.begin() as session:
-        session.execute(delete(File).where(_GONE, File.created_at < before, end < before))
-
-
-def _any(names: Iterable[str]) -> CollectionAggregate[Any]:
+def any_of(names: Iterable[str]) -> CollectionAggregate[Any]:
     return any_(cast(list(names), ARRAY(Text)))

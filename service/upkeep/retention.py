@@ -40,7 +40,7 @@ def prune(
     db: Database, older_than: timedelta, *, stopping: Callable[[], bool] = lambda: False
 ) -> int:
     """Delete the rows of jobs that ended longer ago than that. Returns the number of jobs."""
-    over = _end(stopping)
+    over = time_is_up(stopping)
     pruned = 0
     while not over() and (page := prune_jobs(db, older_than=older_than, limit=PAGE)):
         reached(CrashPoint.PRUNE_FORGOTTEN)
@@ -50,7 +50,7 @@ def prune(
     return pruned
 
 
-def _end(stopping: Callable[[], bool]) -> Callable[[], bool]:
+def time_is_up(stopping: Callable[[], bool]) -> Callable[[], bool]:
     """Return what says that one task has worked for long enough, or is to stop."""
     end = time.monotonic() + AT_ONCE.total_seconds()
     return lambda: stopping() or time.monotonic() > end
@@ -89,7 +89,7 @@ def _discard(
     A failure most likely concerns all leftovers. Those that were claimed and not deleted are due
     again after `claim_for`. To delete one twice does no harm.
     """
-    over = _end(terms.stopping)
+    over = time_is_up(terms.stopping)
     while page := leftovers.claim(db, account, limit=PAGE, claim_for=terms.claim_for):
         done: list[int] = []
         trouble: Discardable | None = None

@@ -14,7 +14,7 @@ import structlog
 
 from service.payloads.blobs import Blobs
 from service.rules.errors import HandedBack
-from service.store import files, named
+from service.store import expiry, named
 from service.store.engine import Database
 from service.store.models import Batch, Job
 
@@ -56,7 +56,7 @@ def sweep(
         swept += _delete(blobs, _unnamed_of_bundles(db, names))
     for names in pages("files/"):
         swept += _delete(blobs, _unnamed_of_files(db, names))
-    files.prune_files(db, older_than=older_than)
+    expiry.forget(db, older_than=older_than)
     log.info("blobs_swept", blobs=swept)
     return swept
 
@@ -105,7 +105,7 @@ def _unnamed_of_bundles(db: Database, names: list[str]) -> list[str]:
 def _unnamed_of_files(db: Database, names: list[str]) -> list[str]:
     """Return those of `files/file-<id>/…` that no uploaded file has and no job still reads."""
     ours = [name for name in names if _id_after(FILES, name) is not None]
-    return sorted(set(ours) - files.named(db, ours))
+    return sorted(set(ours) - expiry.named(db, ours))
 
 
 def _beginnings(name: str) -> Iterator[str]:

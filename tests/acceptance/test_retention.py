@@ -27,7 +27,7 @@ def a_day_later(pipeline: Pipeline) -> None:
         session.execute(text("UPDATE haulier.chores SET begun_at = now() - interval '25 hours'"))
 
 
-def test_a_finished_job_is_forgotten_with_its_results_and_its_files_at_together(
+def test_a_finished_job_is_forgotten_with_its_results_and_files_and_so_are_uploads(
     pipeline: Pipeline, simulator: Simulator, processes: Processes, blob_url: str
 ) -> None:
     simulator.line_rule("error", custom_id="b", times=1, message="Internal Server Error")
@@ -36,12 +36,20 @@ def test_a_finished_job_is_forgotten_with_its_results_and_its_files_at_together(
     api = processes.haulier("api", "--port", "0")
     folder = Path(httpx.URL(blob_url).path)
     spec = chat("a", "b", idempotency_key="nightly")
+
+    def left() -> list[Path]:
+        return [*folder.glob("jobs/*"), *folder.glob("files/*/*")]
+
     with client(started_url(api)) as http:
         path = http.post("/v1/jobs", json=spec).headers["location"]
         eventually(lambda: http.get(path).json()["state"] == "completed", 60)
         assert len(http.get(f"{path}/results").content.splitlines()) == 2
         assert len(files_at(simulator)) >= 4
-        assert any(folder.iterdir())
+        form = {"purpose": "batch-api", "file_name": "a.jsonl", "file_type": "jsonl"}
+        parts = {name: (None, value) for name, value in form.items()}
+        url = http.post("/together/v1/files", files=parts).headers["location"]
+        assert httpx.put(url, content=b"{}\n", trust_env=False).status_code == 200
+        assert [path for path in folder.glob("files/*/*") if path.is_file()]
 
         put_old(folder / "jobs" / str(uuid4()) / "unnamed")
         scheduler.stop()
@@ -50,6 +58,6 @@ def test_a_finished_job_is_forgotten_with_its_results_and_its_files_at_together(
 
         eventually(lambda: http.get(path).status_code == 404, 60)
         assert http.get(f"{path}/results").status_code == 404
-        eventually(lambda: not files_at(simulator) and not any(folder.glob("jobs/*")), 60)
+        eventually(lambda: not files_at(simulator) and not left(), 60)
         again = http.post("/v1/jobs", json=spec)
         assert (again.status_code, again.headers["location"] != path) == (201, True)

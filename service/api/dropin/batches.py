@@ -35,7 +35,7 @@ from service.store import jobs
 from service.store.cancel import cancel
 from service.store.engine import clock
 from service.store.models import Job
-from service.store.submit import Submission, Submitted
+from service.store.submit import Submission
 
 log = structlog.get_logger()
 
@@ -128,11 +128,13 @@ def _create(
     spec = msgspec.structs.replace(spec, input=uploaded(file.blob))
     submission = Submission(id=uuid4(), producer=caller.producer, spec=spec)
     try:
-        stored: Submitted = store.submit_once(services.db, file_id, submission, since=since)
+        stored = store.submit_once(services.db, file_id, submission, since=since)
     except Conflict as error:
         raise not_stored(error) from None
     except OverQuota as error:
         raise over_quota(error) from None
+    if stored is None:
+        raise not_found(f"file {file_id}")  # deleted meanwhile
     reached(CrashPoint.ACCEPT_STORED)
     job = jobs.job(services.db, stored.id, caller.producer)
     assert job is not None

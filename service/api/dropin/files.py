@@ -13,6 +13,7 @@ from service.api.dropin.wire import file_object, result_file_object
 from service.api.services import Services, Uses
 from service.store import files as store
 from service.store.models import File
+from service.upkeep.files import discard
 
 MOST_LISTED = 10_000
 """The SDK's lists have no pages."""
@@ -24,7 +25,7 @@ router = APIRouter()
 def list_files(services: Uses, caller: CalledBy) -> dict[str, Any]:
     """The caller's files, newest first."""
     found = store.files(services.db, caller.producer, limit=MOST_LISTED)
-    return {"data": [file_object(file) for file in found]}
+    return {"data": [file_object(file, services.settings) for file in found]}
 
 
 @router.get("/files/{file_id}", dependencies=[READ])
@@ -34,7 +35,7 @@ def show_file(
     if result_file is not None:
         size = result_file.size(services.blobs)
         return result_file_object(result_file.file, size, result_file.job.finished_at)
-    return file_object(_whole(file_id, services, caller))
+    return file_object(_whole(file_id, services, caller), services.settings)
 
 
 @router.get("/files/{file_id}/content", dependencies=[READ])
@@ -62,6 +63,7 @@ def delete_file(file_id: str, services: Uses, caller: CalledBy) -> dict[str, Any
     """Forget a file. Batches that were made of it go on."""
     if not store.remove(services.db, file_id, caller.producer):
         raise not_found(f"file {file_id}")
+    discard(services.db, services.blobs, file_id)
     return {"id": file_id, "deleted": True}
 
 

@@ -9,7 +9,9 @@ from functools import partial
 from typing import Any
 from uuid import uuid4
 
+import anyio
 import anyio.to_thread
+import structlog
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -18,15 +20,24 @@ from service.api import body
 from service.api.auth import SUBMIT, CalledBy
 from service.api.dropin.errors import error, not_found, refused
 from service.api.dropin.wire import PURPOSE, file_object
-from service.api.problems import TOO_LARGE, HttpProblem
+from service.api.problems import TOO_LARGE, HttpProblem, over_quota
 from service.api.services import Services, Uses
+from service.api.watching import as_long_as
+from service.payloads.blobs import STORAGE_ERRORS
 from service.rules.credentials import digest, same
+from service.rules.errors import OverQuota
 from service.rules.names import trouble_with
-from service.store import files as store
+from service.store import files
+from service.store import uploads as store
 from service.store.models import File
+
+log = structlog.get_logger()
 
 router = APIRouter()
 open_router = APIRouter()
+
+AHEAD = 8 << 20
+"""Bytes that are reserved at a time where the client does not say how many it will send."""
 
 _NAME_LENGTH = 255
 # What a text column does not take. Half of a surrogate pair comes in UTF-7.
@@ -41,25 +52,28 @@ async def announce(request: Request, services: Uses, caller: CalledBy) -> Respon
     sha256 = fields.get("checksum")
     if sha256 is not None:
         known = await anyio.to_thread.run_sync(
-            store.with_content, services.db, caller.producer, sha256
+            files.announced_again, services.db, caller.producer, sha256
         )
         if known is not None:
             return JSONResponse(
                 {"file_id": known}, status_code=409, headers={"x-should-retry": "false"}
             )
     file_id, secret = f"file-{uuid4()}", secrets.token_urlsafe(32)
-    await anyio.to_thread.run_sync(
-        partial(
-            store.announce,
-            services.db,
-            file_id=file_id,
-            producer=caller.producer,
-            filename=fields["file_name"],
-            purpose=fields["purpose"],
-            digest=digest(secret),
-            sha256=sha256,
-        )
+    announced = partial(
+        files.announce,
+        services.db,
+        file_id=file_id,
+        producer=caller.producer,
+        filename=fields["file_name"],
+        purpose=fields["purpose"],
+        digest=digest(secret),
+        sha256=sha256,
+        credential=caller.credential,
     )
+    try:
+        await anyio.to_thread.run_sync(announced)
+    except OverQuota as over:
+        raise over_quota(over) from None
     url = request.url.replace(path=f"{request.url.path}/{file_id}/bytes", query=f"key={secret}")
     headers = {
         "Location": str(url),
@@ -91,51 +105,132 @@ async def _fields(request: Request) -> dict[str, str]:
 
 @open_router.put("/files/{file_id}/bytes")
 async def receive(file_id: str, request: Request, services: Uses, key: str = "") -> Response:
-    """The bytes, in constant memory. A part of a file is no file."""
+    """The bytes, in constant memory. A part of a file is no file: it is deleted at once."""
     found = await anyio.to_thread.run_sync(store.expected, services.db, file_id)
     if found is None or not same(digest(key), found[0].upload_digest):
         raise not_found(f"file {file_id}")
-    content = await _stored(request, services, *found)
-    if found[0].announced_sha256 not in {None, content.sha256}:
-        raise refused("the bytes do not have the checksum that was announced", param="checksum")
-    if not await anyio.to_thread.run_sync(store.store, services.db, file_id, content):
-        return error(409, f"file {file_id} has other content already", code="conflict")
+    file, most = found
+    if file.blob is not None:
+        # Sent again by who did not hear of it: it is compared, not stored.
+        if await _sha256(request, file, most) != file.sha256:
+            return _other_content(file_id)
+        return Response(status_code=200)
+    upload = _Upload(services, file)
+    is_ours = True
+    try:
+        await upload.begin(request, most)
+        takes_bytes = partial(store.see, services.db, upload.id, file_id)
+        async with as_long_as(takes_bytes, services, otherwise=not_found(f"file {file_id}")):
+            content = await upload.written(request, most)
+        if file.announced_sha256 not in {None, content.sha256}:
+            raise refused("the bytes do not have the checksum that was announced", param="checksum")
+        is_ours = False  # if no answer comes, they may be the file's
+        stored = await anyio.to_thread.run_sync(
+            store.store, services.db, upload.id, file_id, content
+        )
+        is_ours = stored is not store.Stored.NEW
+    except OverQuota as over:
+        raise over_quota(over) from None
+    finally:
+        if is_ours:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(upload.drop)
+    if stored is store.Stored.GONE:
+        raise not_found(f"file {file_id}")
+    if stored is store.Stored.OTHER:
+        return _other_content(file_id)
     return Response(status_code=200)
 
 
-async def _stored(
-    request: Request, services: Services, file: File, most: int | None
-) -> store.Content:
-    """What was sent, in a blob of its own. Raises HttpProblem."""
-    in_thread = partial(anyio.to_thread.run_sync, limiter=services.intake)
-    sha256, lines, last = hashlib.sha256(), 0, b"\n"
-    with ExitStack() as stack:
-        name = f"files/{file.id}/{uuid4()}"
-        writer = stack.enter_context(services.blobs.writer(name))
-        async for block in body.blocks(request):
-            if most is not None and writer.size + len(block) > most:
-                raise HttpProblem(TOO_LARGE, f"file {file.id} may have {most:,} bytes")
-            sha256.update(block)
-            lines += block.count(b"\n")
-            last = block[-1:]
-            await in_thread(writer.write, block)
-        size = writer.size
-        done = stack.pop_all()
-    await in_thread(done.close)
-    return store.Content(
-        blob=name, sha256=sha256.hexdigest(), bytes=size, lines=lines + (last != b"\n")
-    )
+def _other_content(file_id: str) -> Response:
+    return error(409, f"file {file_id} has other content already", code="conflict")
+
+
+def _check(file: File, size: int, most: int | None) -> None:
+    if most is not None and size > most:
+        raise HttpProblem(TOO_LARGE, f"file {file.id} may have {most:,} bytes")
+
+
+async def _sha256(request: Request, file: File, most: int | None) -> str:
+    """What the bytes hash to. Raises HttpProblem."""
+    sha256, size = hashlib.sha256(), 0
+    async for block in body.blocks(request):
+        size += len(block)
+        _check(file, size, most)
+        sha256.update(block)
+    return sha256.hexdigest()
+
+
+class _Upload:
+    """Bytes that arrive for a file, in a blob of their own."""
+
+    def __init__(self, services: Services, file: File) -> None:
+        self.id = uuid4()
+        self._services = services
+        self._file = file
+        self._name = f"files/{file.id}/{self.id}"
+        self._reserved = 0
+
+    async def begin(self, request: Request, most: int | None) -> None:
+        """Reserve room for what is announced, or for a first piece. Raises HttpProblem."""
+        announced = request.headers.get("content-length")
+        if announced is None:
+            await self._reserve(least=0, most=AHEAD)
+            return
+        size = int(announced)
+        _check(self._file, size, most)
+        await self._reserve(least=size, most=size)
+
+    async def written(self, request: Request, most: int | None) -> store.Content:
+        """Write what is sent. Raises HttpProblem, OverQuota."""
+        in_thread = partial(anyio.to_thread.run_sync, limiter=self._services.intake)
+        sha256, lines, last = hashlib.sha256(), 0, b"\n"
+        with ExitStack() as stack:
+            writer = stack.enter_context(self._services.blobs.writer(self._name))
+            async for block in body.blocks(request):
+                size = writer.size + len(block)
+                _check(self._file, size, most)
+                if size > self._reserved:
+                    await self._reserve(least=size, most=size + AHEAD)
+                sha256.update(block)
+                lines += block.count(b"\n")
+                last = block[-1:]
+                await in_thread(writer.write, block)
+            size = writer.size
+            done = stack.pop_all()
+        await in_thread(done.close)
+        return store.Content(
+            blob=self._name, sha256=sha256.hexdigest(), bytes=size, lines=lines + (last != b"\n")
+        )
+
+    async def _reserve(self, *, least: int, most: int) -> None:
+        reserve = partial(
+            store.reserve, self._services.db, self.id, self._file, least=least, most=most
+        )
+        granted = await anyio.to_thread.run_sync(reserve)
+        if granted is None:
+            raise not_found(f"file {self._file.id}")
+        self._reserved = granted
+
+    def drop(self) -> None:
+        """Delete what was written, and give back its room."""
+        try:
+            self._services.blobs.delete([self._name])
+        except (OSError, *STORAGE_ERRORS) as error:
+            log.warning("upload_stays", blob=self._name, reason=str(error))  # for the sweep
+            return
+        store.release(self._services.db, self.id)
 
 
 @router.post("/files/{file_id}/preprocess", dependencies=[SUBMIT])
 def finish(file_id: str, services: Uses, caller: CalledBy) -> dict[str, Any]:
     """The SDK says that it has sent everything."""
-    found = store.file(services.db, file_id, caller.producer)
+    found = files.file(services.db, file_id, caller.producer)
     if found is None:
         raise not_found(f"file {file_id}")
     if found.blob is None:
         raise refused(f"file {file_id} has not been uploaded")
-    return file_object(found)
+    return file_object(found, services.settings)
 
 
 @router.post("/files/multipart/initiate", dependencies=[SUBMIT])

@@ -2,10 +2,11 @@
 
 import re
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from config.settings import Settings
 from service.payloads.inputs import uploaded_blob
 from service.rules.states import JobState
 from service.store.models import File, Job
@@ -50,8 +51,10 @@ class ResultFileName:
             return None
 
 
-def file_object(file: File) -> dict[str, Any]:
+def file_object(file: File, settings: Settings) -> dict[str, Any]:
+    expires_at = file.renewed_at + timedelta(days=settings.file_days)
     return _file(file.id, file.filename, file.bytes or 0, file.created_at) | {
+        "expires_at": int(expires_at.timestamp()),
         "purpose": file.purpose,
         "LineCount": file.lines or 0,
     }

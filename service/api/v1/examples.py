@@ -58,7 +58,8 @@ JOB: dict[str, Any] = JobView.model_validate(
 SCHEMAS: dict[str, Any] = {
     "JobView": JOB,
     "Retry": {"custom_ids": ["two"]},
-    "NewProducer": {"name": "search"},
+    "NewProducer": {"name": "search", "stored_bytes": 50_000_000_000},
+    "ProducerFields": {"requests_per_day": 2_000_000, "stored_bytes": 50_000_000_000},
     "FailureView": {
         "custom_id": "two",
         "code": "invalid_request",

@@ -66,6 +66,10 @@ class ProducerFields(BaseModel):
         default=None, description="The most requests accepted on one UTC day."
     )
 
+    stored_bytes: _Limit | None = Field(
+        default=None, description="The most bytes of its uploaded files."
+    )
+
     def given(self, settings: Settings) -> dict[str, Any]:
         """Return the fields that were sent. Raises BadInput for unknown accounts and roots."""
         problems = [
@@ -104,6 +108,7 @@ class ProducerView(View):
     body_bytes: int | None
     open_requests: int | None
     requests_per_day: int | None
+    stored_bytes: int | None
     counted_on: date | None = Field(description="The day (UTC) that `counted_requests` counts.")
     counted_requests: int = Field(description="Requests accepted on that day.")
     signing_secrets: int = Field(description="The number of valid signing secrets.")

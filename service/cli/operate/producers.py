@@ -41,6 +41,9 @@ BodyBytes = Annotated[
 OpenRequests = Annotated[
     int | None, typer.Option(min=0, help="Requests of all unfinished jobs; 0 is no limit.")
 ]
+StoredBytes = Annotated[
+    int | None, typer.Option(min=0, help="Bytes of its uploaded files; 0 is no limit.")
+]
 PerDay = Annotated[int | None, typer.Option(min=0, help="Requests a UTC day; 0 is no limit.")]
 Lowest = Annotated[int | None, typer.Option(help="The lowest priority of its jobs; 0 at first.")]
 Highest = Annotated[int | None, typer.Option(help="The highest priority of its jobs; 9 at first.")]
@@ -59,6 +62,7 @@ class Producer(msgspec.Struct, frozen=True):
     body_bytes: int | None
     open_requests: int | None
     requests_per_day: int | None
+    stored_bytes: int | None
     signing_secrets: int
     disabled_at: datetime | None = None
 
@@ -92,6 +96,7 @@ class Grants:
     body_bytes: int | None
     open_requests: int | None
     requests_per_day: int | None
+    stored_bytes: int | None
     lowest_priority: int | None
     highest_priority: int | None
 
@@ -138,13 +143,14 @@ def add_producer(
     body_bytes: BodyBytes = None,
     open_requests: OpenRequests = None,
     requests_per_day: PerDay = None,
+    stored_bytes: StoredBytes = None,
     lowest_priority: Lowest = None,
     highest_priority: Highest = None,
     json: AsJson = False,
 ) -> None:
     """Add a producer, and print its first token. It is shown this once."""
     lists = (account, input_root, notice_task, notice_queue)
-    limits = (body_bytes, open_requests, requests_per_day)
+    limits = (body_bytes, open_requests, requests_per_day, stored_bytes)
     grants = Grants(*lists, *limits, lowest_priority, highest_priority)
     with connected() as api:
         made = api.send("POST", PRODUCERS, NewToken, {"name": name, **grants.fields})
@@ -162,13 +168,14 @@ def set_producer(
     body_bytes: BodyBytes = None,
     open_requests: OpenRequests = None,
     requests_per_day: PerDay = None,
+    stored_bytes: StoredBytes = None,
     lowest_priority: Lowest = None,
     highest_priority: Highest = None,
     json: AsJson = False,
 ) -> None:
     """Change what a producer may use; what is left out stays as it is."""
     lists = (account, input_root, notice_task, notice_queue)
-    limits = (body_bytes, open_requests, requests_per_day)
+    limits = (body_bytes, open_requests, requests_per_day, stored_bytes)
     grants = Grants(*lists, *limits, lowest_priority, highest_priority)
     with connected() as api:
         shown = api.send("PATCH", _path(name), Producer, grants.fields)
@@ -208,12 +215,13 @@ def list_producers(json: AsJson = False) -> None:
             (
                 *(Column("producer"), Column("accounts"), Column("body bytes", number=True)),
                 *(Column("open requests", number=True), Column("requests a day", number=True)),
+                Column("stored bytes", number=True),
                 *(Column("input roots", wrap=True), Column("notices", wrap=True)),
                 Column("disabled"),
             ),
             lambda one: (
                 *(one.name, _cell(one.accounts), one.body_bytes, one.open_requests),
-                *(one.requests_per_day, _cell(one.input_roots)),
+                *(one.requests_per_day, one.stored_bytes, _cell(one.input_roots)),
                 f"{_cell(one.notice_tasks)} on {_cell(one.notice_queues)}",
                 one.disabled_at,
             ),

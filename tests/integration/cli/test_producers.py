@@ -31,9 +31,10 @@ def test_an_operator_adds_a_producer_and_keeps_its_tokens(operator: Operator) ->
     assert (added.status, len(first)) == (0, len("haulier__") + 16 + 43)
     assert operator("jobs", token=first).status == 0
 
-    changed = operator("producer", "set", "billing", "--account", "", "--notice-task", "b.done")
+    changed = operator("producer", "set", "billing", "--account", "", "--stored-bytes", "9")
     assert "accounts          none" in changed.out
     assert "open requests     7" in changed.out
+    assert "stored bytes      9" in changed.out
     listed = operator("producer", "list", "--json").documents
     assert [one["name"] for one in listed] == ["billing", "default"]
 

@@ -26,7 +26,7 @@ from service.rules.packing import Limits
 from service.rules.spec import Spec
 from service.rules.states import BatchState, JobState, Stage
 from service.rules.work import Settle, Wait
-from service.store import engine, files, heartbeats, jobs, notices
+from service.store import engine, expiry, files, heartbeats, jobs, notices, uploads
 from service.store.cancel import cancel
 from service.store.claim import claim_batches, extend, final_lines
 from service.store.due import dispatch
@@ -305,9 +305,18 @@ def test_submitting_stays_on_an_index(harness: Harness, plans: Plans) -> None:
 
 
 def test_batches_made_of_files_stay_on_an_index(harness: Harness, plans: Plans) -> None:
+    announced = partial(files.announce, harness.db, producer="producer-1", credential=None)
+    announced(file_id="file-1", filename="a", purpose="batch-api", digest=b"", sha256=None)
+    takes_bytes = uploads.expected(harness.db, "file-1")
+    assert takes_bytes is not None
+
     def work() -> None:
+        uploads.reserve(harness.db, uuid4(), takes_bytes[0], least=1, most=1)
+        expiry.are_due(harness.db, after=MINUTE)
+        expiry.expire(harness.db, after=MINUTE, limit=50)
+        expiry.discardable(harness.db, limit=50)
         files.jobs_of_files(harness.db, "producer-1", limit=50)
-        files.named(harness.db, [f"files/file-{uuid4()}/{uuid4()}" for _ in range(100)])
+        expiry.named(harness.db, [f"files/file-{uuid4()}/{uuid4()}" for _ in range(100)])
         made = Spec(endpoint="/v1/chat/completions", input=uploaded("files/file-1/a"))
         submission = Submission(id=uuid4(), producer="producer-1", spec=made)
         since = engine.clock(harness.db) - MINUTE
