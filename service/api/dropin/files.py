@@ -11,6 +11,7 @@ from service.api.dropin.errors import not_found
 from service.api.dropin.result_files import MaybeResultFile
 from service.api.dropin.wire import file_object, result_file_object
 from service.api.services import Services, Uses
+from service.api.watching import while_valid
 from service.store import files as store
 from service.store.models import File
 from service.upkeep.files import discard
@@ -51,11 +52,12 @@ def read_file(
         size, blocks = file.bytes or 0, services.blobs.stream(file.blob)
     # Storage that does not work should be found while there still is a status to say so with.
     first = next(blocks, b"")
-    return StreamingResponse(
+    answer = StreamingResponse(
         chain([first], blocks),
         media_type="application/jsonl",
         headers={"Content-Length": str(size)},
     )
+    return while_valid(answer, services, caller)
 
 
 @router.delete("/files/{file_id}", dependencies=[SUBMIT])

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from service.api import ranges
-from service.api.auth import READ
+from service.api.auth import READ, CalledBy
 from service.api.compression import Coding, acceptable, compressed
 from service.api.openapi import problem
 from service.api.problems import (
@@ -24,6 +24,7 @@ from service.api.problems import (
 )
 from service.api.services import Services, Uses
 from service.api.v1.jobs import VisibleJob
+from service.api.watching import while_valid
 from service.payloads import results
 from service.payloads.selection import Only, Selection, ordinals_of, selected, selected_partial
 from service.rules.states import JobState
@@ -67,6 +68,7 @@ class ResultsQuery(BaseModel):
 def show_results(
     job: VisibleJob,
     services: Uses,
+    caller: CalledBy,
     request: Request,
     asked: Annotated[ResultsQuery, Query()],
 ) -> Response:
@@ -75,6 +77,10 @@ def show_results(
     Complete results have an ETag and support range requests. The answer is compressed with zstd or
     gzip if the client accepts it (`Accept-Encoding`); ranges are never compressed.
     """
+    return while_valid(_results(job, services, request, asked), services, caller)
+
+
+def _results(job: Job, services: Services, request: Request, asked: ResultsQuery) -> Response:
     codings = acceptable(",".join(request.headers.getlist("accept-encoding")))
     if not codings:
         raise HttpProblem(NOT_ACCEPTABLE, f"accept-encoding: accept one of {', '.join(Coding)}")

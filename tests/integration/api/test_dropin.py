@@ -47,7 +47,9 @@ class Door:
         self, method: str, path: str, headers: dict[str, str] | None = None, **more: Any
     ) -> httpx.Response:
         headers = {"Authorization": f"Bearer {self.token}", **(headers or {})}
-        return httpx.request(method, f"{self.url}{path}", headers=headers, trust_env=False, **more)
+        return httpx.request(
+            method, f"{self.url}{path}", headers=headers, trust_env=False, timeout=60, **more
+        )
 
     def create(self, file_id: str, **headers: str) -> str:
         """POST /batches as the SDK sends it, with other headers; gives the batch's id."""
@@ -66,7 +68,7 @@ class Door:
         return answer.headers["x-together-file-id"], answer.headers["location"]
 
     def put(self, url: str, content: bytes) -> int:
-        return httpx.put(url, content=content, trust_env=False).status_code
+        return httpx.put(url, content=content, trust_env=False, timeout=60).status_code
 
     def jobs(self) -> list[Job]:
         return jobs.jobs(self.api.db, producer=self.producer, limit=100)

@@ -1,6 +1,7 @@
 """What uploads may fill: bounded while bytes arrive, given back at once, and not kept for ever."""
 
 import socket
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -49,7 +50,7 @@ def uploads(door: Door) -> int:
 def sent(door: Door, content: bytes) -> int:
     """A new file with this content, of unknown size until it is there."""
     _, url = door.announce()
-    return httpx.put(url, content=iter([content]), trust_env=False).status_code
+    return httpx.put(url, content=iter([content]), trust_env=False, timeout=60).status_code
 
 
 def later(door: Door, file_id: str, days: int) -> None:
@@ -134,7 +135,7 @@ def test_a_producer_stores_up_to_its_limit(api: Api) -> None:
     assert door.put(url, b"x" * 900) == 200
 
     _, url = door.announce()
-    over = httpx.put(url, content=b"y" * 101, trust_env=False)
+    over = httpx.put(url, content=b"y" * 101, trust_env=False, timeout=60)
     assert (over.status_code, over.headers["retry-after"]) == (429, "60")
     assert "may store 1,000 bytes of files; 900 are used" in over.text
     assert (door.put(url, b"y" * 1001), sent(door, b"y" * 101)) == (413, 429)
@@ -267,6 +268,21 @@ def test_an_upload_url_ends_with_the_token_that_asked_for_it(
     eventually(lambda: not kept(door) and not uploads(door))
     enable(door.api.db, door.producer)
     assert door.put(url, LINES) == (200 if end is disable_producer else 404)
+
+
+def test_a_download_is_cut_off_when_its_token_ends(door: Door) -> None:
+    size = 40_000_000  # far more than sockets hold
+    file_id, url = door.announce()
+    assert door.put(url, b"x" * size) == 200
+    headers = {"Authorization": f"Bearer {door.token}"}
+    path = f"{door.url}/files/{file_id}/content"
+    with httpx.stream("GET", path, headers=headers, trust_env=False, timeout=60) as answer:
+        read = answer.iter_bytes()
+        next(read)
+        end_token(door)
+        time.sleep(2 * watching.LOOK_SECONDS)  # it looks no more often than that
+        with pytest.raises(httpx.RemoteProtocolError):
+            list(read)
 
 
 def test_a_limit_that_is_taken_away_bounds_nothing(api: Api) -> None:
