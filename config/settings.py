@@ -25,6 +25,7 @@ from config.values import (
     AdminToken,
     BaseUrl,
     Name,
+    Networks,
     Seconds,
     SecondsOrNone,
     Secret,
@@ -158,6 +159,20 @@ class Settings(BaseSettings):
     """The URL of the API, for the command line."""
     token: Secret | None = None
     """The bearer token that the command line sends to the API."""
+    trusted_proxies: Networks = ()
+    """The proxies that all connections may come from: addresses and networks, with commas. None by
+    default."""
+    max_connections: int = Field(default=500, ge=1)
+    """The most connections that the API holds open."""
+    max_connections_per_address: int = Field(default=250, ge=1)
+    """The most of them from one address (in IPv6: from one network of 64 bits). Trusted proxies may
+    have more."""
+    keep_alive_seconds: Seconds = timedelta(seconds=15)
+    """How long the API keeps a connection for the next request. Behind a proxy, longer than the
+    proxy keeps idle connections to the API."""
+    failed_logins_per_minute: int = Field(default=60, ge=1)
+    """How many wrong tokens from one address the API answers with 401 in a minute. It answers more
+    of them with 429. Valid tokens are not affected."""
     home: Path = Path(".haulier")
     """The directory for the data of `haulier up`, and for blobs unless `HAULIER_BLOB_URL` is
     set."""

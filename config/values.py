@@ -1,11 +1,14 @@
 """The types of settings: what a value may look like. Refusals never quote the value of a secret."""
 
+import json
 import re
 from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic_settings import NoDecode
 
 
 def _base_url(value: object) -> object:
@@ -83,6 +86,21 @@ def _seconds(value: object) -> object:
 BaseUrl = Annotated[str, BeforeValidator(_base_url)]
 Seconds = Annotated[timedelta, BeforeValidator(_seconds), Field(gt=timedelta(0))]
 SecondsOrNone = Annotated[timedelta, BeforeValidator(_seconds), Field(ge=timedelta(0))]
+
+
+def _networks(value: object) -> object:
+    """Parse addresses and networks: listed with commas or spaces, or as a JSON list."""
+    if not isinstance(value, str):
+        return value
+    try:
+        found = json.loads(value) if value.lstrip().startswith("[") else re.split(r"[,\s]+", value)
+        return tuple(ip_network(one.strip()) for one in found if one.strip())
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise ValueError(f"must list addresses and networks, like 10.0.0.0/8: {error}") from None
+
+
+Network = IPv4Network | IPv6Network
+Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)]
 
 
 def _printable(secret: SecretStr) -> SecretStr:

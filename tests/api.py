@@ -24,6 +24,10 @@ from tests.processes import Processes, Running
 from tests.servers import Databases
 
 TOKEN = "test-admin-token-for-all"
+_SETTINGS = {
+    "admin_token": TOKEN,
+    "failed_logins_per_minute": 100_000,  # all of them come from one address
+}
 
 
 def client(url: str) -> httpx.Client:
@@ -89,7 +93,7 @@ def api_process(processes: Processes) -> Running:
 def api_settings(database_url: str, blob_url: str) -> Settings:
     """For an API in this process."""
     return Settings.model_validate(
-        {"DATABASE_URL": database_url, "blob_url": blob_url, "admin_token": TOKEN}
+        {"DATABASE_URL": database_url, "blob_url": blob_url, **_SETTINGS}
     )
 
 
@@ -105,9 +109,7 @@ def refusing_api(databases: Databases, tmp_path_factory: pytest.TempPathFactory)
     """One API for many tests that leave no job behind."""
     url = databases.create()
     blob_url = tmp_path_factory.mktemp("blobs").as_uri()
-    settings = Settings.model_validate(
-        {"DATABASE_URL": url, "blob_url": blob_url, "admin_token": TOKEN}
-    )
+    settings = Settings.model_validate({"DATABASE_URL": url, "blob_url": blob_url, **_SETTINGS})
     with serving(settings) as running:
         yield running
     databases.drop(url)

@@ -8,7 +8,7 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.health import OPEN_PATHS
-from service.api.problems import unforeseen
+from service.api.problems import HttpProblem, unforeseen
 
 log = structlog.get_logger()
 
@@ -24,6 +24,7 @@ class AccessLog:
             await self._app(scope, receive, send)
             return
         structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(client=scope["client"][0] if scope["client"] else "")
         started = time.perf_counter()
         status: int | None = None
 
@@ -53,6 +54,9 @@ def _log_failure(error: Exception, status: int) -> None:
 
 
 def _log_request(scope: Scope, status: int | None, seconds: float) -> None:
+    refused = scope.get("state", {}).get("refused")
+    if isinstance(refused, HttpProblem):
+        status = refused.kind.status  # what service.api.protocol answered in our place
     fields = {
         "method": scope["method"],
         "path": scope["raw_path"].decode("ascii", "replace"),  # escaped, as it came

@@ -9,7 +9,7 @@ from fastapi import APIRouter, FastAPI, Security
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.types import Lifespan
+from starlette.types import Lifespan, Scope
 
 from config import VERSION
 from config.settings import Settings, SettingsError
@@ -17,11 +17,14 @@ from service.api import health, problems
 from service.api.access_log import AccessLog
 from service.api.auth import Authenticator, authenticated
 from service.api.dropin.app import dropin_app
+from service.api.failures import Failures
+from service.api.gate import Gate
 from service.api.gathering import Gathering
+from service.api.memory import Memory
 from service.api.metrics import Metrics
 from service.api.openapi import document, operation_id
 from service.api.services import Services
-from service.api.streams import Streams
+from service.api.streams import DOWNLOADS, DOWNLOADS_SHARE, Streams
 from service.api.v1 import (
     deliveries,
     jobs,
@@ -39,6 +42,7 @@ from service.payloads.blobs import STORAGE_ERRORS, Blobs
 from service.rules.errors import BadInput
 from service.store import engine
 
+TOGETHER = "/together/v1"
 CONNECTIONS = 10
 INTAKES = 8
 """The most request bodies that are processed at the same time."""
@@ -61,11 +65,14 @@ def create_app(settings: Settings) -> FastAPI:
             db=db,
             blobs=blobs,
             authenticator=Authenticator(settings, db),
+            failures=Failures(settings.failed_logins_per_minute),
+            memory=Memory(),
             intake=CapacityLimiter(INTAKES),
             lookups=CapacityLimiter(LOOKUPS),
             gathering=Gathering(db, blobs, settings),
             metrics=Metrics(db),
             streams=Streams(),
+            downloads=Streams(DOWNLOADS, DOWNLOADS_SHARE),
         )
         yield
         connections.dispose()
@@ -108,10 +115,17 @@ def application(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
     app.include_router(health.router)
     dropin = dropin_app(app)
     # The SDK adds /v1 to its base URL, even if the URL already ends with it.
-    app.mount("/together/v1/v1", dropin)
-    app.mount("/together/v1", dropin)
+    app.mount(f"{TOGETHER}/v1", dropin)
+    app.mount(TOGETHER, dropin)
+    # The last one is the first to see a request.
+    app.add_middleware(Gate, is_open=_is_open, told=problems.HttpProblem.response)
     app.add_middleware(AccessLog)
     return app
+
+
+def _is_open(scope: Scope) -> bool:
+    # The application below TOGETHER has a gate of its own.
+    return scope["path"] in health.OPEN_PATHS or scope["path"].startswith(f"{TOGETHER}/")
 
 
 def _closed() -> APIRouter:

@@ -20,19 +20,27 @@ from service.store.permissions import permissions_of
 from service.store.producers import holder, note_use
 
 _NOBODY = digest("")
+OF_THE_ADMIN = "admin"
+"""Stands in the place of a token's id for the admin token, which has none."""
 
 
 @dataclass(frozen=True)
 class Caller:
-    """A producer. `sees` is whose jobs exist for it (None: everybody's)."""
+    """A producer. `sees` is whose jobs exist for it (None: everybody's).
+
+    `credential` is the id of its token, or `admin`: the admin token has none.
+    """
 
     producer: str
+    credential: str
     sees: str | None
     permissions: Permissions
     scopes: frozenset[Scope]
-    credential: str | None = None
-    """The id of its token; None for the admin token."""
     body_bytes: int | None = None
+
+    @property
+    def token_id(self) -> str | None:
+        return None if self.credential == OF_THE_ADMIN else self.credential
 
 
 class Authenticator:
@@ -45,6 +53,7 @@ class Authenticator:
         self._admin_digest = digest(settings.admin_token.get_secret_value())
         self._admin = Caller(
             producer="default",
+            credential=OF_THE_ADMIN,
             sees=None,
             permissions=permissions_of(None, settings),
             scopes=frozenset(Scope),
@@ -69,17 +78,17 @@ class Authenticator:
 
     def is_valid(self, caller: Caller) -> bool:
         """Whether a caller's token has not ended since, nor its producer been disabled."""
-        return caller.credential is None or holder(self._db, caller.credential) is not None
+        return caller.token_id is None or holder(self._db, caller.token_id) is not None
 
     def _caller(self, producer: Producer, token: Credential) -> Caller:
         scopes = frozenset(map(Scope, token.scopes))
         admin = Scope.ADMIN in scopes
         return Caller(
             producer=producer.name,
+            credential=token.id,
             sees=None if admin else producer.name,
             permissions=permissions_of(producer, self._settings),
             scopes=frozenset(Scope) if admin else scopes,
-            credential=token.id,
             body_bytes=producer.body_bytes,
         )
 
@@ -93,14 +102,11 @@ _bearer = HTTPBearer(
 
 async def authenticated(
     request: Request,
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
+    _credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
 ) -> Caller:
-    """The caller. Everything below /v1 depends on it, before any endpoint is asked."""
-    if credentials is None:
-        raise unauthorized("send `Authorization: Bearer <token>`")
-    caller = await request.app.state.services.authenticator.caller(credentials.credentials)
-    if not isinstance(caller, Caller):
-        raise unauthorized()
+    """The caller, whom the gate has let in (service.api.gate)."""
+    caller = request.state.caller
+    assert isinstance(caller, Caller)
     return caller
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from service.payloads.blobs import STORAGE_ERRORS
@@ -28,6 +28,7 @@ from service.rules.errors import (
 from service.store.engine import is_contended, is_unavailable, lacks_schema
 
 MEDIA_TYPE = "application/problem+json"
+CUT_OFF = "the connection ended in the middle of the body"
 RETRY_AFTER = {"Retry-After": "5"}
 
 
@@ -49,7 +50,7 @@ FORBIDDEN = Kind("insufficient-scope", 403, "The token does not allow this")
 NOT_FOUND = Kind("not-found", 404, "There is nothing here")
 WRONG_METHOD = Kind("method-not-allowed", 405, "The path does not take this method")
 BROKEN_BODY = Kind("broken-body", 400, "The request's body did not arrive whole")
-SLOW_BODY = Kind("slow-body", 408, "The request's body stopped arriving")
+SLOW_BODY = Kind("slow-body", 408, "The request's body came too slowly")
 NOT_ACCEPTABLE = Kind("not-acceptable", 406, "The answer cannot be coded as it is asked for")
 NOT_FINISHED = Kind("not-finished", 409, "The job has not finished")
 NO_RESULTS = Kind("no-results", 409, "The job has no results")
@@ -66,8 +67,11 @@ UNSUPPORTED = Kind("unsupported-media-type", 415, "The body's type is not taken 
 BAD_RANGE = Kind("range-not-satisfiable", 416, "The range lies outside the results")
 INVALID = Kind("invalid-input", 422, "What was sent cannot be run")
 OVER_LIMIT = Kind("over-limit", 429, "The producer's limit is reached")
+TOO_MANY_FAILURES = Kind("too-many-failures", 429, "Too many wrong tokens came from this address")
 INTERNAL = Kind("internal-error", 500, "Something went wrong here")
 TOO_MANY_STREAMS = Kind("too-many-streams", 503, "No more streams can be opened")
+TOO_MANY_CONNECTIONS = Kind("too-many-connections", 503, "No more connections can be opened")
+TOO_MANY_BODIES = Kind("too-many-bodies", 503, "No more request bodies can be held")
 CONTENDED = Kind("contended", 503, "Another transaction is in the way")
 NO_DATABASE = Kind("database-unavailable", 503, "Postgres cannot be reached")
 NOT_MIGRATED = Kind("database-not-migrated", 503, "The database has another schema")
@@ -145,6 +149,8 @@ def _summary(error: BadInput) -> str:
 
 def unforeseen(error: Exception) -> HttpProblem:
     """What to say about an error that no endpoint expected. Tells nothing of the inside."""
+    if isinstance(error, ClientDisconnect):
+        return HttpProblem(BROKEN_BODY, CUT_OFF)
     if isinstance(error, Contended) or is_contended(error):
         words = str(error) if isinstance(error, Contended) else "another transaction is in the way"
         return HttpProblem(CONTENDED, f"{words}; try again", headers=RETRY_AFTER)
@@ -174,6 +180,8 @@ async def on_bad_input(_request: Request, error: Exception) -> Response:
 async def on_http_exception(_request: Request, error: Exception) -> Response:
     """The framework's own errors: of the router, and of a body that it reads."""
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, HttpProblem):
+        return error.__cause__.response()  # it came up while the framework read the body
     detail = str(error.detail)
     match error.status_code:
         case 400:

@@ -1,9 +1,11 @@
 """Running the API: its port and its end."""
 
 import contextlib
+import ctypes
 import signal
 import socket
 from collections.abc import Iterator
+from math import ceil
 from types import FrameType
 
 import structlog
@@ -11,10 +13,12 @@ import uvicorn
 
 from config.settings import Settings, SettingsError
 from service.api.app import create_app
-from service.api.protocol import Protocol
+from service.api.connections import Room
+from service.api.protocol import FrontConfig
 
 log = structlog.get_logger()
 
+_M_MMAP_THRESHOLD = -3  # malloc.h
 GRACE_SECONDS = 20
 """How long requests that are under way may go on after SIGTERM."""
 
@@ -25,10 +29,14 @@ class Server(uvicorn.Server):
     def __init__(self, settings: Settings) -> None:
         self._app = create_app(settings)
         super().__init__(
-            uvicorn.Config(
+            FrontConfig(
                 self._app,
-                http=Protocol,
-                ws="none",
+                Room(
+                    most=settings.max_connections,
+                    share=settings.max_connections_per_address,
+                    trusted=settings.trusted_proxies,
+                ),
+                timeout_keep_alive=ceil(settings.keep_alive_seconds.total_seconds()),
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -49,10 +57,20 @@ class Server(uvicorn.Server):
 
 def serve(settings: Settings, *, host: str, port: int) -> None:
     """Serve until SIGTERM or SIGINT; port 0 takes a free one. Raises SettingsError."""
+    _return_memory()
     server = Server(settings)
     with listening(host, port) as listener, _ended_by_signals():
         server.run(sockets=[listener])
     log.info("api_stopped")
+
+
+def _return_memory() -> None:
+    """Make glibc give large buffers back to the system at once, and grow them in place.
+
+    Otherwise it keeps a heap for them that holds several times the bodies which are there.
+    """
+    with contextlib.suppress(AttributeError):  # other C libraries have no such choice
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1 << 20)
 
 
 @contextlib.contextmanager

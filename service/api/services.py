@@ -9,7 +9,9 @@ from starlette.requests import Request
 
 from config.settings import Settings
 from service.api.auth import Authenticator
+from service.api.failures import Failures
 from service.api.gathering import Gathering
+from service.api.memory import Memory
 from service.api.metrics import Metrics
 from service.api.streams import Streams
 from service.payloads.blobs import Blobs
@@ -22,6 +24,8 @@ class Services:
     db: Database
     blobs: Blobs
     authenticator: Authenticator
+    failures: Failures
+    memory: Memory
     intake: CapacityLimiter
     """Threads that read request bodies, limited so that other calls keep theirs."""
     lookups: CapacityLimiter
@@ -29,6 +33,7 @@ class Services:
     gathering: Gathering
     metrics: Metrics
     streams: Streams
+    downloads: Streams
 
 
 async def _services(request: Request) -> Services:

@@ -20,6 +20,8 @@ RUN_LINES = 1024
 RUN_BYTES = 1 << 18
 """The most bytes to read of a batch at once. A merge of 64 models has 64 batches open."""
 SEGMENT_LINES = 50_000
+ANSWER_BLOCK = 1 << 18
+"""Bytes of a block that is sent to a client, which holds a few of them, however slow it is."""
 
 
 class LinesWriter:
@@ -312,7 +314,7 @@ def stream(
         first = max(start - at, 0)
         last = segment.bytes if stop is None else min(stop - at, segment.bytes)
         if first < last:
-            yield from blobs.stream(segment.blob, first, last - first)
+            yield from blobs.stream(segment.blob, first, last - first, block=ANSWER_BLOCK)
         at += segment.bytes
 
 

@@ -62,7 +62,7 @@ _spec = msgspec.json.Decoder(Spec)
 _LINE_BREAK = re.compile(rb"[\r\n]")
 
 
-def read_spec(data: bytes, permissions: Permissions) -> Spec:
+def read_spec(data: bytes | bytearray, permissions: Permissions) -> Spec:
     """A spec with its requests or its input. Raises BadInput."""
     if len(data) > SPEC_BYTES:
         raise BadInput(
@@ -208,16 +208,17 @@ def place(url: str) -> tuple[str, str, str] | None:
     return parts.scheme, parts.netloc, normpath("/" + path.lstrip("/"))
 
 
-def request_lines(spec: Spec) -> list[bytes]:
-    """The requests of a JSON spec, one line each, as they were written but for line breaks."""
-    lines = []
-    for raw in spec.requests or []:
+def request_lines(spec: Spec) -> Iterator[bytes]:
+    """The requests of a JSON spec, one line each, as they were written but for line breaks.
+
+    Raises BadInput.
+    """
+    for line, raw in enumerate(spec.requests or [], start=1):
         data = bytes(raw)
         try:
-            lines.append(msgspec.json.format(data, indent=-1) if _LINE_BREAK.search(data) else data)
+            yield msgspec.json.format(data, indent=-1) if _LINE_BREAK.search(data) else data
         except RecursionError:
-            raise BadInput([Problem("nests too deep", len(lines) + 1)]) from None
-    return lines
+            raise BadInput([Problem("nests too deep", line)]) from None
 
 
 def fingerprint(spec: Spec, lines_sha256: str) -> str:

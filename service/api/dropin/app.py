@@ -1,11 +1,15 @@
 """The application below /together/v1."""
 
+import re
+
 from fastapi import FastAPI, Security
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from service.api.auth import authenticated
 from service.api.dropin import batches, errors, files, uploads
+from service.api.gate import Gate
 from service.api.problems import HttpProblem
 from service.rules.errors import BadInput
 
@@ -30,8 +34,17 @@ def dropin_app(haulier: FastAPI) -> FastAPI:
         },
     )
     app.state = haulier.state
-    # An upload carries no token: its URL holds a secret instead.
+    app.add_middleware(Gate, is_open=_is_upload, told=errors.told)
     app.include_router(uploads.open_router)
     for part in (uploads, files, batches):
         app.include_router(part.router, dependencies=[Security(authenticated)])
     return app
+
+
+_UPLOAD = re.compile(r"/files/[^/]+/bytes")
+
+
+def _is_upload(scope: Scope) -> bool:
+    """Whether a file's bytes are sent. They carry no token: their URL holds a secret instead."""
+    path = scope["path"].removeprefix(scope["root_path"])
+    return scope["method"] == "PUT" and _UPLOAD.fullmatch(path) is not None

@@ -81,7 +81,7 @@ async def create_batch(request: Request, services: Uses, caller: CalledBy) -> Re
     return JSONResponse({"job": batch_object(job, size)}, status_code=201)
 
 
-def _asked(data: bytes) -> NewBatch:
+def _asked(data: bytearray) -> NewBatch:
     try:
         return msgspec.json.decode(data[: MOST_BYTES + 1], type=NewBatch)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

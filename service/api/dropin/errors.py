@@ -61,7 +61,8 @@ def error(
     )
 
 
-def _told(problem: HttpProblem) -> Response:
+def told(problem: HttpProblem) -> Response:
+    """A problem in Together's form."""
     # Together knows no 422.
     status = 400 if problem.kind is INVALID else problem.kind.status
     param = problem.extras.get("param")
@@ -76,17 +77,19 @@ def _told(problem: HttpProblem) -> Response:
 
 async def on_problem(_request: Request, problem: Exception) -> Response:
     assert isinstance(problem, HttpProblem)
-    return _told(problem)
+    return told(problem)
 
 
 async def on_bad_input(_request: Request, found: Exception) -> Response:
     assert isinstance(found, BadInput)
-    return _told(bad_input(found))
+    return told(bad_input(found))
 
 
 async def on_http_exception(_request: Request, found: Exception) -> Response:
     """The router's own errors, and forms that cannot be read."""
     assert isinstance(found, HTTPException)
+    if isinstance(found.__cause__, HttpProblem):
+        return told(found.__cause__)  # it came up while the framework read the body
     match found.status_code:
         case 404:
             problem = HttpProblem(NOT_FOUND, "nothing is served at this path")
@@ -94,13 +97,13 @@ async def on_http_exception(_request: Request, found: Exception) -> Response:
             problem = HttpProblem(WRONG_METHOD, "see the Allow header", headers=found.headers)
         case _:
             problem = refused(str(found.detail))
-    return _told(problem)
+    return told(problem)
 
 
 async def on_bad_parameters(_request: Request, _found: Exception) -> Response:
-    return _told(refused("the parameters are not valid"))
+    return told(refused("the parameters are not valid"))
 
 
 async def on_unforeseen(_request: Request, found: Exception) -> Response:
     """It is logged further out (service.api.access_log)."""
-    return _told(unforeseen(found))
+    return told(unforeseen(found))

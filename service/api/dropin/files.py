@@ -1,17 +1,19 @@
 """Uploaded files: list, look, read, delete."""
 
-from itertools import chain
 from typing import Any
 
 from fastapi import APIRouter
-from starlette.responses import Response, StreamingResponse
+from starlette.requests import Request
+from starlette.responses import Response
 
 from service.api.auth import READ, SUBMIT, CalledBy, Caller
 from service.api.dropin.errors import not_found
 from service.api.dropin.result_files import MaybeResultFile
 from service.api.dropin.wire import file_object, result_file_object
 from service.api.services import Services, Uses
+from service.api.streams import download
 from service.api.watching import while_valid
+from service.payloads.results import ANSWER_BLOCK
 from service.store import files as store
 from service.store.models import File
 from service.upkeep.files import discard
@@ -41,7 +43,7 @@ def show_file(
 
 @router.get("/files/{file_id}/content", dependencies=[READ])
 def read_file(
-    file_id: str, result_file: MaybeResultFile, services: Uses, caller: CalledBy
+    request: Request, file_id: str, result_file: MaybeResultFile, services: Uses, caller: CalledBy
 ) -> Response:
     """The bytes as they were uploaded, or the result lines as they came from Together."""
     if result_file is not None:
@@ -49,11 +51,10 @@ def read_file(
     else:
         file = _whole(file_id, services, caller)
         assert file.blob is not None
-        size, blocks = file.bytes or 0, services.blobs.stream(file.blob)
-    # Storage that does not work should be found while there still is a status to say so with.
-    first = next(blocks, b"")
-    answer = StreamingResponse(
-        chain([first], blocks),
+        size, blocks = file.bytes or 0, services.blobs.stream(file.blob, block=ANSWER_BLOCK)
+    answer = download(
+        request,
+        blocks,
         media_type="application/jsonl",
         headers={"Content-Length": str(size)},
     )

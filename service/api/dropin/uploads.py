@@ -20,6 +20,7 @@ from service.api import body
 from service.api.auth import SUBMIT, CalledBy
 from service.api.dropin.errors import error, not_found, refused
 from service.api.dropin.wire import PURPOSE, file_object
+from service.api.memory import STREAM
 from service.api.problems import TOO_LARGE, HttpProblem, over_quota
 from service.api.services import Services, Uses
 from service.api.watching import as_long_as
@@ -68,7 +69,7 @@ async def announce(request: Request, services: Uses, caller: CalledBy) -> Respon
         purpose=fields["purpose"],
         digest=digest(secret),
         sha256=sha256,
-        credential=caller.credential,
+        credential=caller.token_id,
     )
     try:
         await anyio.to_thread.run_sync(announced)
@@ -109,24 +110,31 @@ async def receive(file_id: str, request: Request, services: Uses, key: str = "")
     found = await anyio.to_thread.run_sync(store.expected, services.db, file_id)
     if found is None or not same(digest(key), found[0].upload_digest):
         raise not_found(f"file {file_id}")
-    file, most = found
+    with services.memory.body_of(found[0].producer) as holding:
+        holding.arrived(STREAM)  # at once: no gate counts what arrives here
+        request.state.holding = holding
+        return await _received(request, services, *found)
+
+
+async def _received(request: Request, services: Services, file: File, most: int | None) -> Response:
+    """Store what was sent, or compare it with what is there already. Raises HttpProblem."""
     if file.blob is not None:
         # Sent again by who did not hear of it: it is compared, not stored.
         if await _sha256(request, file, most) != file.sha256:
-            return _other_content(file_id)
+            return _other_content(file.id)
         return Response(status_code=200)
     upload = _Upload(services, file)
     is_ours = True
     try:
         await upload.begin(request, most)
-        takes_bytes = partial(store.see, services.db, upload.id, file_id)
-        async with as_long_as(takes_bytes, services, otherwise=not_found(f"file {file_id}")):
+        takes_bytes = partial(store.see, services.db, upload.id, file.id)
+        async with as_long_as(takes_bytes, services, otherwise=not_found(f"file {file.id}")):
             content = await upload.written(request, most)
         if file.announced_sha256 not in {None, content.sha256}:
             raise refused("the bytes do not have the checksum that was announced", param="checksum")
         is_ours = False  # if no answer comes, they may be the file's
         stored = await anyio.to_thread.run_sync(
-            store.store, services.db, upload.id, file_id, content
+            store.store, services.db, upload.id, file.id, content
         )
         is_ours = stored is not store.Stored.NEW
     except OverQuota as over:
@@ -136,9 +144,9 @@ async def receive(file_id: str, request: Request, services: Uses, key: str = "")
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(upload.drop)
     if stored is store.Stored.GONE:
-        raise not_found(f"file {file_id}")
+        raise not_found(f"file {file.id}")
     if stored is store.Stored.OTHER:
-        return _other_content(file_id)
+        return _other_content(file.id)
     return Response(status_code=200)
 
 

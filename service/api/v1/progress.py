@@ -9,7 +9,6 @@ from fastapi import APIRouter
 from starlette.responses import Response, StreamingResponse
 
 from service.api.auth import READ, CalledBy, Caller
-from service.api.problems import RETRY_AFTER, TOO_MANY_STREAMS, HttpProblem
 from service.api.services import Services, Uses
 from service.api.streams import EventStream
 from service.api.v1.jobs import VisibleJob
@@ -55,12 +54,7 @@ async def stream_progress(job: VisibleJob, services: Uses, caller: CalledBy) -> 
 
     A stream lasts 15 minutes at most; connect again to go on.
     """
-    if services.streams.is_full_for(caller.sees):
-        raise HttpProblem(
-            TOO_MANY_STREAMS,
-            "too many progress streams are open; close one, or try again after Retry-After seconds",
-            headers=RETRY_AFTER,
-        )
+    services.streams.check(caller.sees)
     return EventStream(_events(job, services, caller), services.streams, caller.sees)
 
 

@@ -2,7 +2,6 @@
 
 from array import array
 from collections.abc import Iterator, Sequence
-from itertools import chain
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -23,6 +22,7 @@ from service.api.problems import (
     HttpProblem,
 )
 from service.api.services import Services, Uses
+from service.api.streams import download
 from service.api.v1.jobs import VisibleJob
 from service.api.watching import while_valid
 from service.payloads import results
@@ -89,6 +89,7 @@ def _results(job: Job, services: Services, request: Request, asked: ResultsQuery
     if asked.partial and job.state in {JobState.ACCEPTED, JobState.RUNNING}:
         lines = final_lines(services.db, job.id)
         return _streamed(
+            request,
             results.stream_partial(services.blobs, lines),
             coding=codings[0],
             headers={"Cache-Control": "no-store", **VARY},
@@ -123,6 +124,7 @@ def _selected(
         pending = ordinals_of(services.blobs, known.again)
         selection = Selection(only, known.failed, pending)
         return _streamed(
+            request,
             selected_partial(services.blobs, known.lines, selection),
             coding=coding,
             headers={"Cache-Control": "no-store", **headers},
@@ -136,7 +138,9 @@ def _selected(
         return Response(status_code=304, headers=headers)
     segments = store.segments(services.db, job.id, known.generation)
     selection = Selection(only, known.failed, array("Q"))
-    return _streamed(selected(services.blobs, segments, selection), coding=coding, headers=headers)
+    return _streamed(
+        request, selected(services.blobs, segments, selection), coding=coding, headers=headers
+    )
 
 
 def _whole(job: Job, services: Services, request: Request, codings: Sequence[Coding]) -> Response:
@@ -152,7 +156,9 @@ def _whole(job: Job, services: Services, request: Request, codings: Sequence[Cod
             return Response(status_code=304, headers={**headers, "ETag": known})
     segments = store.segments(services.db, job.id, job.generation)
     if coding is not Coding.IDENTITY:
-        return _streamed(results.stream(services.blobs, segments), coding=coding, headers=headers)
+        return _streamed(
+            request, results.stream(services.blobs, segments), coding=coding, headers=headers
+        )
     headers["Accept-Ranges"] = "bytes"
     total = sum(segment.bytes for segment in segments)
     if request.headers.get("if-range", etag) != etag:
@@ -167,11 +173,11 @@ def _whole(job: Job, services: Services, request: Request, codings: Sequence[Cod
         ) from None
     if span is None:
         headers["Content-Length"] = str(total)
-        return _streamed(results.stream(services.blobs, segments), headers=headers)
+        return _streamed(request, results.stream(services.blobs, segments), headers=headers)
     headers["Content-Length"] = str(span.stop - span.start)
     headers["Content-Range"] = f"bytes {span.start}-{span.stop - 1}/{total}"
     blocks = results.stream(services.blobs, segments, start=span.start, stop=span.stop)
-    return _streamed(blocks, status=206, headers=headers)
+    return _streamed(request, blocks, status=206, headers=headers)
 
 
 def _etag(job: Job, coding: Coding) -> str:
@@ -184,6 +190,7 @@ def _suffix(coding: Coding) -> str:
 
 
 def _streamed(
+    request: Request,
     blocks: Iterator[bytes],
     *,
     status: int = 200,
@@ -193,8 +200,10 @@ def _streamed(
     if coding is not Coding.IDENTITY:
         headers = {**headers, "Content-Encoding": coding}
     packed = compressed(blocks, coding)
-    # Read the first block before the status is sent, so that a storage error can still be a 503.
-    first = next(packed, b"")
-    return StreamingResponse(
-        chain([first], packed), status_code=status, media_type=MEDIA_TYPE, headers=headers
+    return download(
+        request,
+        packed,
+        status_code=status,
+        media_type=MEDIA_TYPE,
+        headers=headers,
     )

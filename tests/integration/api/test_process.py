@@ -8,6 +8,7 @@ import msgspec
 import psycopg
 import pytest
 
+from service.rules.credentials import id_of
 from tests.api import TOKEN, chat, client, jsonl, problem, started_url
 from tests.eventually import eventually
 from tests.pipeline import Pipeline
@@ -100,6 +101,26 @@ def test_its_log_has_a_line_for_each_request_and_nothing_of_its_content(
     assert all(line["ms"] >= 0 for line in asked)
     assert "secret" not in api_process.output
     assert TOKEN not in api_process.output
+
+
+def test_its_log_says_who_called(api_process: Running) -> None:
+    with client(started_url(api_process)) as http:
+        token = http.post("/v1/producers", json={"name": "billing"}).json()["token"]
+        known = {"Authorization": f"Bearer {token}"}
+        http.get("/v1/jobs", headers=known)
+        http.get("/together/v1/batches", headers=known)
+        http.get("/v1/nothing", headers={"Authorization": "Bearer wrong"})
+    api_process.stop()
+
+    asked = [line for line in logged(api_process) if line["event"] == "request_answered"]
+    assert [(line.get("producer"), line.get("credential")) for line in asked] == [
+        ("default", "admin"),
+        ("billing", id_of(token)),
+        ("billing", id_of(token)),
+        (None, None),
+    ]
+    assert {line["client"] for line in asked} == {"127.0.0.1"}
+    assert token not in api_process.output
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

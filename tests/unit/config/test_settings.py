@@ -46,6 +46,12 @@ def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             '{"m": [{"from": "2026-01-01", "input": 1, "output": 1},'
             ' {"from": "2026-01-01", "input": 2, "output": 2}]}',
         ),
+        ("HAULIER_TRUSTED_PROXIES", "proxy.example"),
+        ("HAULIER_TRUSTED_PROXIES", "10.0.0.1/8"),
+        ("HAULIER_TRUSTED_PROXIES", "[1]"),
+        ("HAULIER_TRUSTED_PROXIES", "["),
+        ("HAULIER_MAX_CONNECTIONS", "0"),
+        ("HAULIER_FAILED_LOGINS_PER_MINUTE", "-1"),
         ("HAULIER_BLOB_URL", "/var/blobs"),
         ("HAULIER_BLOB_URL", "file://relative"),
         ("HAULIER_BLOB_URL", "https://x"),
@@ -188,3 +194,13 @@ def test_the_producer_of_nameless_messages_may_be_nobody(monkeypatch: pytest.Mon
     for value in ("queue", ""):
         monkeypatch.setenv("HAULIER_QUEUE_DEFAULT_PRODUCER", value)
         assert read_settings().queue_default_producer == value
+
+
+@pytest.mark.parametrize(
+    "value", ["127.0.0.1,10.0.0.0/8", "127.0.0.1 10.0.0.0/8 ", '["127.0.0.1", "10.0.0.0/8"]']
+)
+def test_trusted_proxies_are_addresses_and_networks(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("HAULIER_TRUSTED_PROXIES", value)
+    assert [str(one) for one in read_settings().trusted_proxies] == ["127.0.0.1/32", "10.0.0.0/8"]

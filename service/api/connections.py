@@ -1,0 +1,80 @@
+"""How many connections may be open: over all, and from one address."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from typing import Protocol
+
+from config.values import Network
+
+
+class Connection(Protocol):
+    """`is_spare` says whether it waits for a request or for its end, and `since` for how long.
+
+    `is_proven` says whether it has answered a request, and may well get another.
+    """
+
+    since: float
+
+    @property
+    def address(self) -> str: ...
+    @property
+    def is_spare(self) -> bool: ...
+    @property
+    def is_proven(self) -> bool: ...
+    def drop(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Room:
+    """`share` is for one address. Trusted proxies have none: all clients may come from one."""
+
+    most: int
+    share: int
+    trusted: Collection[Network] = ()
+
+    def take(self, new: Connection, others: Sequence[Connection]) -> bool:
+        """Whether there is room for one more, after the end of one that waits if need be.
+
+        Who sends a request gets in while others only hold connections open.
+        """
+        if not lies_in(new.address, self.trusted):
+            here = site(new.address)
+            if not _make_room([one for one in others if site(one.address) == here], self.share):
+                return False
+        return _make_room(others, self.most)
+
+
+def _make_room(others: Sequence[Connection], most: int) -> bool:
+    if len(others) < most:
+        return True
+    spare = [one for one in others if one.is_spare]
+    if spare:
+        min(spare, key=lambda one: (one.is_proven, one.since)).drop()
+    return bool(spare)
+
+
+def plain(address: str) -> str:
+    """An address of IPv4 as such, which a socket for both families writes in the way of IPv6."""
+    return address.removeprefix("::ffff:") if "." in address else address
+
+
+def site(address: str) -> str:
+    """What counts as one client: an address, or in IPv6 the network of 64 bits around it."""
+    found = _read(address)
+    if isinstance(found, IPv6Address):
+        return str(IPv6Network((found, 64), strict=False))
+    return str(found or address)
+
+
+def lies_in(address: str, networks: Collection[Network]) -> bool:
+    """Whether an address lies in one of some networks."""
+    found = _read(address)
+    return found is not None and any(found in network for network in networks)
+
+
+def _read(address: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(address)
+    except ValueError:
+        return None

@@ -1,0 +1,73 @@
+"""The gate: nothing is read from, or told to, a caller who is not known."""
+
+from collections.abc import Callable
+
+import structlog
+from fastapi.security.utils import get_authorization_scheme_param
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.auth import Caller, unauthorized
+from service.api.problems import TOO_MANY_FAILURES, HttpProblem
+from service.api.services import Services
+
+
+class Gate:
+    """ASGI middleware: who is calling, before any path, method or body is looked at.
+
+    `is_open` says which requests need no token, `told` puts a refusal into the words of the
+    application.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        is_open: Callable[[Scope], bool],
+        told: Callable[[HttpProblem], Response],
+    ) -> None:
+        self._app = app
+        self._is_open = is_open
+        self._told = told
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or self._is_open(scope):
+            await self._app(scope, receive, send)
+            return
+        services = scope["app"].state.services
+        assert isinstance(services, Services)
+        try:
+            caller = await _caller(scope, services)
+        except HttpProblem as problem:
+            await self._told(problem)(scope, receive, send)
+            return
+        structlog.contextvars.bind_contextvars(
+            producer=caller.producer, credential=caller.credential
+        )
+        with services.memory.body_of(caller.producer) as holding:
+            scope.setdefault("state", {}).update(caller=caller, holding=holding)
+
+            async def counted() -> Message:
+                message = await receive()
+                holding.arrived(len(message.get("body", b"")))
+                return message
+
+            await self._app(scope, counted, send)
+
+
+async def _caller(scope: Scope, services: Services) -> Caller:
+    """Who is calling. Raises HttpProblem."""
+    scheme, token = get_authorization_scheme_param(Headers(scope=scope).get("authorization"))
+    if scheme.lower() != "bearer" or not token:
+        raise unauthorized("send `Authorization: Bearer <token>`")
+    caller = await services.authenticator.caller(token)
+    if caller is not None:
+        return caller
+    wait = services.failures.note(scope["client"][0] if scope.get("client") else "")
+    if wait is not None:
+        raise HttpProblem(
+            TOO_MANY_FAILURES,
+            "too many wrong tokens came from your address; correct the token, then try again",
+            headers={"Retry-After": str(wait)},
+        )
+    raise unauthorized()

@@ -1,0 +1,80 @@
+"""Request bodies in memory: how much of them, over all and for one producer."""
+
+import sys
+from collections import Counter
+from types import TracebackType
+from typing import Self
+
+from service.api.problems import OVER_LIMIT, RETRY_AFTER, TOO_MANY_BODIES, HttpProblem
+
+MOST = 66_000_000
+"""Two of the largest JSON specs. With them, the process stays below 250 MB."""
+SHARE = 33_000_000
+"""The most that one producer may have."""
+STREAM = 1 << 19
+"""The most that a body takes that is written on as it arrives: a block, and what is behind it."""
+
+
+class Memory:
+    """The bytes of request bodies that this process holds."""
+
+    def __init__(self, most: int = MOST, share: int = SHARE) -> None:
+        self._most = most
+        self._share = share
+        self._held: Counter[str] = Counter()
+
+    def body_of(self, producer: str) -> "Holding":
+        """Account for one request's body, in a `with` block."""
+        return Holding(self, producer)
+
+    def take(self, producer: str, count: int) -> None:
+        """Raises HttpProblem where it would be too much."""
+        if self._held[producer] + count > self._share:
+            raise HttpProblem(
+                OVER_LIMIT,
+                f"the bodies that you are sending at this moment may have {self._share:,} bytes"
+                " together; send fewer at a time, or large ones as JSONL",
+                headers=RETRY_AFTER,
+            )
+        if self._held.total() + count > self._most:
+            raise HttpProblem(
+                TOO_MANY_BODIES,
+                f"the bodies of all producers have {self._most:,} bytes at this moment; try again",
+                headers=RETRY_AFTER,
+            )
+        self._held[producer] += count
+
+    def give_back(self, producer: str, count: int) -> None:
+        self._held[producer] -= count
+        self._held += Counter()  # forgets those at 0
+
+
+class Holding:
+    """The bytes of one request's body."""
+
+    def __init__(self, memory: Memory, producer: str) -> None:
+        self._memory = memory
+        self._producer = producer
+        self._count = 0
+        self._most = sys.maxsize
+
+    def stream(self) -> None:
+        """The body will be written on: beyond `STREAM` bytes it takes no more than these."""
+        self._most = STREAM
+
+    def arrived(self, count: int) -> None:
+        """More of the body is here. Raises HttpProblem."""
+        count = min(count, self._most - self._count)
+        self._memory.take(self._producer, count)
+        self._count += count
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._memory.give_back(self._producer, self._count)
