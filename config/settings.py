@@ -26,6 +26,7 @@ from config.values import (
     BaseUrl,
     Name,
     Networks,
+    PublicUrl,
     Seconds,
     SecondsOrNone,
     Secret,
@@ -159,9 +160,12 @@ class Settings(BaseSettings):
     """The URL of the API, for the command line."""
     token: Secret | None = None
     """The bearer token that the command line sends to the API."""
+    public_url: PublicUrl | None = None
+    """The URL at which clients reach the API, perhaps with a path: `https://haulier.example`.
+    Default: the URL of each call, as the API or a trusted proxy sees it."""
     trusted_proxies: Networks = ()
-    """The proxies that all connections may come from: addresses and networks, with commas. None by
-    default."""
+    """The proxies whose `X-Forwarded-For`, `-Proto` and `-Host` the API believes: addresses and
+    networks, with commas. None by default."""
     max_connections: int = Field(default=500, ge=1)
     """The most connections that the API holds open."""
     max_connections_per_address: int = Field(default=250, ge=1)

@@ -88,6 +88,21 @@ Seconds = Annotated[timedelta, BeforeValidator(_seconds), Field(gt=timedelta(0))
 SecondsOrNone = Annotated[timedelta, BeforeValidator(_seconds), Field(ge=timedelta(0))]
 
 
+def _public_url(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    parts = urlsplit(_plain(value))
+    # Asking for a port that is none raises a ValueError.
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.port == 0:
+        raise ValueError("must be the URL that clients use, like https://haulier.example")
+    if parts.query or parts.fragment or parts.username is not None:
+        raise ValueError("must have no query, no fragment and no user name")
+    return value.strip().rstrip("/")
+
+
+PublicUrl = Annotated[str, BeforeValidator(_public_url)]
+
+
 def _networks(value: object) -> object:
     """Parse addresses and networks: listed with commas or spaces, or as a JSON list."""
     if not isinstance(value, str):

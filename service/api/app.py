@@ -1,6 +1,6 @@
 """The application: its routers, its services, and how it answers errors."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,12 +12,13 @@ from starlette.requests import Request
 from starlette.types import Lifespan, Scope
 
 from config import VERSION
-from config.settings import Settings, SettingsError
+from config.settings import Network, Settings, SettingsError
 from service.api import health, problems
 from service.api.access_log import AccessLog
 from service.api.auth import Authenticator, authenticated
 from service.api.dropin.app import dropin_app
 from service.api.failures import Failures
+from service.api.forwarded import Forwarded
 from service.api.gate import Gate
 from service.api.gathering import Gathering
 from service.api.memory import Memory
@@ -77,7 +78,7 @@ def create_app(settings: Settings) -> FastAPI:
         yield
         connections.dispose()
 
-    return application(lifespan)
+    return application(lifespan, trusted_proxies=settings.trusted_proxies)
 
 
 class _Application(FastAPI):
@@ -87,7 +88,9 @@ class _Application(FastAPI):
         return self.openapi_schema
 
 
-def application(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
+def application(
+    lifespan: Lifespan[FastAPI] | None = None, *, trusted_proxies: Collection[Network] = ()
+) -> FastAPI:
     """Return the application with all its routes.
 
     Without a lifespan it has no services, which is enough for the OpenAPI document.
@@ -120,6 +123,7 @@ def application(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
     # The last one is the first to see a request.
     app.add_middleware(Gate, is_open=_is_open, told=problems.HttpProblem.response)
     app.add_middleware(AccessLog)
+    app.add_middleware(Forwarded, trusted=trusted_proxies)
     return app
 
 

@@ -37,6 +37,7 @@ class Server(uvicorn.Server):
                     trusted=settings.trusted_proxies,
                 ),
                 timeout_keep_alive=ceil(settings.keep_alive_seconds.total_seconds()),
+                proxy_headers=False,  # service.api.forwarded reads them
                 log_config=None,
                 access_log=False,
                 server_header=False,

@@ -20,6 +20,7 @@ from service.api import body
 from service.api.auth import SUBMIT, CalledBy
 from service.api.dropin.errors import error, not_found, refused
 from service.api.dropin.wire import PURPOSE, file_object
+from service.api.forwarded import public_url
 from service.api.memory import STREAM
 from service.api.problems import TOO_LARGE, HttpProblem, over_quota
 from service.api.services import Services, Uses
@@ -75,9 +76,9 @@ async def announce(request: Request, services: Uses, caller: CalledBy) -> Respon
         await anyio.to_thread.run_sync(announced)
     except OverQuota as over:
         raise over_quota(over) from None
-    url = request.url.replace(path=f"{request.url.path}/{file_id}/bytes", query=f"key={secret}")
+    url = public_url(request, services.settings, f"{request.url.path}/{file_id}/bytes")
     headers = {
-        "Location": str(url),
+        "Location": f"{url}?key={secret}",
         "X-Together-File-Id": file_id,
         "Cache-Control": "no-store",  # the URL holds a secret
     }

@@ -93,7 +93,7 @@ async def submit_job(request: Request, services: Uses, caller: CalledBy) -> Resp
         JobView.of(job).model_dump_json(),
         status_code=201 if new else 200,
         media_type="application/json",
-        headers={"Location": f"/v1/jobs/{job.id}"},
+        headers={"Location": f"{services.settings.public_url or ''}/v1/jobs/{job.id}"},
     )
 
 

@@ -46,6 +46,11 @@ def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             '{"m": [{"from": "2026-01-01", "input": 1, "output": 1},'
             ' {"from": "2026-01-01", "input": 2, "output": 2}]}',
         ),
+        ("HAULIER_PUBLIC_URL", "haulier.example"),
+        ("HAULIER_PUBLIC_URL", "ftp://haulier.example"),
+        ("HAULIER_PUBLIC_URL", "https://"),
+        ("HAULIER_PUBLIC_URL", "https://haulier.example?a=b"),
+        ("HAULIER_PUBLIC_URL", "https://haulier.example:port"),
         ("HAULIER_TRUSTED_PROXIES", "proxy.example"),
         ("HAULIER_TRUSTED_PROXIES", "10.0.0.1/8"),
         ("HAULIER_TRUSTED_PROXIES", "[1]"),
