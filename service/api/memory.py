@@ -7,8 +7,8 @@ from typing import Self
 
 from service.api.problems import OVER_LIMIT, RETRY_AFTER, TOO_MANY_BODIES, HttpProblem
 
-MOST = 66_000_000
-"""Two of the largest JSON specs. With them, the process stays below 250 MB."""
+MOST = 50_000_000
+"""With so many, and what is made of them, the process stays below 250 MB."""
 SHARE = 33_000_000
 """The most that one producer may have."""
 STREAM = 1 << 19

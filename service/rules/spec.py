@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import threading
 from collections.abc import Iterator
 from posixpath import normpath
 from typing import Annotated, Any
@@ -16,6 +17,10 @@ from service.rules.requests import ENDPOINTS
 
 SPEC_BYTES = 32_000_000
 """A JSON spec's most bytes; more goes in as JSONL."""
+SPEC_REQUESTS = 400_000
+"""A JSON spec's most requests: with fewer bytes for each, they hardly ask anything."""
+ENVELOPE_BYTES = 1_000_000
+"""The most bytes of a spec as it was written, but for its requests."""
 METADATA_BYTES = 16_384
 METADATA_DEPTH = 100
 """Postgres could store deeper nesting, but the API could not show it."""
@@ -59,6 +64,42 @@ class Permissions(msgspec.Struct, frozen=True):
 
 _spec = msgspec.json.Decoder(Spec)
 
+# A few bytes of JSON can become an object of a hundred. So a large spec is taken apart first: then
+# all but its requests is small, and the requests are counted before there is an object for each.
+
+
+class _Parts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The fields of a spec as they were written."""
+
+    endpoint: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    requests: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    input: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    idempotency_key: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    account: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    max_attempts: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    priority: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    metadata: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    notify: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Counted(msgspec.Struct, gc=False):
+    """Stands for a request while they are counted."""
+
+    def __post_init__(self) -> None:
+        _counting.left -= 1
+        if _counting.left < 0:
+            raise ValueError(f"a JSON spec may have {SPEC_REQUESTS:,} requests")
+
+
+class _Counting(threading.local):
+    left = 0
+
+
+_counting = _Counting()
+_parts = msgspec.json.Decoder(_Parts)
+_counted = msgspec.json.Decoder(list[_Counted] | None)
+_requests = msgspec.json.Decoder(list[msgspec.Raw] | None)
+
 _LINE_BREAK = re.compile(rb"[\r\n]")
 
 
@@ -75,7 +116,7 @@ def read_spec(data: bytes | bytearray, permissions: Permissions) -> Spec:
             too_large=True,
         )
     try:
-        spec = _spec.decode(data)
+        spec = _spec.decode(data) if len(data) <= ENVELOPE_BYTES else _decoded(data)
     except msgspec.ValidationError as error:
         raise BadInput([Problem(f"the spec is not valid: {error}")]) from None
     except (msgspec.DecodeError, RecursionError) as error:
@@ -90,6 +131,26 @@ def read_spec(data: bytes | bytearray, permissions: Permissions) -> Spec:
     if problems:
         raise BadInput(problems[:MOST_PROBLEMS])
     return spec
+
+
+def _decoded(data: bytes | bytearray) -> Spec:
+    """A large spec. Raises BadInput and what msgspec raises."""
+    parts = _parts.decode(data)
+    envelope = msgspec.json.encode(msgspec.structs.replace(parts, requests=msgspec.UNSET))
+    if len(envelope) > ENVELOPE_BYTES:
+        words = f"a spec without its requests may have {ENVELOPE_BYTES:,} bytes"
+        raise BadInput([Problem(f"{words}; shorten `metadata` or `notify`")], too_large=True)
+    spec = _spec.decode(envelope)
+    if isinstance(parts.requests, msgspec.UnsetType):
+        return spec
+    written = memoryview(parts.requests)
+    try:
+        if data.count(b",") >= SPEC_REQUESTS:
+            _counting.left = SPEC_REQUESTS
+            _counted.decode(written)
+        return msgspec.structs.replace(spec, requests=_requests.decode(written))
+    except msgspec.ValidationError as error:
+        raise BadInput([Problem(f"the spec is not valid: `requests`: {error}")]) from None
 
 
 def envelope_problems(spec: Spec, permissions: Permissions) -> list[Problem]:

@@ -3,6 +3,7 @@
 import os
 import socket
 import threading
+import tracemalloc
 from collections import Counter
 from itertools import cycle
 from pathlib import Path
@@ -14,9 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.payloads.inputs import InputUnreadable, open_input
+from service.rules import spec as rules
 from service.rules.errors import BadInput
 from service.rules.requests import ENDPOINTS
 from service.rules.spec import (
+    ENVELOPE_BYTES,
     METADATA_BYTES,
     SPEC_BYTES,
     Permissions,
@@ -132,6 +135,64 @@ def test_a_bad_field_is_refused_by_its_name(fields: dict[str, Any], words: str) 
 def test_what_is_no_spec_is_refused(data: bytes) -> None:
     with pytest.raises(BadInput, match="the spec is not"):
         read_spec(data, Permissions())
+
+
+_START = b'{"endpoint":"/v1/chat/completions",'
+
+
+_MANY = 400_000
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        pytest.param(b'"requests":[' + b"{}," * _MANY + b"{}]", "400,000 requests", id="requests"),
+        pytest.param(b'"requests":[' + b"111," * _MANY + b"1]", "Expected `object`", id="numbers"),
+        pytest.param(
+            b'"metadata":{"a":[' + b"[]," * _MANY + b"[]]}", "without its requests", id="metadata"
+        ),
+        pytest.param(b'"notify":[' + b"{}," * _MANY + b"{}]", "without its requests", id="notify"),
+        pytest.param(
+            b'"requests":{"a":"' + b"x" * ENVELOPE_BYTES + b'"}',
+            "`requests`: Expected",
+            id="object",
+        ),
+        pytest.param(
+            b'"colour":"' + b"x" * ENVELOPE_BYTES + b'"', "unknown field `colour`", id="unknown"
+        ),
+    ],
+)
+def test_a_spec_that_would_fill_the_memory_is_refused(fields: bytes, words: str) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadInput, match=words):
+            read_spec(_START + fields + b"}", Permissions())
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_large_spec_is_read_as_a_small_one_is() -> None:
+    fields = {**GOOD, "metadata": {"a": 1}, "priority": 3, "idempotency_key": "k"}
+    small = read_spec(msgspec.json.encode(fields), Permissions())
+    padded = msgspec.json.encode(fields).replace(b":", b": " + b" " * ENVELOPE_BYTES, 1)
+
+    large = read_spec(bytearray(padded), Permissions())
+
+    assert large.envelope() == small.envelope()
+    assert large.idempotency_key == "k"
+    assert list(request_lines(large)) == list(request_lines(small))
+
+
+@pytest.mark.parametrize("requests", [b"null", None])
+def test_a_large_spec_without_requests_is_missing_them(requests: bytes | None) -> None:
+    field = b"" if requests is None else b',"requests":' + requests
+    with pytest.raises(BadInput, match="`requests` or `input` is missing"):
+        read_spec(_START[:-1] + b" " * ENVELOPE_BYTES + field + b"}", Permissions())
+
+
+def test_the_parts_of_a_spec_are_its_fields() -> None:
+    assert set(rules._Parts.__struct_fields__) == set(Spec.__struct_fields__)
 
 
 def test_a_spec_beyond_the_limit_is_refused_as_too_large() -> None:
