@@ -111,6 +111,7 @@ async def receive(file_id: str, request: Request, services: Uses, key: str = "")
     found = await anyio.to_thread.run_sync(store.expected, services.db, file_id)
     if found is None or not same(digest(key), found[0].upload_digest):
         raise not_found(f"file {file_id}")
+    structlog.contextvars.bind_contextvars(producer=found[0].producer)
     with services.memory.body_of(found[0].producer) as holding:
         holding.arrived(STREAM)  # at once: no gate counts what arrives here
         request.state.holding = holding
