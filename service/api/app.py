@@ -12,7 +12,8 @@ from starlette.requests import Request
 from starlette.types import Lifespan, Scope
 
 from config import VERSION
-from config.settings import Network, Settings, SettingsError
+from config.settings import Settings, SettingsError
+from config.values import Network
 from service.api import health, problems
 from service.api.access_log import AccessLog
 from service.api.auth import Authenticator, authenticated
