@@ -28,6 +28,7 @@ from service.api.openapi import document, operation_id
 from service.api.services import Services
 from service.api.streams import DOWNLOADS, DOWNLOADS_SHARE, Streams
 from service.api.v1 import (
+    auditing,
     deliveries,
     jobs,
     operating,
@@ -148,6 +149,7 @@ def _closed() -> APIRouter:
         requests,
         progress,
         deliveries,
+        auditing,
     ):
         v1.include_router(part.router)
 

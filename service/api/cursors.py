@@ -35,6 +35,12 @@ class AfterEvent(
     id: _Number
 
 
+class AfterAudit(
+    msgspec.Struct, frozen=True, array_like=True, tag="audit", forbid_unknown_fields=True
+):
+    id: _Number
+
+
 class AfterFailure(
     msgspec.Struct, frozen=True, array_like=True, tag="failure", forbid_unknown_fields=True
 ):
@@ -62,7 +68,15 @@ class AfterDelivery(
 
 
 C = TypeVar(
-    "C", AfterJob, AfterPart, AfterEvent, AfterFailure, AfterProducer, AfterToken, AfterDelivery
+    "C",
+    AfterJob,
+    AfterPart,
+    AfterEvent,
+    AfterFailure,
+    AfterProducer,
+    AfterToken,
+    AfterDelivery,
+    AfterAudit,
 )
 
 

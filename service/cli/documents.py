@@ -131,6 +131,19 @@ class Delivery(msgspec.Struct, frozen=True):
         return self.target.get("webhook") or "{task} on {queue}".format_map(self.target)
 
 
+class AuditLine(msgspec.Struct, frozen=True):
+    """Something that an operator did."""
+
+    at: datetime
+    actor: str
+    verb: str
+    object: str
+    credential: str | None = None
+    origin: str | None = None
+    before: dict[str, Any] | None = None
+    after: dict[str, Any] | None = None
+
+
 class RequestError(msgspec.Struct, frozen=True):
     code: str
     message: str

@@ -6,7 +6,7 @@ import typer
 
 from config.settings import SettingsError
 from service.cli.arguments import CLIENT
-from service.cli.operate import accounts, deliveries, doctor
+from service.cli.operate import accounts, audit, deliveries, doctor
 from service.cli.operate import jobs as manage
 from service.cli.operate.producers import producer_app, token_app
 from service.cli.run import commands
@@ -23,7 +23,7 @@ app = typer.Typer(
 COMMANDS = (
     *(commands, doctor, submit, estimate),
     *(jobs, watch, results, usage),
-    *(manage, deliveries, accounts),
+    *(manage, deliveries, accounts, audit),
 )
 for group in COMMANDS:
     app.add_typer(group.app)

@@ -8,16 +8,18 @@ from sqlalchemy.orm import Session, aliased
 
 from service.rules.errors import Conflict
 from service.rules.states import OPEN_BATCH_STATES, BatchState, JobState, PartState
+from service.store.audit import Actor, path, record
 from service.store.engine import Database
 from service.store.models import Batch, Event, Job, Part
 from service.store.parts import end_waiting, take_out
 from service.store.wait import TO_END
 
 
-def cancel(db: Database, job_id: UUID) -> None:
+def cancel(db: Database, job_id: UUID, *, operator: Actor | None = None) -> None:
     """Ask for a job to be cancelled; asking again changes nothing.
 
-    What travels with other jobs travels on. Raises Conflict if the job has ended otherwise.
+    What travels with other jobs travels on. What an operator does goes into the audit log. Raises
+    Conflict if the job has ended otherwise.
     """
     with db.begin() as session:
         # Not FOR UPDATE: that would also hold up the events and parts that point to it.
@@ -38,6 +40,9 @@ def cancel(db: Database, job_id: UUID) -> None:
             job.parked_at, job.not_before = None, func.now()
             job.tries = job.failures = job.faults = 0
         session.add(Event(job_id=job.id, source=job.state, target="cancel_requested"))
+        if operator is not None:
+            before = {"state": job.state}
+            record(session, operator, "cancel", path("jobs", job_id), before=before)
         session.flush()
         _leave(session, job_id)
         end_waiting(session, [job_id])

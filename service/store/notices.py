@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from service.rules.errors import error_text
 from service.rules.notices import ENDS, Notice, NoticeEvent, read_notices
 from service.rules.signatures import new_secret
+from service.store.audit import Actor, path, record
 from service.store.engine import Database
 from service.store.models import Delivery, Job, Producer
 
@@ -236,10 +237,12 @@ def deliveries(
         return list(session.scalars(ordered))
 
 
-def redeliver(db: Database, job_id: UUID, delivery_id: UUID) -> Delivery | None:
+def redeliver(
+    db: Database, job_id: UUID, delivery_id: UUID, *, operator: Actor | None = None
+) -> Delivery | None:
     """Send a notice again, now; its id stays. One that is on its way already is left alone.
 
-    None if the job has no such notice.
+    None if the job has no such notice. What an operator does goes into the audit log.
     """
     mine = (Delivery.id == delivery_id, Delivery.job_id == job_id)
     idle = Delivery.lease.is_(None) | (Delivery.leased_until < func.now())
@@ -250,5 +253,7 @@ def redeliver(db: Database, job_id: UUID, delivery_id: UUID) -> Delivery | None:
         "not_before": func.now(),
     }
     with db.begin() as session:
-        session.execute(update(Delivery).where(*mine, idle).values(fresh))
+        sent = update(Delivery).where(*mine, idle).values(fresh).returning(Delivery.id)
+        if session.scalar(sent) is not None and operator is not None:
+            record(session, operator, "redeliver", path("jobs", job_id, "deliveries", delivery_id))
         return session.scalars(select(Delivery).where(*mine)).one_or_none()

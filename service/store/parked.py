@@ -7,6 +7,7 @@ from sqlalchemy import ColumnElement, func, select, update
 from service.rules.errors import Conflict
 from service.rules.states import OPEN_BATCH_STATES, PartState
 from service.rules.work import Ending
+from service.store.audit import Actor, path, record
 from service.store.engine import Database
 from service.store.models import Batch, Event, Job, Part
 
@@ -26,8 +27,11 @@ def _of_job(job_id: UUID) -> ColumnElement[bool]:
     )
 
 
-def unpark(db: Database, job_id: UUID) -> int:
-    """Release a job's parked rows, and return their number."""
+def unpark(db: Database, job_id: UUID, *, operator: Actor | None = None) -> int:
+    """Release a job's parked rows, and return their number.
+
+    What an operator does goes into the audit log.
+    """
     with db.begin() as session:
         rows = [
             *session.scalars(
@@ -46,10 +50,13 @@ def unpark(db: Database, job_id: UUID) -> int:
         ]
         if rows:
             session.add(Event(job_id=job_id, target="unparked", detail={"rows": len(rows)}))
+            if operator is not None:
+                after = {"rows": len(rows)}
+                record(session, operator, "unpark", path("jobs", job_id), after=after)
         return len(rows)
 
 
-def abandon(db: Database, job_id: UUID, *, again: bool) -> int:
+def abandon(db: Database, job_id: UUID, *, again: bool, by: Actor | None = None) -> int:
     """Give up a job's parked batches, and return their number.
 
     Whatever travels in them shares their fate: requests become dead letters, or go into new batches
@@ -68,4 +75,5 @@ def abandon(db: Database, job_id: UUID, *, again: bool) -> int:
             raise Conflict("no batch of the job waits for an operator")
         detail = {"batches": len(given_up), "requests": str(ending)}
         session.add(Event(job_id=job_id, target="abandoned", detail=detail))
+        record(session, by, "abandon", path("jobs", job_id), after=detail)
         return len(given_up)

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from service.rules.credentials import DEFAULT_SCOPES, NewCredential, Scope, new_credential
 from service.rules.errors import BadInput, Conflict, Problem
 from service.rules.signatures import new_secret
+from service.store.audit import Actor, path, record
 from service.store.engine import Database
 from service.store.models import Credential, File, Job, Producer
 
@@ -64,7 +65,9 @@ def note_use(db: Database, token: Credential) -> None:
         )
 
 
-def add_producer(db: Database, name: str, **fields: Any) -> NewCredential:
+def add_producer(
+    db: Database, name: str, by: Actor | None = None, /, **fields: Any
+) -> NewCredential:
     """A new producer with its first token. Raises Conflict if the name is taken."""
     with db.begin() as session:
         added = session.scalar(
@@ -75,7 +78,9 @@ def add_producer(db: Database, name: str, **fields: Any) -> NewCredential:
         )
         if added is None:
             raise Conflict(f"there is a producer {name!r} already")
-        return make_credential(session, name, DEFAULT_SCOPES)
+        token = make_credential(session, name, DEFAULT_SCOPES)
+        record(session, by, "add", path("producers", name), after={**fields, "token": token.id})
+        return token
 
 
 def producers(db: Database, *, after: str = "", limit: int) -> list[Producer]:
@@ -97,7 +102,9 @@ def producers_named(db: Database, names: Collection[str]) -> dict[str, Producer]
         return {row.name: row for row in rows}
 
 
-def set_producer(db: Database, name: str, fields: dict[str, Any]) -> Producer | None:
+def set_producer(
+    db: Database, name: str, fields: dict[str, Any], *, by: Actor | None = None
+) -> Producer | None:
     """Change these fields of a producer; None if it does not exist.
 
     Raises BadInput if no priority would be left to it.
@@ -106,10 +113,21 @@ def set_producer(db: Database, name: str, fields: dict[str, Any]) -> Producer | 
         row = session.get(Producer, name, with_for_update={"key_share": True})
         if row is None:
             return None
-        for field, value in fields.items():
-            setattr(row, field, value)
+        before = {field: getattr(row, field) for field in fields}
+        changed = {field for field, value in fields.items() if value != before[field]}
+        for field in changed:
+            setattr(row, field, fields[field])
         if row.lowest_priority > row.highest_priority:
             raise BadInput([Problem("lowest_priority lies above highest_priority")])
+        if changed:
+            record(
+                session,
+                by,
+                "change",
+                path("producers", name),
+                before={field: before[field] for field in sorted(changed)},
+                after={field: fields[field] for field in sorted(changed)},
+            )
         return row
 
 
@@ -167,14 +185,17 @@ def _counted(session: Session, query: Select[Any], what: str) -> str:
     return f"{more}{number:,} {what.removesuffix('s') if number == 1 else what}"
 
 
-def add_secret(db: Database, name: str) -> str | None:
+def add_secret(db: Database, name: str, *, by: Actor | None = None) -> str | None:
     """A new signing secret; the one before it stays valid. None if there is no such producer."""
     with db.begin() as session:
         row = session.get(Producer, name, with_for_update={"key_share": True})
         if row is None:
             return None
         secret = new_secret()
+        before = {"signing_secrets": len(row.signing_secrets)}
         row.signing_secrets = [secret, *row.signing_secrets][:SECRETS]
+        after = {"signing_secrets": len(row.signing_secrets)}
+        record(session, by, "new-secret", path("producers", name), before=before, after=after)
         return secret
 
 
@@ -185,10 +206,18 @@ def add_credential(
     scopes: Sequence[Scope] = DEFAULT_SCOPES,
     label: str = "",
     expires_at: datetime | None = None,
+    by: Actor | None = None,
 ) -> NewCredential:
     """One more token of a producer that is there."""
     with db.begin() as session:
-        return make_credential(session, producer, scopes, label=label, expires_at=expires_at)
+        token = make_credential(session, producer, scopes, label=label, expires_at=expires_at)
+        after = {
+            "scopes": [str(scope) for scope in scopes],
+            "label": label,
+            "expires_at": expires_at.isoformat() if expires_at is not None else None,
+        }
+        record(session, by, "add", path("producers", producer, "tokens", token.id), after=after)
+        return token
 
 
 def make_credential(

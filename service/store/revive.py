@@ -9,6 +9,7 @@ from sqlalchemy import ARRAY, BigInteger, Text, any_, cast, delete, func, select
 from service.rules.errors import Conflict
 from service.rules.states import JobState, check_move
 from service.rules.work import Manifest
+from service.store.audit import Actor, path, record
 from service.store.engine import Database
 from service.store.models import DeadLetter, Event, Job, Part
 from service.store.parts import manifest_of, successor
@@ -60,11 +61,13 @@ def dead_letters_by_part(
     return found, {custom_id for *_, names in rows for custom_id in names}
 
 
-def revive(db: Database, job_id: UUID, revivals: Sequence[Revival]) -> None:
+def revive(
+    db: Database, job_id: UUID, revivals: Sequence[Revival], *, operator: Actor | None = None
+) -> None:
     """Take a finished job back to running, with a new part for each revival.
 
-    The results stay readable until new ones take their place. Raises Conflict if the job is not
-    finished, or if its dead letters have changed.
+    The results stay readable until new ones take their place. What an operator does goes into the
+    audit log. Raises Conflict if the job is not finished, or if its dead letters have changed.
     """
     with db.begin() as session:
         job = session.scalars(
@@ -92,6 +95,9 @@ def revive(db: Database, job_id: UUID, revivals: Sequence[Revival]) -> None:
             job.attempts = max(job.attempts, parent.attempt + 1)
             requests += len(removed)
         check_move(job.state, JobState.RUNNING)
+        if operator is not None:
+            before, after = {"state": job.state}, {"state": JobState.RUNNING, "retried": requests}
+            record(session, operator, "retry", path("jobs", job_id), before=before, after=after)
         session.add(
             Event(
                 job_id=job_id,

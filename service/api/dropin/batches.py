@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from service.api import body
+from service.api.acting import ActedBy, operator_of
 from service.api.auth import CANCEL, READ, SUBMIT, CalledBy, Caller
 from service.api.dropin.errors import not_found, refused
 from service.api.dropin.wire import batch_object, input_file_id
@@ -168,12 +169,14 @@ def show_batch(job: VisibleBatch, services: Uses, caller: CalledBy) -> dict[str,
 
 
 @router.post("/batches/{batch_id}/cancel", dependencies=[CANCEL])
-def cancel_batch(job: VisibleBatch, services: Uses, caller: CalledBy) -> dict[str, Any]:
+def cancel_batch(
+    job: VisibleBatch, services: Uses, caller: CalledBy, by: ActedBy
+) -> dict[str, Any]:
     """Ask for a batch to be cancelled. What is done by then is in its files."""
     if job.state is JobState.CANCELLED:
         raise HttpProblem(ALREADY_ENDED, "the job is cancelled already")
     try:
-        cancel(services.db, job.id)
+        cancel(services.db, job.id, operator=operator_of(job, caller, by))
     except Conflict as error:
         raise HttpProblem(ALREADY_ENDED, str(error)) from None
     return _shown([visible_batch(str(job.id), services, caller)], services, caller)[0]

@@ -11,7 +11,7 @@ from service.api import cursors
 from service.api.auth import READ, SUBMIT
 from service.api.problems import NOT_FOUND, HttpProblem
 from service.api.services import Uses
-from service.api.v1.jobs import Asked, VisibleJob
+from service.api.v1.jobs import Asked, Operator, VisibleJob
 from service.api.v1.schemas import Page
 from service.store.models import Delivery
 from service.store.notices import deliveries, redeliver
@@ -66,10 +66,12 @@ def list_deliveries(job: VisibleJob, services: Uses, asked: Asked) -> Page[Deliv
 @router.post(
     "/jobs/{job_id}/deliveries/{delivery_id}/redeliver", status_code=202, dependencies=[SUBMIT]
 )
-def redeliver_notice(job: VisibleJob, delivery_id: str, services: Uses) -> DeliveryView:
+def redeliver_notice(
+    job: VisibleJob, delivery_id: str, services: Uses, operator: Operator
+) -> DeliveryView:
     """Send a notice again with the same id, whether it is delivered, parked or pending."""
     try:
-        found = redeliver(services.db, job.id, UUID(delivery_id))
+        found = redeliver(services.db, job.id, UUID(delivery_id), operator=operator)
     except ValueError:
         found = None
     if found is None:

@@ -7,6 +7,7 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Query
 
 from service.api import cursors
+from service.api.acting import ActedBy, operator_of
 from service.api.auth import CANCEL, READ, CalledBy
 from service.api.openapi import problem
 from service.api.problems import ALREADY_ENDED, NOT_FOUND, HttpProblem
@@ -17,6 +18,7 @@ from service.rules.admission import Capacity
 from service.rules.errors import Conflict
 from service.rules.packing import Limits
 from service.store import jobs as store
+from service.store.audit import Actor
 from service.store.cancel import cancel
 from service.store.models import Job
 from service.store.views import JobView, View
@@ -55,6 +57,14 @@ def page(
 
 
 VisibleJob = Annotated[Job, Depends(visible_job)]
+
+
+def operator(job: VisibleJob, caller: CalledBy, by: ActedBy) -> Actor | None:
+    """Return the caller if it acts on the job in the path as an operator, for the audit log."""
+    return operator_of(job, caller, by)
+
+
+Operator = Annotated[Actor | None, Depends(operator)]
 Asked = Annotated[PageQuery, Query()]
 
 
@@ -128,10 +138,10 @@ def list_failures(job: VisibleJob, services: Uses, asked: Asked) -> Page[Failure
     dependencies=[CANCEL],
     responses={409: problem("The job has ended")},
 )
-def cancel_job(job: VisibleJob, services: Uses, caller: CalledBy) -> JobView:
+def cancel_job(job: VisibleJob, services: Uses, caller: CalledBy, operator: Operator) -> JobView:
     """Cancel a job. Cancelling it again changes nothing."""
     try:
-        cancel(services.db, job.id)
+        cancel(services.db, job.id, operator=operator)
     except Conflict as error:
         raise HttpProblem(ALREADY_ENDED, str(error)) from None
     return JobView.of(visible_job(str(job.id), services, caller))

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from config.settings import Settings
 from service.api import cursors
+from service.api.acting import ActedBy
 from service.api.auth import ADMIN, SHOWS_A_SECRET
 from service.api.body import SMALL_BODY
 from service.api.openapi import problem
@@ -146,10 +147,11 @@ UNKNOWN: dict[int | str, dict[str, Any]] = {404: problem("No such producer or to
     dependencies=[SHOWS_A_SECRET],
     responses={409: problem("There is a producer of this name")},
 )
-def add_producer(services: Uses, asked: NewProducer) -> NewProducerView:
+def add_producer(services: Uses, asked: NewProducer, by: ActedBy) -> NewProducerView:
     """Add a producer. Its first token is shown only in this answer."""
     try:
-        token = store.add_producer(services.db, asked.name, **asked.given(services.settings))
+        fields = asked.given(services.settings)
+        token = store.add_producer(services.db, asked.name, by, **fields)
     except Conflict as error:
         raise HttpProblem(NAME_TAKEN, str(error)) from None
     return NewProducerView(name=asked.name, token=token.text)
@@ -170,9 +172,11 @@ def show_producer(services: Uses, name: Named) -> ProducerView:
 
 
 @router.patch("/producers/{name}", responses=UNKNOWN)
-def change_producer(services: Uses, name: Named, asked: ProducerFields) -> ProducerView:
+def change_producer(
+    services: Uses, name: Named, asked: ProducerFields, by: ActedBy
+) -> ProducerView:
     """Change a producer's settings. A field that is left out keeps its value."""
-    return _shown(store.set_producer(services.db, name, asked.given(services.settings)))
+    return _shown(store.set_producer(services.db, name, asked.given(services.settings), by=by))
 
 
 @router.post(
@@ -181,9 +185,9 @@ def change_producer(services: Uses, name: Named, asked: ProducerFields) -> Produ
     dependencies=[SHOWS_A_SECRET],
     responses=UNKNOWN,
 )
-def make_signing_secret(services: Uses, name: Named) -> SecretView:
+def make_signing_secret(services: Uses, name: Named, by: ActedBy) -> SecretView:
     """Make a new signing secret, shown only in this answer. The previous one stays valid."""
-    secret = store.add_secret(services.db, name)
+    secret = store.add_secret(services.db, name, by=by)
     if secret is None:
         raise unknown_producer()
     return SecretView(secret=secret)

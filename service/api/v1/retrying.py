@@ -7,12 +7,13 @@ import msgspec
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from service.api.acting import ActedBy
 from service.api.auth import ADMIN, SUBMIT, CalledBy
 from service.api.body import SMALL_BODY
 from service.api.openapi import problem
 from service.api.problems import INVALID, NOT_RETRYABLE, NOTHING_PARKED, HttpProblem
 from service.api.services import Uses
-from service.api.v1.jobs import VisibleJob, visible_job
+from service.api.v1.jobs import Operator, VisibleJob, visible_job
 from service.payloads.blobs import Blobs
 from service.rules.crashpoints import CrashPoint, reached
 from service.rules.errors import MOST_PROBLEMS, Conflict
@@ -42,7 +43,11 @@ class Retry(BaseModel):
     responses={409: problem("The job is not finished, or has no failed requests")},
 )
 def retry_job(
-    job: VisibleJob, services: Uses, caller: CalledBy, asked: Retry | None = None
+    job: VisibleJob,
+    services: Uses,
+    caller: CalledBy,
+    operator: Operator,
+    asked: Retry | None = None,
 ) -> JobView:
     """Retry failed requests of a finished job, permanent failures included.
 
@@ -50,7 +55,7 @@ def retry_job(
     replace them. In a running job, this resumes parked work instead.
     """
     chosen = asked.custom_ids if asked is not None else None
-    if chosen is None and unpark(services.db, job.id):
+    if chosen is None and unpark(services.db, job.id, operator=operator):
         return JobView.of(visible_job(str(job.id), services, caller))
     found, names = dead_letters_by_part(services.db, job.id, chosen)
     unknown = [custom_id for custom_id in chosen or () if custom_id not in names]
@@ -65,7 +70,7 @@ def retry_job(
     revivals = [_revival(services.blobs, f"jobs/{job.id}/{uuid4()}", each) for each in found]
     reached(CrashPoint.RETRY_WRITTEN)
     try:
-        revive(services.db, job.id, revivals)
+        revive(services.db, job.id, revivals, operator=operator)
     except Conflict as error:
         raise HttpProblem(NOT_RETRYABLE, str(error)) from None
     return JobView.of(visible_job(str(job.id), services, caller))
@@ -86,13 +91,15 @@ class Abandon(BaseModel):
     dependencies=[ADMIN],
     responses={409: problem("No batch of the job waits for an operator")},
 )
-def abandon_job(job: VisibleJob, services: Uses, caller: CalledBy, asked: Abandon) -> JobView:
+def abandon_job(
+    job: VisibleJob, services: Uses, caller: CalledBy, asked: Abandon, by: ActedBy
+) -> JobView:
     """Give up the batches of a job that wait for an operator.
 
     What Together holds of them is left there. If it still runs, it will be cancelled.
     """
     try:
-        abandon(services.db, job.id, again=asked.requests == "again")
+        abandon(services.db, job.id, again=asked.requests == "again", by=by)
     except Conflict as error:
         raise HttpProblem(NOTHING_PARKED, str(error), state=job.state) from None
     return JobView.of(visible_job(str(job.id), services, caller))

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Response
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 from service.api import cursors
+from service.api.acting import ActedBy
 from service.api.auth import ADMIN, SHOWS_A_SECRET
 from service.api.body import SMALL_BODY
 from service.api.openapi import problem
@@ -98,13 +99,13 @@ class NewTokenView(TokenView):
 
 
 @router.post("", status_code=201, dependencies=[SHOWS_A_SECRET])
-def add_token(services: Uses, name: Named, asked: TokenAsked) -> NewTokenView:
+def add_token(services: Uses, name: Named, asked: TokenAsked, by: ActedBy) -> NewTokenView:
     """Add a token. It is shown only in this answer."""
     expires_at = asked.instant(services.db)
     if producer(services.db, name) is None:
         raise unknown_producer()
     scopes = [scope for scope in Scope if scope in asked.scopes]
-    made = add(services.db, name, scopes=scopes, label=asked.label, expires_at=expires_at)
+    made = add(services.db, name, scopes=scopes, label=asked.label, expires_at=expires_at, by=by)
     return _made(services.db, made)
 
 
@@ -134,7 +135,7 @@ def list_tokens(
     responses={409: problem("The token has ended")},
 )
 def rotate_token(
-    services: Uses, name: Named, token_id: str, asked: Rotation | None = None
+    services: Uses, name: Named, token_id: str, by: ActedBy, asked: Rotation | None = None
 ) -> NewTokenView:
     """Replace a token with a new one that has the same scopes and label."""
     asked = asked or Rotation()
@@ -144,7 +145,7 @@ def rotate_token(
         expires_at = asked.instant(services.db)
         try:
             made = store.rotate_token(
-                services.db, name, token_id, grace=grace, expires_at=expires_at
+                services.db, name, token_id, grace=grace, expires_at=expires_at, by=by
             )
         except Conflict as error:
             raise HttpProblem(TOKEN_ENDED, str(error)) from None
@@ -154,9 +155,9 @@ def rotate_token(
 
 
 @router.delete("/{token_id}", status_code=204)
-def revoke_token(services: Uses, name: Named, token_id: str) -> Response:
+def revoke_token(services: Uses, name: Named, token_id: str, by: ActedBy) -> Response:
     """Revoke a token at once. Revoking it again changes nothing."""
-    if not (is_id(token_id) and store.revoke_token(services.db, name, token_id)):
+    if not (is_id(token_id) and store.revoke_token(services.db, name, token_id, by=by)):
         raise _unknown()
     return Response(status_code=204)
 

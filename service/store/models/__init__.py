@@ -1,6 +1,7 @@
 """The tables, one subject a file. Only `service.store` writes them."""
 
 from service.store.models.accounts import Account, Lane
+from service.store.models.audit import Audit
 from service.store.models.base import SCHEMA, Base, Leased, table_of
 from service.store.models.batches import Batch
 from service.store.models.jobs import DeadLetter, Enqueued, Event, Job, Segment
@@ -20,6 +21,7 @@ from service.store.models.producers import Credential, File, Producer, Upload
 __all__ = [
     "SCHEMA",
     "Account",
+    "Audit",
     "Base",
     "Batch",
     "Chore",

@@ -175,10 +175,10 @@ def test_every_list_shows_a_producer_its_own_alone(
 def test_no_operation_takes_a_missing_wrong_expired_or_revoked_token(
     api: Api, api_settings: Settings, tokens: tuple[str, str], owned: UUID
 ) -> None:
-    before = everything(api_settings.database_url or "")
     expired = add_credential(api.db, "owner", expires_at=clock(api.db) - timedelta(seconds=1))
     revoked = add_credential(api.db, "owner")
     assert revoke_token(api.db, "owner", revoked.id)
+    before = everything(api_settings.database_url or "")
     true = tokens[0]
     wrong = true[:-1] + ("A" if true[-1] != "A" else "B")
     bad = [
@@ -198,8 +198,7 @@ def test_no_operation_takes_a_missing_wrong_expired_or_revoked_token(
     with httpx.Client(base_url=api.url, trust_env=False) as client:
         for method, path in operations(api_settings):
             problem(call(client, method, filled(path, job_id=str(owned))), 401)
-    after = everything(api_settings.database_url or "")
-    assert {**after, "tokens": before["tokens"]} == before
+    assert everything(api_settings.database_url or "") == before
 
 
 def test_no_token_and_no_secret_is_in_the_logs_and_no_token_in_the_database(

@@ -1,0 +1,59 @@
+"""`haulier audit`: what operators did."""
+
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from service.cli.arguments import CLIENT, AsJson
+from service.cli.documents import AuditLine
+from service.cli.listing import listed
+from service.cli.screen import Column
+from service.cli.session import connected
+
+app = typer.Typer()
+
+
+@app.command(rich_help_panel=CLIENT)
+def audit(
+    *,
+    actor: Annotated[
+        str | None, typer.Option(help="Only what this one did: admin, producer:NAME or os:USER.")
+    ] = None,
+    verb: Annotated[str | None, typer.Option(help="Only deeds of this kind: add, cancel.")] = None,
+    object_: Annotated[
+        str | None,
+        typer.Option(
+            "--object", help="Only deeds on this, or on what belongs to it: producers/billing."
+        ),
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Only deeds at this instant (2026-11-22T12:00:00Z) or later.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Only deeds before this instant.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="The most lines to list.")] = 20,
+    json: AsJson = False,
+) -> None:
+    """List what operators did, newest first (needs the admin token)."""
+    filters = {"actor": actor, "verb": verb, "object": object_, "since": since, "until": until}
+    with connected() as api:
+        listed(
+            api.items("/v1/audit", AuditLine, limit=limit, filters=filters),
+            (
+                *(Column("at"), Column("actor"), Column("token"), Column("from")),
+                *(Column("verb"), Column("object", wrap=True)),
+                *(Column("before", wrap=True), Column("after", wrap=True)),
+            ),
+            lambda line: (
+                *(line.at, line.actor, line.credential, line.origin, line.verb, line.object),
+                *(_shown(line.before), _shown(line.after)),
+            ),
+            as_json=json,
+        )
+
+
+def _shown(fields: dict[str, Any] | None) -> str | None:
+    """The fields as people read them."""
+    if fields is None:
+        return None
+    return ", ".join(f"{k}={msgspec.json.encode(v).decode()}" for k, v in fields.items())
