@@ -244,7 +244,8 @@ class Settings(BaseSettings):
     """How many days Haulier keeps a file that was uploaded with Together's SDK, from when it was
     uploaded last. A file that a job still has to read stays longer."""
     webhook_allow_private: bool = False
-    """Whether webhooks may go to private addresses, and over plain HTTP."""
+    """Whether webhooks of all producers may go to any private address, and over plain HTTP. A
+    producer's `private_webhooks` allows some to that producer alone."""
     notice_retry_seconds: Seconds = timedelta(days=1)
     """How long Haulier retries a notice that it cannot deliver. Then it parks the notice."""
     shard_requests: int = Field(default=10_000, ge=1, le=50_000)

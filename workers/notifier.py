@@ -19,6 +19,7 @@ from service.rules.notices import FIRST_PAUSE, LONGEST_PAUSE
 from service.rules.retry import backoff
 from service.store import engine, notices
 from service.store.notices import Sending
+from service.store.permissions import reach
 from workers.broker import transport_options
 from workers.process import Heartbeat, log_trouble, run
 
@@ -49,7 +50,6 @@ class Notifier:
         self._database_threads = ThreadPoolExecutor(4, "database")
         self._publishers = ThreadPoolExecutor(PUBLISHERS, "publisher")
         self._sender = Sender(
-            allow_private=settings.webhook_allow_private,
             resolvers=ThreadPoolExecutor(SLOTS, "resolver"),
             tls=tls_context(),
         )
@@ -120,7 +120,10 @@ class Notifier:
         try:
             if "webhook" in sending.target:
                 url = sending.target["webhook"]
-                await self._sender.send(url, str(sending.id), body(sending), sending.secrets)
+                private = reach(sending.private_webhooks, self._settings)
+                await self._sender.send(
+                    url, str(sending.id), body(sending), sending.secrets, private
+                )
             else:
                 loop = asyncio.get_running_loop()
                 await loop.run_in_executor(self._publishers, self._publish, sending)

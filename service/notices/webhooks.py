@@ -1,4 +1,4 @@
-"""Sends webhooks by the rules of Standard Webhooks, and never into a private network.
+"""Sends webhooks by the rules of Standard Webhooks, into no private network that is not allowed.
 
 The sender resolves a host name once, checks every address, and connects to one of the addresses
 that it checked. A resolver that is asked twice could give another answer the second time.
@@ -14,21 +14,20 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import ip_address
 
 import httpx
 
-from service.rules.notices import is_public, webhook_trouble
+from service.rules.addresses import Address, Reach, is_public
+from service.rules.notices import address_trouble, webhook_trouble
 from service.rules.signatures import sign
 
 DEADLINE = timedelta(seconds=15)
 """The longest time for one webhook, from resolving the name to the answer."""
-MOST_ANSWER = 1_000
+MOST_ANSWER = 200
 """The most bytes of an answer that are read. They are shown after its status."""
 
 _TIMEOUT = httpx.Timeout(DEADLINE.total_seconds(), connect=5)
-
-Address = IPv4Address | IPv6Address
 
 
 class NotDelivered(Exception):
@@ -51,41 +50,48 @@ def tls_context() -> ssl.SSLContext:
 class Sender:
     """Sends webhooks. It keeps nothing between two of them."""
 
-    allow_private: bool
-    """Whether webhooks may go to private addresses, and over plain HTTP."""
     resolvers: Executor
     """Threads for resolving names, so that a slow resolver delays only its own webhook."""
     tls: ssl.SSLContext
 
-    async def send(self, url: str, message_id: str, body: str, secrets: Sequence[str]) -> None:
-        """POST one message, signed with each of the secrets. Raises NotDelivered."""
+    async def send(
+        self, url: str, message_id: str, body: str, secrets: Sequence[str], private: Reach
+    ) -> None:
+        """POST one message, signed with each of the secrets. Raises NotDelivered.
+
+        `private` is where it may go although the address is private, and over plain HTTP.
+        """
         try:
             async with asyncio.timeout(DEADLINE.total_seconds()):
-                await self._send(httpx.URL(url), _headers(message_id, body, secrets), body)
+                await self._send(httpx.URL(url), _headers(message_id, body, secrets), body, private)
         except TimeoutError:
             raise NotDelivered(f"no answer within {DEADLINE.seconds} seconds") from None
-        except httpx.HTTPError as error:
-            raise NotDelivered(f"{type(error).__name__}: {error}") from None
         except (httpx.InvalidURL, ValueError) as error:
             raise NotDelivered(f"the URL cannot be used: {error}") from None
 
-    async def _send(self, url: httpx.URL, headers: Mapping[str, str], body: str) -> None:
-        # The settings may have changed since the job was submitted.
-        trouble = webhook_trouble(str(url), private=self.allow_private)
+    async def _send(
+        self, url: httpx.URL, headers: Mapping[str, str], body: str, private: Reach
+    ) -> None:
+        # What is allowed may have changed since the job was submitted.
+        trouble = webhook_trouble(str(url), private=private)
         if trouble is not None:
             raise NotDelivered(trouble)
-        addresses = await self._addresses(url)
+        addresses = await self._addresses(url, private)
+        # What a private host says may be anything, so of that nothing is passed on.
+        quoted = all(map(is_public, addresses))
         for number, address in enumerate(addresses):
             try:
-                await self._post(url, address, headers, body)
-            except (httpx.ConnectError, httpx.ConnectTimeout):
+                await self._post(url, address, headers, body, quoted=quoted)
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                 if number + 1 == len(addresses):
-                    raise
+                    raise _broken(error, quoted=quoted) from None
+            except httpx.HTTPError as error:
+                raise _broken(error, quoted=quoted) from None
             else:
                 return
 
-    async def _addresses(self, url: httpx.URL) -> list[Address]:
-        """Return the host's addresses. Raises NotDelivered if one is private and must not be."""
+    async def _addresses(self, url: httpx.URL, private: Reach) -> list[Address]:
+        """Return the host's addresses. Raises NotDelivered if it may not go to one of them."""
         host = url.raw_host.decode("ascii")
         loop = asyncio.get_running_loop()
         try:
@@ -93,15 +99,22 @@ class Sender:
         except OSError as error:
             raise NotDelivered(f"{host} cannot be resolved: {error}") from None
         addresses = [ip_address(text.partition("%")[0]) for text in found]
-        private = [address for address in addresses if not is_public(address)]
-        if private and not self.allow_private:
-            raise NotDelivered(f"{host} has a private address ({private[0]})")
+        for address in addresses:
+            trouble = address_trouble(url.scheme, host, address, private=private)
+            if trouble is not None:
+                raise NotDelivered(trouble)
         if not addresses:
             raise NotDelivered(f"{host} has no address")
         return addresses
 
     async def _post(
-        self, url: httpx.URL, address: Address, headers: Mapping[str, str], body: str
+        self,
+        url: httpx.URL,
+        address: Address,
+        headers: Mapping[str, str],
+        body: str,
+        *,
+        quoted: bool,
     ) -> None:
         # A client for each webhook: a client would reuse a connection to the same address for
         # another host that lives there.
@@ -117,20 +130,31 @@ class Sender:
             ) as response,
         ):
             if not response.is_success:
-                raise await _refusal(response)
+                raise await _refusal(response, quoted=quoted)
 
 
-async def _refusal(response: httpx.Response) -> NotDelivered:
+def _broken(error: httpx.HTTPError, *, quoted: bool) -> NotDelivered:
+    """Return what went wrong without an answer. Some errors quote what the other side sent."""
+    kind = type(error).__name__
+    return NotDelivered(f"{kind}: {_shown(str(error))}" if quoted else kind)
+
+
+async def _refusal(response: httpx.Response, *, quoted: bool) -> NotDelivered:
     status = response.status_code
     if response.is_redirect:
         return NotDelivered(f"{status}: redirects are not followed; give the final URL")
     text = b""
-    async for block in response.aiter_raw(MOST_ANSWER):
-        text = block[:MOST_ANSWER]
-        break
-    shown = text.decode(errors="replace").replace("\x00", "\ufffd").strip()
-    words = f"{status} {shown}".strip()
+    if quoted:
+        async for block in response.aiter_raw(MOST_ANSWER):
+            text = block
+            break
+    words = f"{status} {_shown(text.decode(errors='replace'))}".strip()
     return Gone(words) if status == 410 else NotDelivered(words)
+
+
+def _shown(text: str) -> str:
+    """The beginning of what somebody else wrote, in one line without control characters."""
+    return "".join(c if c.isprintable() else " " for c in text[:MOST_ANSWER]).strip()
 
 
 def resolve(host: str) -> list[str]:

@@ -1,17 +1,15 @@
 """Notices: who wants to hear of what becomes of a job, and where they may be sent. Pure."""
 
 import re
-import socket
 from collections.abc import Collection
-from contextlib import suppress
 from datetime import timedelta
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import msgspec
 
+from service.rules.addresses import Address, Reach, is_public, literal
 from service.rules.states import JobState
 
 MOST_TARGETS = 10
@@ -87,9 +85,12 @@ def notice_problems(
     *,
     tasks: Collection[str] | None,
     queues: Collection[str] | None,
-    private: bool,
+    private: Reach,
 ) -> list[str]:
-    """Return what is wrong with `notify`. `tasks` and `queues` are allow-lists; None allows all."""
+    """Return what is wrong with `notify`. `tasks` and `queues` are allow-lists; None allows all.
+
+    `private` are the private hosts and networks that webhooks may go to.
+    """
     if len(entries) > MOST_TARGETS:
         return [f"`notify` may have {MOST_TARGETS} entries"]
     try:
@@ -109,7 +110,7 @@ def _trouble(
     tasks: Collection[str] | None,
     queues: Collection[str] | None,
     *,
-    private: bool,
+    private: Reach,
 ) -> str | None:
     if NoticeEvent.PROGRESS in (notice.events or ()):
         return 'progress is not asked for in `events`, but with its step: "progress": 10'
@@ -132,8 +133,8 @@ def _name_trouble(what: str, name: str, allowed: Collection[str] | None) -> str 
     return None
 
 
-def webhook_trouble(url: str, *, private: bool) -> str | None:
-    """Return why no webhook may go to a URL, or None. `private` allows private addresses."""
+def webhook_trouble(url: str, *, private: Reach) -> str | None:
+    """Return why no webhook may go to a URL, or None. Names are checked when they are resolved."""
     if len(url) > URL_LENGTH:
         return f"webhook: a URL may have {URL_LENGTH:,} characters"
     if not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
@@ -154,35 +155,25 @@ def webhook_trouble(url: str, *, private: bool) -> str | None:
         )
     if "@" in parts.netloc or "#" in url:
         return "webhook: may have no user, no password and no fragment"
-    if not private and _is_private_name(parts.hostname):
-        return f"webhook: {parts.hostname} is a private address"
+    address = literal(parts.hostname)
+    if address is None:
+        return None
+    trouble = address_trouble(parts.scheme, parts.hostname, address, private=private)
+    return trouble and f"webhook: {trouble}"
+
+
+def address_trouble(scheme: str, host: str, address: Address, *, private: Reach) -> str | None:
+    """Return why a webhook to a host may not go to one of the host's addresses, or None."""
+    if private.covers(host, address):
+        return None
+    if not is_public(address):
+        # Not which: whoever may name a host shall not learn how private names are resolved.
+        return f"{host} is a private address, and not one of your `private_webhooks`"
+    if scheme != "https":
+        return (
+            f"{host} must be called over https://, since it is not one of your `private_webhooks`"
+        )
     return None
-
-
-def _is_private_name(host: str) -> bool:
-    """Whether a host name is private by itself. Resolved addresses are checked when sending."""
-    name = host.rstrip(".").lower()
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    with suppress(ValueError):
-        return not is_public(ip_address(name))
-    # 2130706433, 0x7f.1 and 127.1, which resolvers take for addresses too.
-    with suppress(OSError):
-        return not is_public(IPv4Address(socket.inet_aton(name)))
-    return False
-
-
-def is_public(address: IPv4Address | IPv6Address) -> bool:
-    """Whether an address is public, and does not embed a private one."""
-    if isinstance(address, IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour
-        if inner is not None and not is_public(inner):
-            return False
-        if address.teredo is not None or address.is_site_local:
-            return False
-        if address.ipv4_mapped is not None:
-            return True
-    return address.is_global and not address.is_multicast and not address.is_reserved
 
 
 FIRST_PAUSE = timedelta(seconds=5)

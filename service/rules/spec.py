@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
+from service.rules.addresses import NOWHERE, Reach
 from service.rules.errors import MOST_PROBLEMS, BadInput, Problem
 from service.rules.names import trouble_with
 from service.rules.notices import notice_problems
@@ -58,8 +59,8 @@ class Permissions(msgspec.Struct, frozen=True):
     notice_queues: frozenset[str] | None = frozenset()
     priorities: tuple[int, int] | None = (0, 9)
     """The lowest and the highest; None where every one is allowed."""
-    private_webhooks: bool = False
-    """Whether webhooks may go to private addresses, and without TLS."""
+    private_webhooks: Reach = NOWHERE
+    """Where webhooks may go although the address is private, and without TLS."""
 
 
 _spec = msgspec.json.Decoder(Spec)

@@ -81,6 +81,8 @@ class Sending:
     job: Job
     secrets: Sequence[str]
     """The producer's signing secrets; none where it is no webhook."""
+    private_webhooks: list[str] | None
+    """Where its webhooks may go although private; None is everywhere."""
 
 
 # One endpoint after another by the index, and of each no more than may be on their way at once:
@@ -152,7 +154,7 @@ def claim(db: Database, *, limit: int, share: int, lease_for: timedelta) -> list
             select(Delivery, Job).join(Job, Job.id == Delivery.job_id).where(Delivery.id.in_(ids))
         ).all()
         signers = {job.producer for delivery, job in found if "webhook" in delivery.target}
-        keys = _signing_secrets(session, signers)
+        producers = _producers(session, signers)
         return [
             Sending(
                 id=delivery.id,
@@ -161,7 +163,10 @@ def claim(db: Database, *, limit: int, share: int, lease_for: timedelta) -> list
                 target=delivery.target,
                 tries=delivery.tries,
                 job=job,
-                secrets=keys.get(job.producer, ()),
+                secrets=producers[job.producer].signing_secrets if job.producer in signers else (),
+                private_webhooks=producers[job.producer].private_webhooks
+                if job.producer in signers
+                else [],
             )
             for delivery, job in found
         ]
@@ -172,8 +177,8 @@ def _held(delivery: Delivery) -> UUID:
     return delivery.lease
 
 
-def _signing_secrets(session: Session, names: set[str]) -> dict[str, list[str]]:
-    """The producers' secrets; one that has none gets its first."""
+def _producers(session: Session, names: set[str]) -> dict[str, Producer]:
+    """The producers; one that has no signing secret gets its first."""
     found = {}
     for name in sorted(names):
         session.execute(
@@ -181,8 +186,7 @@ def _signing_secrets(session: Session, names: set[str]) -> dict[str, list[str]]:
             .where(Producer.name == name, Producer.signing_secrets == text("'[]'"))
             .values(signing_secrets=[new_secret()])
         )
-        query = select(Producer.signing_secrets).where(Producer.name == name)
-        found[name] = session.scalars(query).one()
+        found[name] = session.scalars(select(Producer).where(Producer.name == name)).one()
     return found
 
 

@@ -1,6 +1,7 @@
 """A producer's permissions: its own allow-lists, within those of this deployment."""
 
 from config.settings import Settings
+from service.rules.addresses import EVERYWHERE, Reach, reach_of
 from service.rules.spec import Permissions, may_read
 from service.store.engine import Database
 from service.store.models import Producer
@@ -15,7 +16,7 @@ def permissions_of(producer: Producer | None, settings: Settings) -> Permissions
             notice_tasks=None,
             notice_queues=None,
             priorities=None,
-            private_webhooks=settings.webhook_allow_private,
+            private_webhooks=reach([], settings),
         )
     names = settings.account_names
     return Permissions(
@@ -27,7 +28,7 @@ def permissions_of(producer: Producer | None, settings: Settings) -> Permissions
         notice_tasks=_allowed(producer.notice_tasks),
         notice_queues=_allowed(producer.notice_queues),
         priorities=(producer.lowest_priority, producer.highest_priority),
-        private_webhooks=settings.webhook_allow_private,
+        private_webhooks=reach(producer.private_webhooks, settings),
     )
 
 
@@ -39,6 +40,7 @@ def newcomer(name: str) -> Producer:
         input_roots=[],
         notice_tasks=[],
         notice_queues=[],
+        private_webhooks=[],
         lowest_priority=0,
         highest_priority=9,
         signing_secrets=[],
@@ -50,6 +52,11 @@ def permissions_for(db: Database, name: str, settings: Settings) -> Permissions:
     with db.begin() as session:
         producer = session.get(Producer, name)
     return Permissions() if producer is None else permissions_of(producer, settings)
+
+
+def reach(entries: list[str] | None, settings: Settings) -> Reach:
+    """Return where a producer's webhooks may go although private, by its row and the settings."""
+    return EVERYWHERE if settings.webhook_allow_private else reach_of(entries)
 
 
 def _allowed(names: list[str] | None) -> frozenset[str] | None:

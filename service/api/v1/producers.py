@@ -18,6 +18,7 @@ from service.api.services import Uses
 from service.api.v1.filtering import PageQuery, legible
 from service.api.v1.jobs import page
 from service.api.v1.schemas import NewProducerView, Page
+from service.rules.addresses import reach_of
 from service.rules.errors import BadInput, Conflict, Problem
 from service.rules.spec import may_read
 from service.store import producers as store
@@ -57,6 +58,11 @@ class ProducerFields(BaseModel):
     notice_queues: _Entries | None = Field(
         default=[], description="The queues it may name in notices; null allows any."
     )
+    private_webhooks: _Entries | None = Field(
+        default=[],
+        description="Host names, addresses and networks (`10.1.0.0/16`) that its webhooks may go to"
+        " although they are private, and over plain HTTP; null allows all.",
+    )
     lowest_priority: _Priority = Field(default=0, description="The lowest priority of its jobs.")
     highest_priority: _Priority = Field(default=9, description="The highest priority of its jobs.")
     body_bytes: _Limit | None = Field(default=None, description="The most bytes of one submission.")
@@ -72,7 +78,7 @@ class ProducerFields(BaseModel):
     )
 
     def given(self, settings: Settings) -> dict[str, Any]:
-        """Return the fields that were sent. Raises BadInput for unknown accounts and roots."""
+        """Return the fields that were sent. Raises BadInput for what no producer can be given."""
         problems = [
             Problem(f"accounts: {name!r} is not configured")
             for name in self.accounts or []
@@ -83,6 +89,10 @@ class ProducerFields(BaseModel):
             for root in self.input_roots or []
             if not may_read(root, settings.input_roots)
         ]
+        try:
+            reach_of(self.private_webhooks)
+        except ValueError as error:
+            problems.append(Problem(f"private_webhooks: {error}"))
         if self.lowest_priority > self.highest_priority:
             problems.append(Problem("lowest_priority lies above highest_priority"))
         if problems:
@@ -104,6 +114,7 @@ class ProducerView(View):
     input_roots: Sequence[str] | None
     notice_tasks: Sequence[str] | None
     notice_queues: Sequence[str] | None
+    private_webhooks: Sequence[str] | None
     lowest_priority: int
     highest_priority: int
     body_bytes: int | None

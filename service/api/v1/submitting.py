@@ -33,7 +33,8 @@ from service.payloads.bundles import SMALL_BYTES
 from service.payloads.intake import Intake, take_in
 from service.rules.errors import BadInput, Conflict, OverQuota
 from service.rules.names import trouble_with
-from service.rules.spec import SPEC_BYTES, Spec, read_spec
+from service.rules.spec import SPEC_BYTES, Permissions, Spec, read_spec
+from service.store.permissions import permissions_for
 from service.store.submit import Submission
 from service.store.views import JobView
 
@@ -111,15 +112,16 @@ async def _submit_spec(request: Request, services: Services, caller: Caller) -> 
         raise invalid("a JSON spec takes no query parameters; move them into the body")
     key = request.headers.get("idempotency-key")
     data = await body.at_most(request, SPEC_BYTES, allowed=caller.body_bytes)
+    permissions = await _permissions(services, caller, has_webhook=b"webhook" in data)
     job_id = uuid4()
     if len(data) <= SMALL_BYTES:
-        spec = _keyed(read_spec(data, caller.permissions), key)
+        spec = _keyed(read_spec(data, permissions), key)
         return await services.gathering.submit(
             Submission(id=job_id, producer=caller.producer, spec=spec)
         )
 
     def take() -> Submission:
-        spec = _keyed(read_spec(data, caller.permissions), key)
+        spec = _keyed(read_spec(data, permissions), key)
         taken = take_in(spec, services.blobs, _prefix(job_id), services.settings)
         return Submission(id=job_id, producer=caller.producer, spec=spec, taken=taken)
 
@@ -132,7 +134,9 @@ async def _submit_spec(request: Request, services: Services, caller: Caller) -> 
 async def _submit_lines(request: Request, services: Services, caller: Caller) -> Accepted:
     """Store request lines in constant memory: work on each block before reading the next."""
     key = request.headers.get("idempotency-key")
-    spec = _keyed(read_query(request.query_params, caller.permissions), key)
+    has_webhook = "webhook" in request.query_params.get("notify", "")
+    permissions = await _permissions(services, caller, has_webhook=has_webhook)
+    spec = _keyed(read_query(request.query_params, permissions), key)
     job_id = uuid4()
     is_valid = partial(services.authenticator.is_valid, caller)
 
@@ -175,6 +179,19 @@ def _drop(blobs: Blobs, job_id: UUID) -> None:
         blobs.delete_under(f"jobs/{job_id}/", datetime.max.replace(tzinfo=UTC))
     except (OSError, *STORAGE_ERRORS) as error:
         log.warning("submission_stays", job=str(job_id), reason=str(error))  # for the sweep
+
+
+async def _permissions(services: Services, caller: Caller, *, has_webhook: bool) -> Permissions:
+    """Return the caller's permissions.
+
+    Jobs of the admin token are those of `default`, which says where their webhooks may go. Nobody
+    looks that up who sends no webhook.
+    """
+    if caller.credential is not None or not has_webhook:
+        return caller.permissions
+    find = partial(permissions_for, services.db, caller.producer, services.settings)
+    found = await anyio.to_thread.run_sync(find)
+    return msgspec.structs.replace(caller.permissions, private_webhooks=found.private_webhooks)
 
 
 def _keyed(spec: Spec, header: str | None) -> Spec:

@@ -35,6 +35,10 @@ Tasks = Annotated[
 Queues = Annotated[
     list[str] | None, typer.Option("--notice-queue", help=f"A queue for notices. {_ENTRIES}")
 ]
+Webhooks = Annotated[
+    list[str] | None,
+    typer.Option("--private-webhook", help=f"A private host or network for webhooks. {_ENTRIES}"),
+]
 BodyBytes = Annotated[
     int | None, typer.Option(min=0, help="Bytes of one submission; 0 is no limit.")
 ]
@@ -57,6 +61,7 @@ class Producer(msgspec.Struct, frozen=True):
     input_roots: list[str] | None
     notice_tasks: list[str] | None
     notice_queues: list[str] | None
+    private_webhooks: list[str] | None
     lowest_priority: int
     highest_priority: int
     body_bytes: int | None
@@ -93,6 +98,7 @@ class Grants:
     input_roots: list[str] | None
     notice_tasks: list[str] | None
     notice_queues: list[str] | None
+    private_webhooks: list[str] | None
     body_bytes: int | None
     open_requests: int | None
     requests_per_day: int | None
@@ -140,6 +146,7 @@ def add_producer(
     input_root: Roots = None,
     notice_task: Tasks = None,
     notice_queue: Queues = None,
+    private_webhook: Webhooks = None,
     body_bytes: BodyBytes = None,
     open_requests: OpenRequests = None,
     requests_per_day: PerDay = None,
@@ -149,7 +156,7 @@ def add_producer(
     json: AsJson = False,
 ) -> None:
     """Add a producer, and print its first token. It is shown this once."""
-    lists = (account, input_root, notice_task, notice_queue)
+    lists = (account, input_root, notice_task, notice_queue, private_webhook)
     limits = (body_bytes, open_requests, requests_per_day, stored_bytes)
     grants = Grants(*lists, *limits, lowest_priority, highest_priority)
     with connected() as api:
@@ -165,6 +172,7 @@ def set_producer(
     input_root: Roots = None,
     notice_task: Tasks = None,
     notice_queue: Queues = None,
+    private_webhook: Webhooks = None,
     body_bytes: BodyBytes = None,
     open_requests: OpenRequests = None,
     requests_per_day: PerDay = None,
@@ -174,7 +182,7 @@ def set_producer(
     json: AsJson = False,
 ) -> None:
     """Change what a producer may use; what is left out stays as it is."""
-    lists = (account, input_root, notice_task, notice_queue)
+    lists = (account, input_root, notice_task, notice_queue, private_webhook)
     limits = (body_bytes, open_requests, requests_per_day, stored_bytes)
     grants = Grants(*lists, *limits, lowest_priority, highest_priority)
     with connected() as api:

@@ -29,6 +29,8 @@ class Producer(Base):
     input_roots: Mapped[list[Any] | None] = mapped_column(server_default=text("'[]'"))
     notice_tasks: Mapped[list[Any] | None] = mapped_column(server_default=text("'[]'"))
     notice_queues: Mapped[list[Any] | None] = mapped_column(server_default=text("'[]'"))
+    private_webhooks: Mapped[list[Any] | None] = mapped_column(server_default=text("'[]'"))
+    """Hosts and networks that its webhooks may go to although private, and over plain HTTP."""
 
     lowest_priority: Mapped[int] = mapped_column(server_default="0")
     highest_priority: Mapped[int] = mapped_column(server_default="9")

@@ -1,6 +1,7 @@
 """Producers and their tokens over HTTP."""
 
 import base64
+import json
 from typing import Any
 
 import httpx
@@ -9,7 +10,8 @@ import pytest
 from service.api.app import application
 from service.rules.credentials import Scope
 from service.store.producers import add_credential, producer
-from tests.api import Api, chat, messages, problem
+from tests.api import TOKEN, Api, chat, messages, post_lines, problem
+from tests.factories import CHAT, chat_line
 
 
 def token_of(api: Api, name: str) -> str:
@@ -100,6 +102,31 @@ def test_a_producers_priorities_are_bounded(api: Api) -> None:
     assert api.http.post("/v1/jobs", json=chat("a", priority=1000)).status_code == 201
 
 
+def test_private_webhooks_are_each_producers_own(api: Api) -> None:
+    inside = {"notify": [{"webhook": "http://10.1.2.3/hook"}]}
+    billing, other = token_of(api, "billing"), token_of(api, "other")
+
+    def submit(token: str) -> httpx.Response:
+        with as_bearer(api, token) as client:
+            return client.post("/v1/jobs", json=chat("a", **inside))
+
+    for token in (billing, other, TOKEN):
+        assert "must begin with https://" in messages(submit(token))[0][1]
+    allowed = {"private_webhooks": ["10.1.0.0/16", "hooks.internal"]}
+    answer = api.http.patch("/v1/producers/billing", json=allowed)
+    assert answer.json()["private_webhooks"] == allowed["private_webhooks"]
+    assert submit(billing).status_code == 201
+    assert submit(other).status_code == submit(TOKEN).status_code == 422
+    # Jobs of the admin token are those of `default`.
+    api.http.patch("/v1/producers/default", json=allowed)
+    assert submit(TOKEN).status_code == 201
+    lines = {"endpoint": CHAT, "notify": json.dumps(inside["notify"])}
+    assert post_lines(api, chat_line("a"), **lines).status_code == 201
+    api.http.patch("/v1/producers/default", json={"private_webhooks": ["10.2.0.0/16"]})
+    assert "10.1.2.3 is a private address" in messages(submit(TOKEN))[0][1]
+    assert "10.1.2.3 is a private" in messages(post_lines(api, chat_line("a"), **lines))[0][1]
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
@@ -112,6 +139,8 @@ def test_a_producers_priorities_are_bounded(api: Api) -> None:
         ({"notice_queues": ["a\u202eb"]}, "holds U+202E"),
         ({"lowest_priority": 10}, "lowest_priority lies above highest_priority"),
         ({"highest_priority": 1001}, "less than or equal to 1000"),
+        ({"private_webhooks": ["10.0.0.1/8"]}, "'10.0.0.1/8' is no host name, address or network"),
+        ({"private_webhooks": ["http://inside"]}, "is no host name, address or network"),
         ({"colour": "red"}, "there is no such parameter"),
     ],
 )

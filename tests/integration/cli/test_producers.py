@@ -31,9 +31,22 @@ def test_an_operator_adds_a_producer_and_keeps_its_tokens(operator: Operator) ->
     assert (added.status, len(first)) == (0, len("haulier__") + 16 + 43)
     assert operator("jobs", token=first).status == 0
 
-    changed = operator("producer", "set", "billing", "--account", "", "--stored-bytes", "9")
+    changed = operator(
+        "producer",
+        "set",
+        "billing",
+        "--account",
+        "",
+        "--notice-task",
+        "b.done",
+        "--private-webhook",
+        "10.1.0.0/16",
+        "--stored-bytes",
+        "9",
+    )
     assert "accounts          none" in changed.out
     assert "open requests     7" in changed.out
+    assert "private webhooks  10.1.0.0/16" in changed.out
     assert "stored bytes      9" in changed.out
     listed = operator("producer", "list", "--json").documents
     assert [one["name"] for one in listed] == ["billing", "default"]

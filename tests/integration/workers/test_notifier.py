@@ -14,11 +14,13 @@ from kombu import Connection
 from sqlalchemy import Engine
 
 from config.settings import Settings
+from service.rules.addresses import EVERYWHERE
 from service.rules.spec import Permissions, read_spec
 from service.rules.states import Stage
 from service.rules.work import Fail
 from service.store import engine, notices
 from service.store.models import Delivery, Producer
+from service.store.producers import add_producer
 from service.store.submit import Submission
 from tests.eventually import eventually
 from tests.factories import (
@@ -30,7 +32,7 @@ from tests.processes import Processes, Running
 from tests.receiver import Receiver, receiving
 from workers.notifier import SHARE, SLOTS, Notifier
 
-ALL = Permissions(notice_tasks=None, notice_queues=None, private_webhooks=True)
+ALL = Permissions(notice_tasks=None, notice_queues=None, private_webhooks=EVERYWHERE)
 
 
 @pytest.fixture
@@ -296,3 +298,17 @@ def test_a_private_address_is_refused_when_it_is_sent_too(
         _, reason = troubled(harness, job_id)
     assert "private address" in reason
     assert receiver.received == []
+
+
+def test_where_a_webhook_may_go_is_looked_up_for_each_producer_when_it_is_sent(
+    harness: Harness, receiver: Receiver, settings: Settings
+) -> None:
+    add_producer(harness.db, "billing", private_webhooks=["127.0.0.0/8"])
+    add_producer(harness.db, "other", private_webhooks=["10.0.0.0/8"])
+    own = failed_job(harness, {"webhook": receiver.url}, producer="billing")
+    others = failed_job(harness, {"webhook": receiver.url}, producer="other")
+    with notifying(settings.model_copy(update={"webhook_allow_private": False})):
+        delivered(harness, own)
+        _, reason = troubled(harness, others)
+    assert "private address" in reason
+    assert len(receiver.received) == 1

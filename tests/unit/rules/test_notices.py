@@ -1,16 +1,15 @@
 """What `notify` may hold, which addresses are the internet's, and when to try again."""
 
-from ipaddress import ip_address
 from typing import Any
 
 import msgspec
 import pytest
 
+from service.rules.addresses import EVERYWHERE, NOWHERE, reach_of
 from service.rules.errors import BadInput
 from service.rules.notices import (
     Notice,
     NoticeEvent,
-    is_public,
     notice_problems,
 )
 from service.rules.spec import Permissions, fingerprint, read_spec
@@ -20,7 +19,7 @@ HOOK = "https://example.com/hook"
 
 
 def problems(*entries: Any, **rules: Any) -> list[str]:
-    allowed = {"tasks": None, "queues": None, "private": False, **rules}
+    allowed = {"tasks": None, "queues": None, "private": NOWHERE, **rules}
     return notice_problems(list(entries), **allowed)
 
 
@@ -86,20 +85,29 @@ def test_a_private_address_is_refused_unless_it_is_allowed(host: str) -> None:
     entry = {"webhook": f"https://{host}/hook"}
     (found,) = problems(entry)
     assert "is a private address" in found
-    assert problems(entry, private=True) == []
+    assert problems(entry, private=EVERYWHERE) == []
 
 
 @pytest.mark.parametrize(
-    "address",
-    ["224.0.0.1", "240.0.0.1", "255.255.255.255", "ff02::1", "::", "2001:db8::1", "fec0::1"],
+    ("url", "words"),
+    [
+        ("http://10.1.2.3:8080/hook", None),
+        ("https://10.1.255.255/hook", None),
+        ("http://hooks.internal/hook", None),
+        ("http://HOOKS.internal./hook", None),
+        ("https://hooks.internal/hook", None),
+        ("https://example.com/hook", None),
+        ("http://other.internal/hook", None),  # perhaps it lies in the network: seen when resolved
+        ("http://10.2.0.1/hook", "10.2.0.1 is a private address"),
+        ("https://[::ffff:10.2.0.1]/hook", "is a private address"),
+        ("http://8.8.8.8/hook", "over https://"),
+        ("http://localhost/hook", "localhost is a private address"),
+        ("ftp://10.1.2.3/hook", "must begin with https:// or http://"),
+    ],
 )
-def test_an_address_of_no_single_host_is_not_public(address: str) -> None:
-    assert not is_public(ip_address(address))
-
-
-@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700:4700::1111", "::ffff:8.8.8.8"])
-def test_an_address_of_the_internet_is_public(address: str) -> None:
-    assert is_public(ip_address(address))
+def test_a_producer_reaches_its_own_private_hosts_and_networks(url: str, words: str | None) -> None:
+    found = problems({"webhook": url}, private=reach_of(["10.1.0.0/16", "hooks.internal"]))
+    assert found == [] if words is None else words in found[0]
 
 
 def test_only_the_tasks_and_queues_of_the_producer_are_allowed() -> None:
