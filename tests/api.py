@@ -90,11 +90,9 @@ def api_process(processes: Processes) -> Running:
 
 
 @pytest.fixture
-def api_settings(database_url: str, blob_url: str) -> Settings:
+def api_settings(runtime_url: str, blob_url: str) -> Settings:
     """For an API in this process."""
-    return Settings.model_validate(
-        {"DATABASE_URL": database_url, "blob_url": blob_url, **_SETTINGS}
-    )
+    return Settings.model_validate({"DATABASE_URL": runtime_url, "blob_url": blob_url, **_SETTINGS})
 
 
 @pytest.fixture
@@ -107,12 +105,13 @@ def api(api_settings: Settings) -> Iterator[Api]:
 @pytest.fixture(scope="module")
 def refusing_api(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     """One API for many tests that leave no job behind."""
-    url = databases.create()
+    owners_url = databases.create()
+    url = databases.runtime(owners_url)
     blob_url = tmp_path_factory.mktemp("blobs").as_uri()
     settings = Settings.model_validate({"DATABASE_URL": url, "blob_url": blob_url, **_SETTINGS})
     with serving(settings) as running:
         yield running
-    databases.drop(url)
+    databases.drop(owners_url)
 
 
 @contextmanager

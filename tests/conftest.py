@@ -120,16 +120,23 @@ def private_servers() -> Iterator[Servers]:
 
 
 @pytest.fixture
-def environment(database_url: str, redis_url: str, blob_url: str, tmp_path: Path) -> dict[str, str]:
+def runtime_url(databases: Databases, database_url: str) -> str:
+    """The fresh database, for a role that has the rights of a process and owns nothing."""
+    return databases.runtime(database_url)
+
+
+@pytest.fixture
+def environment(runtime_url: str, redis_url: str, blob_url: str, tmp_path: Path) -> dict[str, str]:
     """The environment for Haulier's processes, with waits short enough for tests."""
-    return process_environment(database_url, redis_url, blob_url, tmp_path)
+    return process_environment(runtime_url, redis_url, blob_url, tmp_path)
 
 
 @pytest.fixture
 def private_environment(private_servers: Servers, blob_url: str, tmp_path: Path) -> dict[str, str]:
     """Like `environment`, on the private servers, with a migrated database."""
     made = Databases(private_servers.postgres.url)
-    return process_environment(made.create(), private_servers.valkey.url, blob_url, tmp_path)
+    url = made.runtime(made.create())
+    return process_environment(url, private_servers.valkey.url, blob_url, tmp_path)
 
 
 def process_environment(

@@ -168,6 +168,7 @@ class Databases:
     def __init__(self, admin_url: str) -> None:
         self._admin_url = admin_url
         self._template: str | None = None
+        self._role, self._password = f"haulier_runtime_{secrets.token_hex(4)}", secrets.token_hex(8)
 
     def create(self) -> str:
         """Make a migrated database and return its URL."""
@@ -183,19 +184,28 @@ class Databases:
         self._run("CREATE DATABASE {} TEMPLATE template0", name)
         return self._url(name)
 
+    def runtime(self, url: str) -> str:
+        """The URL of one of them for Haulier's processes, which own nothing in it."""
+        parts = urlsplit(url)
+        server = parts.netloc.rpartition("@")[2]
+        return parts._replace(netloc=f"{self._role}:{self._password}@{server}").geturl()
+
     def drop(self, url: str) -> None:
         self._run("DROP DATABASE IF EXISTS {} WITH (FORCE)", urlsplit(url).path.lstrip("/"))
 
     def close(self) -> None:
         if self._template is not None:
             self._run("DROP DATABASE IF EXISTS {} WITH (FORCE)", self._template)
+            with suppress(psycopg.errors.DependentObjectsStillExist):  # a test left its database
+                self._run("DROP ROLE {}", self._role)
 
     def _migrated(self) -> str:
         from service.store.schema import migrate
 
         name = f"haulier_template_{secrets.token_hex(6)}"
         self._run("CREATE DATABASE {} TEMPLATE template0", name)
-        migrate(self._url(name))
+        self._run(f"CREATE ROLE {{}} LOGIN PASSWORD '{self._password}'", self._role)
+        migrate(self._url(name), runtime_role=self._role)
         return name
 
     def _url(self, name: str) -> str:

@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
+from service.store import grants
 from service.store.engine import Database, create
 from service.store.models import SCHEMA, SchemaFloor
 
@@ -43,13 +44,21 @@ def _migrating(url: str) -> Iterator[Connection]:
         engine.dispose()
 
 
-def migrate(url: str) -> None:
-    """Bring the database to the newest schema. Safe to run at once from several places."""
+def migrate(url: str, *, runtime_role: str | None = None) -> None:
+    """Bring the database to the newest schema. Safe to run at once from several places.
+
+    A `runtime_role` gets the rights that Haulier's processes need, also on what later migrations
+    make. Raises BadInput if there is no such role, or one that rights do not bind.
+    """
     with _migrating(url) as turn, turn.engine.connect() as connection:
+        if runtime_role is not None:
+            grants.check(connection, runtime_role)
+            connection.rollback()
         _take_turn(turn)
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+        grants.grant(connection, runtime_role)
         connection.commit()
 
 

@@ -59,6 +59,7 @@ class Deployment:
             name: secrets.token_hex(16)
             for name in (
                 "POSTGRES_PASSWORD",
+                "RUNTIME_PASSWORD",
                 "REDIS_PASSWORD",
                 "HAULIER_ADMIN_TOKEN",
                 "TOGETHER_API_KEY",

@@ -160,10 +160,10 @@ def beats(deployment: Deployment) -> set[str]:
 
 
 def test_postgres_may_be_read_only_for_a_while(
-    deployment: Deployment, simulator: Simulator
+    deployment: Deployment, private_servers: Servers, simulator: Simulator
 ) -> None:
     simulator.switch(batch_seconds=1)
-    url = deployment.pipeline.url
+    url = private_servers.postgres.url
     jobs = {deployment.post(f"a{number}"): [f"a{number}"] for number in "123"}
     eventually(lambda: simulator.batches_created >= 1, 60)
 

@@ -187,7 +187,7 @@ async def _permissions(services: Services, caller: Caller, *, has_webhook: bool)
     Jobs of the admin token are those of `default`, which says where their webhooks may go. Nobody
     looks that up who sends no webhook.
     """
-    if caller.credential is not None or not has_webhook:
+    if caller.token_id is not None or not has_webhook:
         return caller.permissions
     find = partial(permissions_for, services.db, caller.producer, services.settings)
     found = await anyio.to_thread.run_sync(find)

@@ -25,7 +25,8 @@ from service.payloads.blobs import STORAGE_ERRORS, Blobs
 from service.payloads.private import private_folder
 from service.rules.errors import AccountBlocked, RateLimited, Refused, Unreachable
 from service.store import engine, heartbeats
-from service.store.engine import DATABASE_ERRORS, Database, server_version
+from service.store.engine import DATABASE_ERRORS, Database, server_version, sqlstate
+from service.store.grants import owned_by
 from service.store.schema import is_migrated
 from service.together.client import Together
 from service.together.transport import open_pool
@@ -83,6 +84,8 @@ def database(settings: Settings) -> Iterator[Finding]:
                 yield finding
     except (*DATABASE_ERRORS, ValueError) as error:
         todo = "start Postgres, or correct DATABASE_URL"
+        if sqlstate(error) == "42501":  # insufficient_privilege
+            todo = "as the owner, run `haulier migrate --runtime-role` with this role's name"
         yield Finding("database", Level.PROBLEM, _said(error), todo)
         left = [check for check in ON_THE_DATABASE if check not in done]
         yield from _skipped("it needs the database", *left)
@@ -93,6 +96,7 @@ def _database(db: Database) -> Iterator[Finding]:
     yield _clock(db)
     if is_migrated(db):
         yield Finding("migrations", Level.OK, "the schema is that of this version, or newer")
+        yield _role(*owned_by(db))
         yield from _processes(db)
     else:
         todo = "run `haulier migrate`"
@@ -107,6 +111,14 @@ def _postgres(version: int) -> Finding:
         todo = f"use PostgreSQL {OLDEST_POSTGRES} or later"
         return Finding("database", Level.PROBLEM, detail, todo)
     return Finding("database", Level.OK, detail)
+
+
+def _role(name: str, owns: bool) -> Finding:
+    if not owns:
+        return Finding("database role", Level.OK, f"{name}, which owns nothing")
+    detail = f"{name} may do anything to Haulier's tables, the audit log included"
+    todo = "let the processes use a role of their own: `haulier migrate --runtime-role ROLE`"
+    return Finding("database role", Level.WARNING, detail, todo)
 
 
 def _clock(db: Database) -> Finding:
@@ -294,7 +306,10 @@ def findings(config: Settings) -> Iterator[Finding]:
     if local:
         config = _with_what_up_left(config, left)
     learn(config)
-    yield from database(config)
+    for finding in database(config):
+        # The servers of `haulier up` are one person's own, who owns all of it.
+        if not (local and finding.check == "database role"):
+            yield finding
     yield from broker(config)
     yield from blobs(config)
     yield from scratch(config)

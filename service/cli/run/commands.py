@@ -11,6 +11,7 @@ import typer
 from config.logging import configure
 from config.settings import settings
 from service.cli.run.worker import Queues, work
+from service.rules.errors import BadInput
 
 app = typer.Typer()
 
@@ -36,14 +37,26 @@ def up(
 
 
 @app.command()
-def migrate() -> None:
+def migrate(
+    runtime_role: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ROLE",
+            help="Give this role of the database the rights that the other processes need.",
+        ),
+    ] = None,
+) -> None:
     """Bring the database to the newest schema."""
     from service.store.schema import migrate as run
 
     config = settings()
     config.required("database_url")
     configure(config)
-    run(config.database_url or "")
+    try:
+        run(config.database_url or "", runtime_role=runtime_role)
+    except BadInput as error:
+        typer.echo(f"haulier migrate: --runtime-role: {error}", err=True)
+        raise typer.Exit(2) from None
 
 
 @app.command()

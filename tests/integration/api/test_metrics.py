@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 import httpx
+import psycopg
 from prometheus_client.parser import text_string_to_metric_families
 
 from config import VERSION
@@ -127,8 +128,9 @@ def test_a_scheduler_tells_how_long_its_ticks_take(
     connections.dispose()
 
 
-def test_a_database_that_lacks_our_schema_is_said_to_be_down(api: Api) -> None:
-    api.harness.run("DROP TABLE haulier.ticks")
+def test_a_database_that_lacks_our_schema_is_said_to_be_down(api: Api, database_url: str) -> None:
+    with psycopg.connect(database_url) as owner:
+        owner.execute("DROP TABLE haulier.ticks")
     found = scraped(api)
 
     assert found["haulier_database_up",] == 0

@@ -5,7 +5,9 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import psycopg
 import pytest
 
 from service.cli.operate.checks import Level, _broker, _postgres
@@ -69,6 +71,7 @@ def test_a_healthy_deployment_is_found_healthy(
     checks = {
         "database",
         "migrations",
+        "database role",
         "clock",
         "worker",
         "scheduler",
@@ -80,6 +83,25 @@ def test_a_healthy_deployment_is_found_healthy(
     assert set(found.levels) == checks
     left = [path for path in (tmp_path / "blobs").rglob("*") if path.is_file()]
     assert left == []
+
+
+def test_a_role_that_owns_the_tables_is_a_warning(
+    environment: dict[str, str], database_url: str, tmp_path: Path
+) -> None:
+    found = examined(tmp_path, environment, DATABASE_URL=database_url)
+    assert found.levels["database role"] == "warning"
+    assert "haulier migrate --runtime-role" in found.out
+
+
+def test_a_role_without_rights_is_a_problem_that_says_what_to_do(
+    environment: dict[str, str], database_url: str, tmp_path: Path
+) -> None:
+    role = urlsplit(environment["DATABASE_URL"]).username
+    with psycopg.connect(database_url) as connection:
+        connection.execute(f"REVOKE USAGE ON SCHEMA haulier FROM {role}")
+    found = examined(tmp_path, environment)
+    assert found.levels["database"] == "problem"
+    assert "haulier migrate --runtime-role" in found.out
 
 
 def test_what_is_wrong_is_a_problem_and_what_hangs_on_it_is_skipped(

@@ -203,10 +203,10 @@ def test_a_rollback_leaves_nothing(harness: Harness, billing: Role) -> None:
         assert harness.rows(f"SELECT count(*) FROM haulier.{table}") == [0]
 
 
-def test_an_enqueued_job_runs_to_its_results(pipeline: Pipeline) -> None:
+def test_an_enqueued_job_runs_to_its_results(pipeline: Pipeline, database_url: str) -> None:
     pipeline.worker()
     pipeline.scheduler()
-    with psycopg.connect(pipeline.url) as connection:
+    with psycopg.connect(database_url) as connection:
         good = enqueue(connection, chat("a", "ü", metadata={"order": 7}))
         twice = enqueue(connection, chat("a", "a"))
     job = pipeline.ended(good)

@@ -1,5 +1,6 @@
 """What the scheduler sends while nobody takes it."""
 
+import psycopg
 import pytest
 import redis
 from sqlalchemy import text
@@ -38,11 +39,11 @@ def test_without_a_worker_a_queue_stays_short_however_often_rows_are_sent(
 
 @pytest.mark.parametrize("kind", ["scheduler", "inbox", "worker"])
 def test_a_process_ends_when_the_schema_is_newer_than_its_code_may_use(
-    pipeline: Pipeline, kind: str
+    pipeline: Pipeline, database_url: str, kind: str
 ) -> None:
-    with pipeline.db.begin() as session:
-        session.execute(text("UPDATE haulier.alembic_version SET version_num = '9999'"))
-        session.execute(text("INSERT INTO haulier.schema_floor VALUES ('9999')"))
+    with psycopg.connect(database_url) as owner:
+        owner.execute("UPDATE haulier.alembic_version SET version_num = '9999'")
+        owner.execute("INSERT INTO haulier.schema_floor VALUES ('9999')")
     process = getattr(pipeline, kind)()
     assert process.wait() == 0
     assert "schema_too_new" in process.output
