@@ -6,7 +6,7 @@ A task raises Ignore to end its chain. The row says when the stage is due again.
 import gc
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache
 from typing import Any
@@ -129,18 +129,34 @@ def assemble(job_ids: list[str]) -> None:
 
 def _run_jobs(stage: Stage, job_ids: list[str]) -> None:
     with _patient():
-        runner().jobs(stage, map(UUID, job_ids))
+        runner().jobs(stage, _ids(stage, job_ids))
 
 
 def _run_batches(stage: Stage, batch_ids: list[str]) -> None:
     """Run a stage of batches. Raise Ignore, which ends a chain, unless a batch advanced."""
     advanced = False
     with _patient():
-        for batch_id in runner().batches(stage, map(UUID, batch_ids)):
+        for batch_id in runner().batches(stage, _ids(stage, batch_ids)):
             advanced = True
             _start(PIPELINE[stage].starts, batch_id)
     if not advanced and PIPELINE[stage].chains_to is not None:
         raise Ignore
+
+
+def _ids(stage: Stage, given: object) -> list[UUID]:
+    """Return the ids that a message names, at most a page. What is no id names no row.
+
+    Whoever can write to the broker may have sent it.
+    """
+    found = []
+    for name in given[: PIPELINE[stage].page] if isinstance(given, list) else ():
+        with suppress(ValueError):
+            found.append(UUID(name if isinstance(name, str) else ""))
+    return found
+
+
+def _is_account(name: object) -> bool:
+    return isinstance(name, str) and name in settings().account_names
 
 
 def _start(stage: Stage | None, batch_id: UUID) -> None:
@@ -163,6 +179,8 @@ def cancel_late_batches(account: str) -> None:
 
     Which files these are says Postgres: whoever can write to the broker could send a message.
     """
+    if not _is_account(account):
+        return
     with structlog.contextvars.bound_contextvars(account=account), _patient():
         spent = leftovers.spent_files(runner().db, account)
         if not spent:
@@ -194,6 +212,8 @@ def expire_files() -> None:
 @app.task(name="haulier.discard")
 def discard(account: str | None) -> None:
     """Delete files that pruned jobs left at an account; with None, their blobs."""
+    if account is not None and not _is_account(account):
+        return
     config = settings()
     terms = retention.Terms(config.lease_seconds, config.retry_base_seconds, stopping)
     with structlog.contextvars.bound_contextvars(account=account), _patient():

@@ -1,14 +1,21 @@
 """A message is only a nudge: whatever it says, Postgres says what is to be done."""
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
+import redis
 from celery import Celery
 
 from service.rules.states import BatchState
+from service.store.submit import Submission
 from tests.eventually import eventually
+from tests.factories import Harness, spec, submit
+from tests.integration.api.test_walls import everything
 from tests.pipeline import Pipeline, chat
 from tests.simulator import Simulator
 
@@ -58,3 +65,59 @@ def test_whoever_can_write_to_the_broker_cannot_make_workers_do_what_is_not_due(
     assert unnamed.exists()
     assert worker.alive
     assert scheduler.alive
+
+
+def test_no_message_to_any_task_changes_what_is_not_due(
+    pipeline: Pipeline, simulator: Simulator, database_url: str, redis_url: str
+) -> None:
+    harness = Harness(pipeline.db)
+    pipeline.submit(chat("a", "b"))
+    submit(harness.db, [Submission(id=uuid4(), producer="default", spec=spec("a"))])
+    for state in (BatchState.QUEUED, BatchState.UPLOADED, BatchState.CREATED, BatchState.ENDED):
+        harness.advance(harness.queued(), state)
+    for table in ("jobs", "batches"):
+        harness.run(f"UPDATE haulier.{table} SET not_before = now() + interval '1 day'")
+    ids = [str(row) for row in harness.rows("SELECT id FROM haulier.batches")]
+    ids += [str(row) for row in harness.rows("SELECT id FROM haulier.jobs")]
+    assert len(ids) >= 10
+    hostile: list[list[Any]] = [
+        *([None], [5], ["\x00"], [{}], ["default", ["file-1"]], [["default"]]),
+        *([["x", 5, None, *ids]], [[str(uuid4())] * 10_001]),
+        *([name] for name in ids[::2]),
+    ]
+    # To the tasks that Celery brings along: more of the same.
+    more: list[list[Any]] = [[{"task": "haulier.sweep"}, [["default", ["file-1"]]]], [ids]]
+    worker = pipeline.worker(HAULIER_RETENTION_DAYS="30")
+    names = tasks()
+    assert {"haulier.poll", "haulier.discard", "celery.map"} <= set(names)
+    before = everything(database_url)
+
+    with Celery("stranger", broker=redis_url) as stranger:
+        for name in names:
+            for arguments in hostile if name.startswith("haulier.") else more:
+                stranger.send_task(name, arguments, queue=CONTROL)
+            stranger.send_task(name, kwargs={"account": "default", "x": ids}, queue=TRANSFER)
+    with redis.Redis.from_url(redis_url) as broker:
+        eventually(lambda: broker.llen(CONTROL) == broker.llen(TRANSFER) == 0)
+    assert worker.alive
+    worker.stop()  # once its tasks are done
+
+    assert everything(database_url) == before
+    assert simulator.batches_created == 0
+    assert simulator.requests("cancel") == []
+    assert "stage_broke" not in worker.output
+    assert "DataError" not in worker.output
+
+
+def tasks() -> list[str]:
+    """Every task that a worker knows, as another process lists them: it needs its own settings."""
+    listing = "from workers.app import app; import workers.tasks; print(*app.tasks, sep='\\n')"
+    nowhere = {"DATABASE_URL": "postgresql://x@127.0.0.1:1/x", "REDIS_URL": "redis://127.0.0.1:1/0"}
+    done = subprocess.run(
+        [sys.executable, "-c", listing],
+        env={**os.environ, **nowhere},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.split()
