@@ -14,6 +14,8 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
+from config.redaction import redact
+
 Database = sessionmaker[Session]
 
 # SQLSTATEs (PostgreSQL's appendix A) of Postgres itself, not of a statement: the connection, a
@@ -23,6 +25,10 @@ _DOWN = ("08", "28", "3D000", "53", "57P", "58", "25006")
 # Another transaction was in the way: serialization, deadlock, a lock or a statement that waited
 # too long.
 _CONTENDED = ("40001", "40P01", "55P03", "57014")
+
+
+FORBIDDEN = "42501"
+"""The SQLSTATE of a right that the role lacks."""
 
 
 def sqlstate(error: BaseException) -> str | None:
@@ -106,6 +112,11 @@ def clock(db: Database) -> datetime:
 
 DATABASE_ERRORS = (SQLAlchemyError,)
 """The errors that any use of the database may raise."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what went wrong, in the driver's own words where it has some."""
+    return redact((str(getattr(error, "orig", None) or error).splitlines() or [repr(error)])[0])
 
 
 def server_version(db: Database) -> int:

@@ -67,7 +67,9 @@ def _take_turn(connection: Connection) -> None:
 
     It is a lock on a table that only its owner may lock: anybody may take an advisory lock.
     """
-    for attempt in Retrying(retry=retry_if_exception_type(DBAPIError), stop=stop_after_attempt(5)):
+    for attempt in Retrying(
+        retry=retry_if_exception_type(DBAPIError), stop=stop_after_attempt(5), reraise=True
+    ):
         # Two that create the same at once: one of them is refused.
         with attempt, connection.begin():
             connection.execute(text(_VERSIONS))

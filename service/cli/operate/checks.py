@@ -25,7 +25,14 @@ from service.payloads.blobs import STORAGE_ERRORS, Blobs
 from service.payloads.private import private_folder
 from service.rules.errors import AccountBlocked, RateLimited, Refused, Unreachable
 from service.store import engine, heartbeats
-from service.store.engine import DATABASE_ERRORS, Database, server_version, sqlstate
+from service.store.engine import (
+    DATABASE_ERRORS,
+    FORBIDDEN,
+    Database,
+    first_line,
+    server_version,
+    sqlstate,
+)
 from service.store.grants import owned_by
 from service.store.schema import is_migrated
 from service.together.client import Together
@@ -84,9 +91,9 @@ def database(settings: Settings) -> Iterator[Finding]:
                 yield finding
     except (*DATABASE_ERRORS, ValueError) as error:
         todo = "start Postgres, or correct DATABASE_URL"
-        if sqlstate(error) == "42501":  # insufficient_privilege
+        if sqlstate(error) == FORBIDDEN:
             todo = "as the owner, run `haulier migrate --runtime-role` with this role's name"
-        yield Finding("database", Level.PROBLEM, _said(error), todo)
+        yield Finding("database", Level.PROBLEM, first_line(error), todo)
         left = [check for check in ON_THE_DATABASE if check not in done]
         yield from _skipped("it needs the database", *left)
 
@@ -194,7 +201,7 @@ def blobs(settings: Settings) -> Iterator[Finding]:
         same = storage.get(name) == content
         storage.delete([name])
     except (OSError, ValueError, *STORAGE_ERRORS) as error:
-        yield Finding("blobs", Level.PROBLEM, f"{settings.blobs}: {_said(error)}", todo)
+        yield Finding("blobs", Level.PROBLEM, f"{settings.blobs}: {first_line(error)}", todo)
         return
     if not same:
         yield Finding("blobs", Level.PROBLEM, f"{settings.blobs} gives back other bytes", todo)
@@ -212,7 +219,7 @@ def scratch(settings: Settings) -> Iterator[Finding]:
             file.write(bytes(1 << 16))
         free = shutil.disk_usage(place).free
     except OSError as error:
-        yield Finding("scratch", Level.PROBLEM, f"{place}: {_said(error)}", todo)
+        yield Finding("scratch", Level.PROBLEM, f"{place}: {first_line(error)}", todo)
         return
     level = Level.OK if free >= FREE else Level.WARNING
     detail = f"{place} has {free / 1e9:.1f} GB free"
@@ -238,12 +245,12 @@ def _account(name: str, together: Together) -> Finding:
         together.file(f"file-{uuid4()}")
     except AccountBlocked as error:
         todo = "renew the key or the credit of this account at Together"
-        return Finding(check, Level.PROBLEM, _said(error), todo)
+        return Finding(check, Level.PROBLEM, first_line(error), todo)
     except RateLimited as error:
-        return Finding(check, Level.WARNING, _said(error), "try again later")
+        return Finding(check, Level.WARNING, first_line(error), "try again later")
     except Unreachable as error:
         todo = "look at the network and TOGETHER_BASE_URL (or `base_url` in HAULIER_ACCOUNTS)"
-        return Finding(check, Level.PROBLEM, _said(error), todo)
+        return Finding(check, Level.PROBLEM, first_line(error), todo)
     except Refused:
         pass  # that there is no such file is told to those alone whose key is good
     except ValueError:
@@ -286,11 +293,6 @@ def queue(settings: Settings) -> Iterator[Finding]:
 def _skipped(why: str, *checks: str) -> Iterator[Finding]:
     for check in checks:
         yield Finding(check, Level.SKIPPED, why)
-
-
-def _said(error: BaseException) -> str:
-    """The first line of what went wrong; a driver's own words where it has some."""
-    return redact((str(getattr(error, "orig", None) or error).splitlines() or [repr(error)])[0])
 
 
 def findings(config: Settings) -> Iterator[Finding]:

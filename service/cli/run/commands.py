@@ -10,6 +10,7 @@ import typer
 
 from config.logging import configure
 from config.settings import settings
+from service.cli.exits import Exit
 from service.cli.run.worker import Queues, work
 from service.rules.errors import BadInput
 
@@ -47,6 +48,13 @@ def migrate(
     ] = None,
 ) -> None:
     """Bring the database to the newest schema."""
+    from service.store.engine import (
+        DATABASE_ERRORS,
+        FORBIDDEN,
+        first_line,
+        is_unavailable,
+        sqlstate,
+    )
     from service.store.schema import migrate as run
 
     config = settings()
@@ -56,7 +64,16 @@ def migrate(
         run(config.database_url or "", runtime_role=runtime_role)
     except BadInput as error:
         typer.echo(f"haulier migrate: --runtime-role: {error}", err=True)
-        raise typer.Exit(2) from None
+        raise typer.Exit(Exit.REFUSED) from None
+    except DATABASE_ERRORS as error:
+        if is_unavailable(error):
+            todo, status = "start Postgres, or correct DATABASE_URL", Exit.UNAVAILABLE
+        elif sqlstate(error) == FORBIDDEN:
+            todo, status = "let DATABASE_URL name the owner of the tables", Exit.REFUSED
+        else:
+            raise
+        typer.echo(f"haulier migrate: {first_line(error)}: {todo}", err=True)
+        raise typer.Exit(status) from None
 
 
 @app.command()

@@ -1,7 +1,8 @@
 """The role that the processes use: it can do its work, and owns nothing."""
 
+import secrets
 from collections.abc import Iterator
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import psycopg
 import pytest
@@ -107,6 +108,35 @@ def test_a_role_of_any_name_can_be_the_one(owner: psycopg.Connection, database_u
         owner.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
 
 
+def test_the_owner_need_be_no_superuser_and_may_have_any_name(
+    empty_database_url: str,
+) -> None:
+    tag = secrets.token_hex(4)
+    names = {"owner": f"Ow-ner {tag}", "runtime": f"runtime-{tag}"}
+    quoted = {key: sql.Identifier(name) for key, name in names.items()}
+    with psycopg.connect(empty_database_url, autocommit=True) as superuser:
+
+        def run(statement: str) -> None:
+            database = sql.Identifier(superuser.info.dbname)
+            superuser.execute(sql.SQL(statement).format(**quoted, database=database))
+
+        run("CREATE ROLE {owner} LOGIN PASSWORD 'x'")
+        run("CREATE ROLE {runtime}")
+        try:
+            run("GRANT CREATE ON DATABASE {database} TO {owner}")
+            server = urlsplit(empty_database_url)
+            login = f"{quote(names['owner'])}:x@{server.hostname}:{server.port}"
+            url = server._replace(netloc=login).geturl()
+            schema.migrate(url, runtime_role=names["runtime"])
+            run("REVOKE ALL ON haulier.jobs FROM {runtime}")
+            schema.migrate(url)
+            assert rights(superuser, names["runtime"], "jobs") == {"SELECT", *WRITE}
+        finally:
+            run("DROP OWNED BY {runtime}")
+            run("DROP OWNED BY {owner} CASCADE")
+            run("DROP ROLE {owner}, {runtime}")
+
+
 def test_a_role_that_no_rights_would_bind_is_refused(
     owner: psycopg.Connection, database_url: str
 ) -> None:
@@ -124,12 +154,18 @@ def test_a_role_that_no_rights_would_bind_is_refused(
         owner.execute(f"DROP ROLE {member}")
 
 
-def test_the_command_says_what_is_wrong_with_a_role(
-    processes: Processes, empty_database_url: str
+def test_the_command_says_what_is_wrong(
+    processes: Processes, database_url: str, runtime_url: str
 ) -> None:
-    process = processes.haulier(
-        "migrate", "--runtime-role", "nobody", DATABASE_URL=empty_database_url
-    )
-    assert process.wait() == 2
-    assert 'CREATE ROLE "nobody" LOGIN' in process.output
-    assert "Traceback" not in process.output
+    nowhere = "postgresql://x@127.0.0.1:1/x"
+    wrong = [
+        processes.haulier("migrate", "--runtime-role", "nobody", DATABASE_URL=database_url),
+        processes.haulier("migrate", DATABASE_URL=runtime_url),
+        processes.haulier("migrate", DATABASE_URL=nowhere),
+    ]
+    assert [process.wait() for process in wrong] == [2, 2, 3]
+    role, owner, away = (process.output for process in wrong)
+    assert 'CREATE ROLE "nobody" LOGIN' in role
+    assert "let DATABASE_URL name the owner of the tables" in owner
+    assert "start Postgres, or correct DATABASE_URL" in away
+    assert "Traceback" not in role + owner + away
