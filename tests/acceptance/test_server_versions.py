@@ -35,7 +35,8 @@ def old_servers() -> Iterator[tuple[str, str]]:
         running_postgres(home, UNSYNCED, major=major) as postgres,
         running_valkey(home, program=Path(redis)) as valkey,
     ):
-        yield Databases(postgres.url).create(), valkey.url
+        databases = Databases(postgres.url)
+        yield databases.runtime(databases.create()), valkey.url
 
 
 def test_a_job_completes_on_the_oldest_servers_of_this_machine(
