@@ -131,23 +131,29 @@ def set_producer(
         return row
 
 
-def disable(db: Database, name: str) -> Producer | None:
+def disable(db: Database, name: str, *, by: Actor | None = None) -> Producer | None:
     """Make a producer submit nothing, and none of its credentials valid. None if there is none."""
-    return _set_disabled(db, name, func.coalesce(Producer.disabled_at, func.now()))
-
-
-def enable(db: Database, name: str) -> Producer | None:
-    """Undo `disable`. None if there is no such producer."""
-    return _set_disabled(db, name, None)
-
-
-def _set_disabled(db: Database, name: str, at: Any) -> Producer | None:
     with db.begin() as session:
-        changed = update(Producer).where(Producer.name == name).values(disabled_at=at)
-        return session.scalars(changed.returning(Producer)).one_or_none()
+        row = session.get(Producer, name, with_for_update={"key_share": True})
+        if row is not None and row.disabled_at is None:
+            row.disabled_at = func.now()
+            record(session, by, "disable", path("producers", name))
+            session.flush()
+            session.refresh(row)
+        return row
 
 
-def remove_producer(db: Database, name: str) -> bool:
+def enable(db: Database, name: str, *, by: Actor | None = None) -> Producer | None:
+    """Undo `disable`. None if there is no such producer."""
+    with db.begin() as session:
+        row = session.get(Producer, name, with_for_update={"key_share": True})
+        if row is not None and row.disabled_at is not None:
+            record(session, by, "enable", path("producers", name))
+            row.disabled_at = None
+        return row
+
+
+def remove_producer(db: Database, name: str, *, by: Actor | None = None) -> bool:
     """Delete a producer and its tokens. False if there is none.
 
     Raises Conflict, which says what is there, if it has jobs or files.
@@ -172,6 +178,7 @@ def remove_producer(db: Database, name: str) -> bool:
         session.execute(delete(File).where(File.producer == name))
         session.execute(delete(Credential).where(Credential.producer == name))
         session.delete(row)
+        record(session, by, "remove", path("producers", name))
         return True
 
 

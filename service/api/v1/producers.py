@@ -205,15 +205,15 @@ def make_signing_secret(services: Uses, name: Named, by: ActedBy) -> SecretView:
 
 
 @router.post("/producers/{name}/disable", responses=UNKNOWN)
-def disable_producer(services: Uses, name: Named) -> ProducerView:
+def disable_producer(services: Uses, name: Named, by: ActedBy) -> ProducerView:
     """Refuse all tokens, uploads and submissions of a producer at once. Its jobs go on."""
-    return _shown(store.disable(services.db, name))
+    return _shown(store.disable(services.db, name, by=by))
 
 
 @router.post("/producers/{name}/enable", responses=UNKNOWN)
-def enable_producer(services: Uses, name: Named) -> ProducerView:
+def enable_producer(services: Uses, name: Named, by: ActedBy) -> ProducerView:
     """Enable a producer again, with the tokens that it has."""
-    return _shown(store.enable(services.db, name))
+    return _shown(store.enable(services.db, name, by=by))
 
 
 @router.delete(
@@ -221,10 +221,10 @@ def enable_producer(services: Uses, name: Named) -> ProducerView:
     status_code=204,
     responses={**UNKNOWN, 409: problem("The producer has jobs or files, or is `default`")},
 )
-def remove_producer(services: Uses, name: Named) -> Response:
+def remove_producer(services: Uses, name: Named, by: ActedBy) -> Response:
     """Delete a producer that has neither jobs nor files, and its tokens."""
     try:
-        if not store.remove_producer(services.db, name):
+        if not store.remove_producer(services.db, name, by=by):
             raise unknown_producer()
     except Conflict as error:
         raise HttpProblem(PRODUCER_IN_USE, str(error)) from None

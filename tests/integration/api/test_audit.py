@@ -16,7 +16,7 @@ from service.rules.spec import Permissions, read_spec
 from service.rules.states import Stage
 from service.rules.work import Fail, Park
 from service.store.notices import deliveries
-from service.store.producers import add_credential, add_producer
+from service.store.producers import add_credential, add_producer, disable
 from service.store.submit import Submission
 from tests.api import Api, chat, messages, problem
 from tests.factories import CHAT, chat_request, settlement, submit
@@ -58,6 +58,8 @@ def test_whatever_only_an_admin_may_change_leaves_a_line(api: Api, api_settings:
         for number, (method, path) in enumerate(changing):
             name = f"billing-{number}"
             token = add_producer(api.db, name)
+            if path.endswith("/enable"):
+                disable(api.db, name)
             known = {"name": name, "token_id": token.id, "job_id": str(parked(api))}
             body = None if method == "DELETE" else BODIES.get(f"{method} {path}", {})
             before = lines(api)[0]["id"]
