@@ -128,6 +128,10 @@ chaos: install ## Break everything at random for MINUTES (5), then audit (SEED)
 fuzz: install ## Send odd things to everything that reads for MINUTES (5), beside ordinary work (SEED)
 	@$(BIN)/python -m tests.faults.fuzz --minutes $(MINUTES) --seed $(SEED)
 
+.PHONY: siege
+siege: install ## Be hostile to a service in every way at once for MINUTES (5), beside ordinary work
+	@$(BIN)/python -m tests.faults.siege --minutes $(MINUTES)
+
 .PHONY: bench
 bench: install ## Measure Haulier here, against the simulator, into docs/performance.md (ARGS="--help")
 	@$(BIN)/python -m tests.bench $(ARGS)

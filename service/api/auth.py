@@ -73,7 +73,8 @@ class Authenticator:
         held = holder(self._db, token_id)
         if not same(found, held.token.digest if held else _NOBODY) or held is None:
             return None
-        note_use(self._db, held.token)
+        if held.long_unused:
+            note_use(self._db, held.token.id)
         return self._caller(held.producer, held.token)
 
     def is_valid(self, caller: Caller) -> bool:

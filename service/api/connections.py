@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Protocol
 
@@ -59,6 +60,7 @@ def plain(address: str) -> str:
     return address.removeprefix("::ffff:") if "." in address else address
 
 
+@lru_cache(maxsize=4096)
 def site(address: str) -> str:
     """What counts as one client: an address, or in IPv6 the network of 64 bits around it."""
     found = _read(address)
@@ -73,6 +75,7 @@ def lies_in(address: str, networks: Collection[Network]) -> bool:
     return found is not None and any(found in network for network in networks)
 
 
+@lru_cache(maxsize=4096)
 def _read(address: str) -> IPv4Address | IPv6Address | None:
     try:
         return ip_address(address)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Select, delete, func, select, text, update
+from sqlalchemy import Select, bindparam, delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -36,6 +36,8 @@ class Holder:
 
     token: Credential
     producer: Producer
+    long_unused: bool
+    """Whether nobody has noted for a while that it is used."""
 
 
 def holder(db: Database, token_id: str) -> Holder | None:
@@ -44,23 +46,26 @@ def holder(db: Database, token_id: str) -> Holder | None:
     Whether its digest is right is for the caller to see.
     """
     with db.begin() as session:
-        found = session.execute(
-            select(Credential, Producer)
-            .join(Producer, Producer.name == Credential.producer)
-            .where(Credential.id == token_id, Credential.revoked_at.is_(None))
-            .where(func.coalesce(Credential.expires_at > func.now(), True))
-            .where(Producer.disabled_at.is_(None))
-        ).one_or_none()
+        found = session.execute(_HOLDER, {"token": token_id}).one_or_none()
         return None if found is None else Holder(*found)
 
 
-def note_use(db: Database, token: Credential) -> None:
-    """Remember that a token is in use, to the minute."""
-    stale = Credential.last_used_at.is_(None) | (Credential.last_used_at < func.now() - _USED)
+_LONG_UNUSED = func.coalesce(Credential.last_used_at < func.now() - _USED, True)
+_HOLDER = (
+    select(Credential, Producer, _LONG_UNUSED)
+    .join(Producer, Producer.name == Credential.producer)
+    .where(Credential.id == bindparam("token"), Credential.revoked_at.is_(None))
+    .where(func.coalesce(Credential.expires_at > func.now(), True))
+    .where(Producer.disabled_at.is_(None))
+)
+
+
+def note_use(db: Database, token_id: str) -> None:
+    """Remember that a token is in use."""
     with db.begin() as session:
         session.execute(
             update(Credential)
-            .where(Credential.id == token.id, stale)
+            .where(Credential.id == token_id, _LONG_UNUSED)
             .values(last_used_at=func.now())
         )
 

@@ -248,30 +248,3 @@ class Careless(threading.Thread):
                     content=b"\n".join(lines),
                     headers=self._headers(),
                 )
-
-
-class Honest(threading.Thread):
-    """A producer that submits a small job again and again, and notes how long that took."""
-
-    def __init__(self, http: httpx.Client, every: float) -> None:
-        super().__init__(name="honest", daemon=True)
-        self._http = http
-        self._every = every
-        self.took: list[float] = []
-        self.jobs: list[str] = []
-        self.refused: list[str] = []
-        self.ending = threading.Event()
-
-    def run(self) -> None:
-        while not self.ending.wait(self._every):
-            began = time.monotonic()
-            try:
-                answer = self._http.post("/v1/jobs", json=chat("a", "b", account="honest"))
-            except httpx.HTTPError as error:
-                self.refused.append(f"{type(error).__name__}: {error}")
-                continue
-            if answer.status_code == 201:
-                self.took.append(time.monotonic() - began)
-                self.jobs.append(answer.json()["id"])
-            else:
-                self.refused.append(f"{answer.status_code}: {answer.text[:300]}")
