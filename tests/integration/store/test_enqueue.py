@@ -312,10 +312,12 @@ def test_a_key_that_came_over_http_is_a_conflict(harness: Harness, billing: Role
         enqueue(connection, chat("a", idempotency_key="nightly"))
 
 
-def test_a_key_that_came_in_a_transaction_is_a_conflict_over_http(api: Api) -> None:
+def test_a_key_that_came_in_a_transaction_is_a_conflict_over_http(
+    api: Api, database_url: str
+) -> None:
     content = chat("a", idempotency_key="nightly")
-    with api.db.begin() as session:
-        enqueue(session.connection().connection.driver_connection, content)  # type: ignore[arg-type]
+    with psycopg.connect(database_url) as connection:
+        enqueue(connection, content)
     answer = api.http.post("/v1/jobs", json=content)
     assert answer.status_code == 409, answer.text
 
