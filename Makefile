@@ -18,7 +18,7 @@ ARGS ?=
 
 .PHONY: help
 help: ## List the targets
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 26
 
 .PHONY: install
 install: .venv/.installed ## Install Haulier and everything it needs into .venv
@@ -141,6 +141,29 @@ bench-peers: ## Install public batch tools that make bench then measures beside 
 	$(PYTHON) -m venv build/peers
 	build/peers/bin/python -m pip install --quiet --disable-pip-version-check \
 		openai-batch==0.3.4 httpx msgspec
+
+.PHONY: sbom
+sbom: build/supply/.installed ## List what the service is made of, with hashes, in build/sbom.json (CycloneDX)
+	@build/supply/bin/python -W ignore -m cyclonedx_py requirements requirements.lock \
+		--pyproject pyproject.toml --output-reproducible --output-file build/sbom.json
+	@echo "build/sbom.json lists $$(grep -c == requirements.lock) packages"
+
+# pip-audit ends in a traceback where the list cannot be read, so that is tried first. Strict: what
+# PyPI does not know is an error, and not a package without vulnerabilities.
+.PHONY: audit-dependencies
+audit-dependencies: build/supply/.installed ## Look for known vulnerabilities of all dependencies (needs pypi.org)
+	@build/supply/bin/python -c 'from requests import get; \
+		get("https://pypi.org/pypi/pip/json", timeout=15).raise_for_status()' 2>/dev/null \
+	|| { echo "Nothing was audited: https://pypi.org, which lists known vulnerabilities, does not answer"; \
+		exit 1; }
+	@build/supply/bin/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
+		--requirement requirements-dev.lock
+
+build/supply/.installed: Makefile
+	$(PYTHON) -m venv --clear build/supply
+	build/supply/bin/python -m pip install --quiet --disable-pip-version-check \
+		cyclonedx-bom==7.5.0 pip-audit==2.10.1
+	@touch $@
 
 .PHONY: clean
 clean: ## Remove what make made; data in .haulier stays
