@@ -1,5 +1,7 @@
 """The command line's token goes to the API that it belongs to, and to nobody else."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,3 +84,24 @@ def test_a_token_in_clear_text_to_another_machine_is_warned_of(absent: Cli) -> N
     assert TOKEN not in done.err
     for url in ("https://haulier.invalid", absent.url):
         assert "clear text" not in absent("jobs", HAULIER_URL=url, HAULIER_TOKEN=TOKEN).err
+
+
+def test_code_in_the_folder_is_not_run(work: Path) -> None:
+    """`haulier doctor` starts a module of workers, as the other commands do."""
+    for name in ("celery", "config", "json", "redis", "service", "sitecustomize", "workers"):
+        (work / f"{name}.py").write_text("open('run', 'w').close()\n")
+    haulier = Path(sys.executable).with_name("haulier")
+
+    done = subprocess.run(
+        [haulier, "doctor"],
+        env={"REDIS_URL": "redis://127.0.0.1:1/0"},
+        cwd=work,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 1
+    assert "problem  broker" in done.stdout
+    assert not (work / "run").exists()

@@ -109,6 +109,32 @@ def test_no_message_to_any_task_changes_what_is_not_due(
     assert "DataError" not in worker.output
 
 
+class Trap:
+    """Leaves a file behind where it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.file,)
+
+
+def test_a_pickled_message_runs_nothing(pipeline: Pipeline, redis_url: str, tmp_path: Path) -> None:
+    """Celery's workers refuse it; the inbox, which reads without Celery, rejects it."""
+    left = tmp_path / "left"
+    inbox, worker = pipeline.inbox(), pipeline.worker()
+
+    with Celery("stranger", broker=redis_url) as stranger:
+        for name, queue in (("poll", CONTROL), ("split", TRANSFER), ("submit", "haulier.submit")):
+            stranger.send_task(f"haulier.{name}", [Trap(left)], queue=queue, serializer="pickle")
+
+    eventually(lambda: worker.output.count("Received invalid task message") == 2)
+    eventually(lambda: "submission_rejected" in inbox.output)
+    assert worker.alive
+    assert inbox.alive
+    assert not left.exists()
+
+
 def tasks() -> list[str]:
     """Every task that a worker knows, as another process lists them: it needs its own settings."""
     listing = "from workers.app import app; import workers.tasks; print(*app.tasks, sep='\\n')"
