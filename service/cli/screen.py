@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import islice
+from itertools import accumulate, islice
 from typing import TextIO
 
 from rich.cells import cell_len
@@ -19,6 +19,9 @@ PAGE = 500
 
 WIDE = 100_000
 """Columns of what is no terminal: nothing is cut off."""
+
+GAP = 2
+"""Spaces between two columns."""
 
 STYLES = {
     "completed": "green",
@@ -41,6 +44,8 @@ class Column:
     number: bool = False
     wrap: bool = False
     """May be broken into several lines on a terminal; others keep to one."""
+    least: int = 1
+    """How narrow such a column may get."""
 
 
 class Screen:
@@ -78,12 +83,22 @@ class Screen:
             widths = [
                 max(width, *(row[n].cell_len for row in page), 0) for n, width in enumerate(widths)
             ]
+            # An id or a number that is cut is another one: where it gets narrow, the last columns
+            # are left out.
+            columns = columns[: self._room_for(columns, widths)]
             self._print(_page(columns, widths, page, titled=titled))
             titled = False
 
+    def _room_for(self, columns: Sequence[Column], widths: Sequence[int]) -> int:
+        """Return how many of the columns fit into a line; one at least."""
+        least = map(_narrowest, columns, widths)
+        # Rich keeps a gap behind the last one too.
+        ends = accumulate(width + GAP for width in least)
+        return max(sum(end <= self.console.width for end in ends), 1)
+
     def fields(self, pairs: Iterable[tuple[str, object]]) -> None:
         """Names and values, one pair a line; those without a value are left out."""
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+        table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), show_header=False)
         table.add_column(style="dim", no_wrap=True)
         table.add_column(overflow="fold")
         for name, value in pairs:
@@ -108,20 +123,24 @@ def _page(
     titled: bool,
 ) -> Table:
     table = Table(
-        box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", show_header=titled
+        box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="dim", show_header=titled
     )
-    for column, width in zip(columns, widths, strict=True):
+    for column, width in zip(columns, widths, strict=False):
         table.add_column(
             column.title,
             justify="right" if column.number else "left",
-            # An id that is cut is none: where it gets narrow, the last columns give way.
-            min_width=None if column.wrap else width,
+            min_width=_narrowest(column, width),
             no_wrap=not column.wrap,
             overflow="fold" if column.wrap else "ellipsis",
         )
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*row[: len(columns)])
     return table
+
+
+def _narrowest(column: Column, width: int) -> int:
+    """Return how narrow a column may get whose widest cell has this width."""
+    return min(width, column.least) if column.wrap else width
 
 
 def _cell(value: object) -> Text:

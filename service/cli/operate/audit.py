@@ -40,13 +40,13 @@ def audit(
         listed(
             api.items("/v1/audit", AuditLine, limit=limit, filters=filters),
             (
-                *(Column("at"), Column("actor"), Column("token"), Column("from")),
-                *(Column("verb"), Column("object", wrap=True)),
-                *(Column("before", wrap=True), Column("after", wrap=True)),
+                *(Column("at"), Column("actor"), Column("verb")),
+                *(Column(title, wrap=True, least=10) for title in ("object", "before", "after")),
+                *(Column("from"), Column("token")),
             ),
             lambda line: (
-                *(line.at, line.actor, line.credential, line.origin, line.verb, line.object),
-                *(_shown(line.before), _shown(line.after)),
+                *(line.at, line.actor, line.verb, line.object),
+                *(_shown(line.before), _shown(line.after), line.origin, line.credential),
             ),
             as_json=json,
         )

@@ -2,7 +2,9 @@
 
 import io
 import json
+import re
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,3 +44,36 @@ def test_cleaned_text_is_one_line_and_printable_text_keeps_its_own() -> None:
     assert clean("a\r\n\x1b[31mb\tc") == "a   [31mb c"
     assert clean("👩\u200d👧 全角\u3000") == "👩\u200d👧 全角\u3000"
     assert printable("a\r\n\x1b[31mb\tc") == "a \n [31mb\tc"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("width", "shown"),
+    [
+        (80, ["at", "object", "number"]),
+        (37, ["at", "object", "number"]),
+        (36, ["at", "object"]),
+        (26, ["at", "object"]),
+        (20, ["at"]),
+        (3, ["at"]),
+    ],
+)
+def test_a_narrow_terminal_is_shown_fewer_columns_and_each_of_them_whole(
+    monkeypatch: pytest.MonkeyPatch, width: int, shown: list[str]
+) -> None:
+    for name, value in {"TERM": "xterm", "NO_COLOR": "1", "COLUMNS": str(width)}.items():
+        monkeypatch.setenv(name, value)
+    stream = Terminal()
+    columns = (Column("at"), Column("object", wrap=True, least=12), Column("number", number=True))
+
+    Screen(stream).table(columns, [("x" * 10, "producers/billing", 1_000_000)] * 2)
+
+    title, *lines = re.sub("\x1b\\[[0-9;]*m", "", stream.getvalue()).splitlines()
+    assert title.split() == shown
+    assert ("producers/bi" in "".join(lines)) is ("object" in shown)
+    assert ("ing" in "".join(lines)) is ("object" in shown)
+    assert ("1,000,000" in "".join(lines)) is ("number" in shown)
