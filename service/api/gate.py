@@ -1,7 +1,9 @@
 """The gate: nothing is read from, or told to, a caller who is not known."""
 
+import time
 from collections.abc import Callable
 
+import anyio.to_thread
 import structlog
 from fastapi.security.utils import get_authorization_scheme_param
 from starlette.datastructures import Headers
@@ -9,8 +11,11 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.auth import Caller, unauthorized
-from service.api.problems import TOO_MANY_FAILURES, HttpProblem
+from service.api.problems import INTERNAL, TOO_MANY_FAILURES, HttpProblem, unforeseen
 from service.api.services import Services
+
+LATER = 1.0
+"""Seconds after which a caller is looked at again once its body is whole."""
 
 
 class Gate:
@@ -46,10 +51,15 @@ class Gate:
         )
         with services.memory.body_of(caller.producer) as holding:
             scope.setdefault("state", {}).update(caller=caller, holding=holding)
+            let_in_at = time.monotonic()
 
             async def counted() -> Message:
                 message = await receive()
                 holding.arrived(len(message.get("body", b"")))
+                is_whole = message["type"] == "http.request" and not message.get("more_body")
+                # A body may take hours. Whoever lost the right to send it meanwhile gets nothing.
+                if is_whole and time.monotonic() - let_in_at > LATER:
+                    await _check_again(caller, services)
                 return message
 
             await self._app(scope, counted, send)
@@ -71,3 +81,16 @@ async def _caller(scope: Scope, services: Services) -> Caller:
             headers={"Retry-After": str(wait)},
         )
     raise unauthorized()
+
+
+async def _check_again(caller: Caller, services: Services) -> None:
+    """Raises HttpProblem unless the caller's token is still valid, or if nobody can tell."""
+    try:
+        is_valid = await anyio.to_thread.run_sync(services.authenticator.is_valid, caller)
+    except Exception as error:
+        problem = unforeseen(error)
+        if problem.kind is INTERNAL:
+            raise
+        raise problem from error
+    if not is_valid:
+        raise unauthorized()

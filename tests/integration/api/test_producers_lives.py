@@ -1,5 +1,6 @@
 """Producers that are disabled, enabled again, and deleted."""
 
+import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,12 +9,14 @@ from urllib.parse import unquote, urlsplit
 import httpx
 import pytest
 
-from service.api import watching
+from service.api import gate, watching
 from service.api.v1 import progress
-from service.store.producers import add_producer, producer
+from service.rules.credentials import Scope, id_of
+from service.store.producers import add_credential, add_producer, producer
 from tests.api import Api, chat, jsonl, problem
 from tests.eventually import eventually
 from tests.factories import CHAT
+from tests.integration.api.test_bodies import connected
 from tests.integration.api.test_producers import as_bearer
 
 PATH = "/v1/producers/billing"
@@ -23,6 +26,7 @@ PATH = "/v1/producers/billing"
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (progress, watching):
         monkeypatch.setattr(module, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(gate, "LATER", 0.0)
 
 
 @pytest.fixture
@@ -80,6 +84,48 @@ def test_a_body_that_is_still_arriving_is_refused_at_once(api: Api, billing: htt
         done(api, "disable")
         assert connection.recv(100).startswith(b"HTTP/1.1 401 ")
     assert api.http.get("/v1/jobs", params={"producer": "billing"}).json()["data"] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "body"),
+    [
+        ("/v1/jobs", "application/json", json.dumps(chat("a")).encode()),
+        ("/v1/producers", "application/json", b'{"name": "mine"}'),
+        ("/v1/producers/billing/tokens", "application/json", b'{"scopes": ["admin"]}'),
+        ("/together/v1/files", "application/x-www-form-urlencoded", b"purpose=batch-api"),
+        ("/together/v1/batches", "application/json", b'{"input_file_id": "f", "endpoint": "e"}'),
+    ],
+)
+def test_a_body_that_was_begun_in_time_does_nothing_once_its_token_is_revoked(
+    api: Api, billing: httpx.Client, path: str, kind: str, body: bytes
+) -> None:
+    token = add_credential(api.db, "billing", scopes=[Scope.ADMIN]).text
+    known = everything(api)
+    with connected(api.url) as connection:
+        fields = f"Host: here\r\nAuthorization: Bearer {token}\r\nContent-Type: {kind}\r\n"
+        length = f"Content-Length: {len(body)}\r\n\r\n"
+        # The API asks for the body only once it has let the caller in.
+        connection.sendall(
+            f"POST {path} HTTP/1.1\r\n{fields}Expect: 100-continue\r\n{length}".encode()
+        )
+        assert connection.recv(65536).startswith(b"HTTP/1.1 100 ")
+        revoked = api.http.delete(f"{PATH}/tokens/{id_of(token)}")
+        assert revoked.status_code == 204
+
+        connection.sendall(body)
+
+        assert connection.recv(65536).startswith(b"HTTP/1.1 401 ")
+    assert everything(api) == known
+
+
+def everything(api: Api) -> list[int]:
+    """How many jobs, producers and tokens there are."""
+    tables = (
+        api.http.get("/v1/jobs"),
+        api.http.get("/v1/producers"),
+        api.http.get(f"{PATH}/tokens"),
+    )
+    return [len(table.json()["data"]) for table in tables]
 
 
 def test_the_operators_own_submissions_for_a_disabled_default_are_refused(api: Api) -> None:
