@@ -20,7 +20,7 @@ import msgspec
 from service.rules.errors import BadInput, Disabled, Problem
 from service.rules.names import trouble_with
 from service.rules.signatures import is_signed
-from service.rules.spec import SPEC_BYTES
+from service.rules.spec import ENVELOPE_BYTES, SPEC_BYTES
 from service.store.models import Producer
 
 PRODUCER = "haulier-producer"
@@ -118,21 +118,17 @@ def open_message(raw: bytes) -> Message:
     if len(raw) > MESSAGE_BYTES:
         raise Unreadable(f"it has {len(raw):,} bytes")
     try:
-        envelope = json.loads(raw)
-    except (ValueError, RecursionError) as error:
+        envelope = _envelope(raw)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise Unreadable(f"it is not JSON: {error}") from None
-    if not isinstance(envelope, dict):
-        raise Unreadable("it is not a JSON object")
     headers, properties = _mapping(envelope, "headers"), _mapping(envelope, "properties")
     body = envelope.get("body")
+    task, problem = _Task(), None
     try:
-        arguments = _arguments(_body(envelope, headers, properties))
-        problem = None
+        task = _task(_body(envelope, headers, properties))
     except BadInput as error:
-        arguments, problem = None, error
-    # In protocol 1 the id stands in the body.
-    of_body = arguments.get("id") if isinstance(arguments, dict) else None
-    ids = (headers.get("id"), of_body, properties.get("correlation_id"))
+        problem = error
+    ids = (headers.get("id"), task.named, properties.get("correlation_id"))
     task_id = next((str(i) for i in ids if i and isinstance(i, str | int)), None)
     if task_id is None:
         raise Unreadable("it has no task id")
@@ -140,7 +136,7 @@ def open_message(raw: bytes) -> Message:
         raw=raw,
         task_id=storable(task_id),
         headers=headers,
-        spec=problem or _spec(arguments),
+        spec=problem or _spec(task),
         size=len(body) if isinstance(body, str) else 0,
     )
 
@@ -228,32 +224,79 @@ def _unpacked(data: bytes, kind: object) -> bytes:
     return unpacked
 
 
-_Named = dict[str, msgspec.Raw]
-_PROTOCOL_2 = tuple[list[Any], _Named, Any]
+# A few bytes of JSON can become an object of a hundred. So all is kept as it was written, but for
+# what is known to be small: a message that filled the memory would come again to the next inbox.
+
+_NULL = msgspec.Raw(b"null")
 
 
-class _Protocol1(msgspec.Struct):
-    id: Any = None
-    args: Any = None
-    kwargs: _Named | None = None
+class _Written(msgspec.Struct):
+    """The parts of a message."""
+
+    body: msgspec.Raw = _NULL
+    headers: msgspec.Raw = _NULL
+    properties: msgspec.Raw = _NULL
+    content_type: msgspec.Raw = msgspec.field(default=_NULL, name="content-type")
 
 
-def _arguments(body: bytes) -> Any:
-    """Return the body as `[args, kwargs, embed]`, or as a dict where it is of protocol 1."""
+def _envelope(raw: bytes) -> dict[str, Any]:
+    """Return the parts of a message. Raises Unreadable, ValueError and what msgspec raises."""
+    if len(raw) <= ENVELOPE_BYTES:
+        envelope = json.loads(raw)
+        if not isinstance(envelope, dict):
+            raise Unreadable("it is not a JSON object")
+        return envelope
+    written = msgspec.json.decode(raw, type=_Written)
+    others = (written.headers, written.properties, written.content_type)
+    if sum(memoryview(other).nbytes for other in others) > ENVELOPE_BYTES:
+        raise Unreadable(f"it has more than {ENVELOPE_BYTES:,} bytes besides its body")
+    headers, properties, kind = (json.loads(bytes(other)) for other in others)
+    is_text = bytes(memoryview(written.body)[:1]) == b'"'
+    return {
+        "body": json.loads(bytes(written.body)) if is_text else None,
+        "headers": headers,
+        "properties": properties,
+        "content-type": kind,
+    }
+
+
+class _Task(msgspec.Struct):
+    """The parts of a body in protocol 1, of which protocol 2 has two."""
+
+    id: msgspec.Raw = _NULL
+    args: msgspec.Raw = _NULL
+    kwargs: msgspec.Raw = _NULL
+
+    @property
+    def named(self) -> str | int | None:
+        """The task id, which stands in the body in protocol 1."""
+        try:
+            return msgspec.json.decode(self.id, type=str | int | None)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None
+
+
+class _Arguments(msgspec.Struct, forbid_unknown_fields=True):
+    spec: msgspec.Raw
+
+
+def _task(body: bytes) -> _Task:
+    """Return the parts of the body: `[args, kwargs, embed]`, or an object in protocol 1."""
     try:
         if body.lstrip()[:1] == b"{":
-            return msgspec.structs.asdict(msgspec.json.decode(body, type=_Protocol1))
-        return msgspec.json.decode(body, type=_PROTOCOL_2)
+            return msgspec.json.decode(body, type=_Task)
+        args, kwargs, _ = msgspec.json.decode(
+            body, type=tuple[msgspec.Raw, msgspec.Raw, msgspec.Raw]
+        )
+        return _Task(args=args, kwargs=kwargs)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _bad(f"the message is not a Celery task message: {error}") from None
 
 
-def _spec(arguments: Any) -> bytes | BadInput:
+def _spec(task: _Task) -> bytes | BadInput:
     """Return the JSON of the `spec` argument, byte for byte."""
-    if isinstance(arguments, dict):
-        positional, named = arguments["args"], arguments["kwargs"]
-    else:
-        positional, named, _ = arguments
-    if positional or set(named or ()) != {"spec"}:
+    try:
+        msgspec.json.decode(task.args, type=tuple[()] | None)
+        return bytes(msgspec.json.decode(task.kwargs, type=_Arguments).spec)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _bad('send the spec as the one keyword argument: kwargs={"spec": {…}}')
-    return bytes(named["spec"])
