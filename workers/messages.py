@@ -52,7 +52,8 @@ class Message:
     def producer(self) -> str | None:
         """The producer that it names, if any. `check_signature` tells whether that is true."""
         named = self.headers.get(PRODUCER)
-        return storable(named)[:255] if named else None
+        # A header of NULs alone names nobody.
+        return (storable(named)[:255] or None) if named else None
 
     @property
     def job_id(self) -> UUID:
@@ -95,6 +96,12 @@ class Message:
             )
         if trouble := trouble_with(named or ""):
             raise _bad(f"header {PRODUCER}: {trouble}; its task id is {self.task_id}")
+        # Of such a name no operator could see or disable the producer: URLs have no place for it.
+        if named is not None and ("/" in named or named in {".", ".."}):
+            raise _bad(
+                f"header {PRODUCER}: {named!r} holds a slash, or is a dot or two: use another name;"
+                f" its task id is {self.task_id}"
+            )
 
     def check_signature(self, spec: bytes, producer: Producer) -> None:
         """Raise BadInput unless the producer has signed the message."""

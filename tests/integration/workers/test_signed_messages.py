@@ -18,7 +18,7 @@ from service.rules.signatures import is_signed, new_secret
 from service.rules.states import JobState
 from service.store import engine, jobs
 from service.store.engine import Database
-from service.store.producers import add_producer, add_secret
+from service.store.producers import add_producer, add_secret, producer
 from tests.integration.workers.test_inbox import WatchedInbox, found
 from tests.pipeline import chat
 
@@ -244,15 +244,31 @@ def test_a_signature_is_over_id_time_and_content() -> None:
         assert not is_signed("{}", **{**true, part: value}, by=[secret])
 
 
+@pytest.mark.parametrize("name", ["a/b", "a/disable", "/", ".", ".."])
+def test_a_producer_that_no_operator_could_disable_is_not_made(
+    settings: Settings, app: Celery, db: Database, name: str
+) -> None:
+    task_id = str(uuid4())
+    send(app, chat("a"), task_id, haulier_producer=name)
+
+    WatchedInbox(settings.model_copy(update={"queue_signed": False}), 1).read_all()
+
+    job = found(db, UUID(task_id))
+    assert (job.state, job.producer) == (JobState.REJECTED, "default")
+    assert f"{name!r} holds a slash" in (job.error or "")
+    assert producer(db, name) is None
+
+
 @pytest.mark.parametrize("default", ["default", "queue", ""])
+@pytest.mark.parametrize("nobody", [{}, {"haulier_producer": "\x00"}], ids=["missing", "nul"])
 def test_a_message_that_names_nobody_is_of_the_producer_of_the_settings(
-    settings: Settings, app: Celery, db: Database, default: str
+    settings: Settings, app: Celery, db: Database, default: str, nobody: dict[str, str]
 ) -> None:
     secret = str(add_secret(db, "default"))
     add_producer(db, "billing")
     nameless, named, posing, proven, odd = (str(uuid4()) for _ in range(5))
     spec = chat("a")
-    send(app, spec, nameless)
+    send(app, spec, nameless, **nobody)
     send(app, spec, named, haulier_producer="billing")
     send(app, spec, posing, haulier_producer="default")
     send(app, spec, proven, haulier_producer="default", **signed(proven, spec, secret))
