@@ -10,6 +10,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.answering import Answer
 from service.api.auth import Caller, unauthorized
 from service.api.problems import INTERNAL, TOO_MANY_FAILURES, HttpProblem, unforeseen
 from service.api.services import Services
@@ -62,7 +63,10 @@ class Gate:
                     await _check_again(caller, services)
                 return message
 
-            await self._app(scope, counted, send)
+            async def refuse(problem: HttpProblem) -> None:
+                await self._told(problem)(scope, receive, send)
+
+            await self._app(scope, counted, Answer(send, holding, refuse).send)
 
 
 async def _caller(scope: Scope, services: Services) -> Caller:

@@ -1,4 +1,4 @@
-"""Request bodies in memory: how much of them, over all and for one producer."""
+"""Bodies of requests and large answers in memory: how much, over all and for one producer."""
 
 import sys
 from collections import Counter
@@ -16,7 +16,7 @@ STREAM = 1 << 19
 
 
 class Memory:
-    """The bytes of request bodies that this process holds."""
+    """The bytes of bodies and answers that this process holds."""
 
     def __init__(self, most: int = MOST, share: int = SHARE) -> None:
         self._most = most
@@ -24,7 +24,7 @@ class Memory:
         self._held: Counter[str] = Counter()
 
     def body_of(self, producer: str) -> "Holding":
-        """Account for one request's body, in a `with` block."""
+        """Account for one request's body and answer, in a `with` block."""
         return Holding(self, producer)
 
     def take(self, producer: str, count: int) -> None:
@@ -32,14 +32,16 @@ class Memory:
         if self._held[producer] + count > self._share:
             raise HttpProblem(
                 OVER_LIMIT,
-                f"the bodies that you are sending at this moment may have {self._share:,} bytes"
-                " together; send fewer at a time, or large ones as JSONL",
+                "the bodies that you send and the answers that you read at this moment may have"
+                f" {self._share:,} bytes together; have fewer at a time, send large ones as JSONL,"
+                " and ask for shorter lists",
                 headers=RETRY_AFTER,
             )
         if self._held.total() + count > self._most:
             raise HttpProblem(
                 TOO_MANY_BODIES,
-                f"the bodies of all producers have {self._most:,} bytes at this moment; try again",
+                f"the bodies and answers of all producers have {self._most:,} bytes at this moment;"
+                " try again",
                 headers=RETRY_AFTER,
             )
         self._held[producer] += count
@@ -50,7 +52,7 @@ class Memory:
 
 
 class Holding:
-    """The bytes of one request's body."""
+    """The bytes of one request's body, and of its answer if that is large."""
 
     def __init__(self, memory: Memory, producer: str) -> None:
         self._memory = memory
@@ -63,7 +65,7 @@ class Holding:
         self._most = STREAM
 
     def arrived(self, count: int) -> None:
-        """More of the body is here. Raises HttpProblem."""
+        """More of the body, or the answer, is here. Raises HttpProblem."""
         count = min(count, self._most - self._count)
         self._memory.take(self._producer, count)
         self._count += count

@@ -11,6 +11,7 @@ from pathlib import Path
 from select import select
 
 import pytest
+from sqlalchemy import text
 
 from config.settings import Settings
 from service.api import app, memory, protocol
@@ -368,3 +369,33 @@ def test_who_does_not_read_answers_holds_few_of_them_and_not_for_ever(
 
         monkeypatch.setattr(protocol, "ANSWER_PATIENCE", 0.2)
         assert eventually(lambda: api.http.get(path, headers=bearer).content == large)
+
+
+def test_lists_that_nobody_reads_are_held_for_few_of_those_who_asked(
+    api: Api, api_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = add_producer(api.db, "reader").text
+    with api.db.begin() as session:
+        session.execute(
+            text(
+                "INSERT INTO haulier.jobs (id, producer, state, endpoint, account, priority,"
+                " max_attempts, metadata, notify)"
+                " SELECT gen_random_uuid(), 'reader', 'accepted', 'e', 'default', 0, 3,"
+                " jsonb_build_object('a', repeat('x', 16000)), '[]' FROM generate_series(1, 600)"
+            )
+        )
+    path, bearer = "/v1/jobs?limit=1000", {"Authorization": f"Bearer {token}"}
+    whole = api.http.get(path, headers=bearer)
+    assert len(whole.json()["data"]) == 600
+    monkeypatch.setattr(app, "Memory", lambda: memory.Memory(share=len(whole.content) * 3 // 2))
+    with serving(api_settings) as small:
+        with connected(small.url) as reader:
+            reader.sendall(head(f"GET {path} HTTP/1.1").replace(TOKEN.encode(), token.encode()))
+            assert reader.recv(1000).startswith(b"HTTP/1.1 200 ")
+
+            refusal = small.http.get(path, headers=bearer)
+            assert refusal.status_code == 429
+            assert refusal.headers["retry-after"]
+            assert small.http.get("/v1/jobs?limit=1", headers=bearer).is_success
+
+        assert eventually(lambda: small.http.get(path, headers=bearer).content == whole.content)
