@@ -11,7 +11,9 @@ import re
 # behind an emoji, and tags behind a black flag.
 _HIDDEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
-    "\ufeff\ufff9-\ufffb]"
+    "\ufeff\ufff0-\ufffb"
+    # Letters and marks by their class, but nothing on a screen: fillers, and signs of notation.
+    "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\U0001bca0-\U0001bca3\U0001d173-\U0001d17a]"
     "|(?<![^\x00-\x7f])[\u200c\u200d]"
     "|(?<![\U0001f3f4\U000e0020-\U000e007e])[\U000e0000-\U000e007f]"
 )
@@ -19,7 +21,7 @@ _HIDDEN = re.compile(
 
 def hidden_in(name: str) -> str | None:
     """Return the first character of a name that has no place in it, as `U+202E`, or None."""
-    if name.isprintable():  # many times faster, and true of nearly every name
+    if name.isascii() and name.isprintable():  # much faster, and true of nearly every name
         return None
     found = _HIDDEN.search(name)
     if found is None:

@@ -11,6 +11,7 @@ HIDDEN = {
     *map(chr, range(0x7F, 0xA0)),
     *"\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069",
     *"\u00ad\u200b\u2028\u2029\u2060\ufeff",
+    *"\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\ufff0\U0001bca0\U0001d173",  # seem empty
 }
 
 ORDINARY = [
