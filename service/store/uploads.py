@@ -87,6 +87,12 @@ def expected(db: Database, file_id: str) -> tuple[File, int | None] | None:
         return None if row is None else (row[0], row[1])
 
 
+def takes_bytes(db: Database, file_id: str) -> bool:
+    """Whether a file still takes bytes, be it only to compare them with its own."""
+    with db.begin() as session:
+        return session.scalar(select(File.id).where(_takes_bytes(file_id))) is not None
+
+
 def reserve(db: Database, upload_id: UUID, file: File, *, least: int, most: int) -> int | None:
     """Reserve room for an upload, and return how much: `most` bytes, or what is left.
 

@@ -122,9 +122,10 @@ async def _received(request: Request, services: Services, file: File, most: int 
     """Store what was sent, or compare it with what is there already. Raises HttpProblem."""
     if file.blob is not None:
         # Sent again by who did not hear of it: it is compared, not stored.
-        if await _sha256(request, file, most) != file.sha256:
-            return _other_content(file.id)
-        return Response(status_code=200)
+        still_taken = partial(store.takes_bytes, services.db, file.id)
+        async with as_long_as(still_taken, services, otherwise=not_found(f"file {file.id}")):
+            sha256 = await _sha256(request, file, most)
+        return Response(status_code=200) if sha256 == file.sha256 else _other_content(file.id)
     upload = _Upload(services, file)
     is_ours = True
     try:

@@ -270,6 +270,15 @@ def test_an_upload_url_ends_with_the_token_that_asked_for_it(
     assert door.put(url, LINES) == (200 if end is disable_producer else 404)
 
 
+def test_bytes_that_come_again_are_compared_no_longer_than_their_url_is_valid(door: Door) -> None:
+    _, url = door.announce()
+    assert door.put(url, b"x" * 2_000_000) == 200
+    again = Arriving(door, url)
+    end_token(door)
+    assert again.answer() == 404
+    again.break_off()
+
+
 def test_a_download_is_cut_off_when_its_token_ends(door: Door) -> None:
     size = 40_000_000  # far more than sockets hold
     file_id, url = door.announce()
