@@ -174,7 +174,10 @@ _PARTS = (
 
 def insert_parts(session: Session, rows: Sequence[dict[str, Any]]) -> None:
     if rows:
-        session.execute(insert(table_of(Part)), rows)
+        session.execute(_ADD_PARTS, rows)
+
+
+_ADD_PARTS = insert(table_of(Part))
 
 
 def log_batches(session: Session, batches: Iterable[tuple[UUID, dict[str, Any]]]) -> None:

@@ -8,7 +8,19 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from uuid import UUID
 
-from sqlalchemy import Date, cast, func, or_, select, tuple_
+from sqlalchemy import (
+    ARRAY,
+    Date,
+    Text,
+    Uuid,
+    any_,
+    bindparam,
+    cast,
+    func,
+    or_,
+    select,
+    tuple_,
+)
 from sqlalchemy.orm import Session
 
 from service.rules.errors import OverQuota
@@ -96,35 +108,43 @@ def count_late(session: Session, producer: str, requests: int) -> None:
 
 def _locked(session: Session, names: set[str]) -> dict[str, _Quota]:
     """Those of the producers that have a limit. In one order for everybody."""
-    today = func.date_trunc("day", func.now(), "UTC")
-    rows = session.execute(
-        select(Producer, cast(today, Date), today + timedelta(days=1) - func.now())
-        .where(
-            Producer.name.in_(names),
-            or_(Producer.open_requests.is_not(None), Producer.requests_per_day.is_not(None)),
-        )
-        .order_by(Producer.name)
-        .with_for_update(key_share=True)
-    ).all()
+    rows = session.execute(_LIMITED, {"names": list(names)}).all()
     return {
         row.name: _Quota(row, day, left, _open(session, row.name) if row.open_requests else 0)
         for row, day, left in rows
     }
 
 
-def _open(session: Session, producer: str) -> int:
-    # By its partial index: only unfinished jobs are in it.
-    unfinished = select(func.coalesce(func.sum(Job.pending), 0)).where(
-        Job.producer == producer, Job.finished_at.is_(None)
+_TODAY = func.date_trunc("day", func.now(), "UTC")
+_LIMITED = (
+    select(Producer, cast(_TODAY, Date), _TODAY + timedelta(days=1) - func.now())
+    .where(
+        Producer.name == any_(bindparam("names", type_=ARRAY(Text))),
+        or_(Producer.open_requests.is_not(None), Producer.requests_per_day.is_not(None)),
     )
-    return int(session.scalars(unfinished).one())
+    .order_by(Producer.name)
+    .with_for_update(key_share=True)
+)
+
+
+def _open(session: Session, producer: str) -> int:
+    return int(session.scalars(_OPEN, {"of": producer}).one())
+
+
+# By its partial index: only unfinished jobs are in it.
+_OPEN = select(func.coalesce(func.sum(Job.pending), 0)).where(
+    Job.producer == bindparam("of"), Job.finished_at.is_(None)
+)
+
+
+_KNOWN = select(Job.id).where(Job.id == any_(bindparam("ids", type_=ARRAY(Uuid))))
 
 
 def _taken(
     session: Session, asked: Sequence[Asked]
 ) -> tuple[set[UUID], set[tuple[str, str | None]]]:
     """The ids and keys among these that stand for a job already."""
-    ids = set(session.scalars(select(Job.id).where(Job.id.in_([one.id for one in asked]))))
+    ids = set(session.scalars(_KNOWN, {"ids": [one.id for one in asked]}))
     keys = {(one.producer, one.key) for one in asked if one.key is not None}
     if not keys:
         return ids, set()

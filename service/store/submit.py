@@ -159,7 +159,7 @@ def _store(
     new = set(_insert(session, list(rows.values())))
     if new:
         session.execute(
-            insert(table_of(Event)),
+            _ADD_EVENTS,
             [{"job_id": i, "target": rows[i]["state"], "detail": {}} for i in rows if i in new],
         )
         taken = {s.id: s.taken.shards for s in ordered if s.taken is not None and s.id in new}
@@ -201,9 +201,11 @@ def _insert(session: Session, rows: list[dict[str, Any]]) -> Sequence[UUID]:
     """The ids of those that were not there."""
     if not rows:
         return []
-    jobs = table_of(Job)
-    added = insert(jobs).on_conflict_do_nothing().returning(jobs.c.id)
-    return session.scalars(added, rows).all()
+    return session.scalars(_ADD_JOBS, rows).all()
+
+
+_ADD_JOBS = insert(table_of(Job)).on_conflict_do_nothing().returning(table_of(Job).c.id)
+_ADD_EVENTS = insert(table_of(Event))
 
 
 def _asked(submission: Submission) -> Asked:

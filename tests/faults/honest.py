@@ -51,6 +51,8 @@ class Found:
 
     figures: dict[str, object] = field(default_factory=dict)
     broken: list[str] = field(default_factory=list)
+    slower: dict[str, float] = field(default_factory=dict)
+    """How many times as long the honest producer's submissions took as without the others."""
 
     def table(self) -> str:
         rows = [f"{name:<48} {value}" for name, value in self.figures.items()]
