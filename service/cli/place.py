@@ -7,6 +7,7 @@ come from anybody: its URL gets the file's own token, and the file may only name
 
 import os
 import shlex
+import stat
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -15,6 +16,8 @@ from urllib.parse import urlsplit
 from config.settings import Settings
 
 DEFAULT_URL = "http://127.0.0.1:8080"
+LONGEST = 1 << 16
+"""The most characters that are read of a file of variables."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +83,19 @@ def variables_in(path: Path) -> dict[str, str]:
     Raises PermissionError if the file is another user's.
     """
     try:
-        with path.open() as file:
-            owner = os.fstat(file.fileno()).st_uid
-            text = file.read()
+        # Without waiting, and no more than a file of `up` may have: it may be a pipe or a device.
+        with open(path, opener=_at_once) as file:
+            found = os.fstat(file.fileno())
+            is_ours = found.st_uid == os.geteuid()
+            text = file.read(LONGEST) if is_ours and stat.S_ISREG(found.st_mode) else ""
         words = [word for line in text.splitlines() for word in shlex.split(line, comments=True)]
     except (OSError, ValueError):
         return {}
-    if owner != os.geteuid():
+    if not is_ours:
         raise PermissionError(f"{path} is not used: it belongs to another user")
     pairs = (word.partition("=") for word in words if "=" in word)
     return {name: value for name, _, value in pairs}
+
+
+def _at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)

@@ -89,3 +89,20 @@ def test_a_file_that_is_none_is_as_good_as_none(tmp_path: Path) -> None:
 )
 def test_this_machine_is_known_by_its_addresses(url: str, local: bool) -> None:
     assert is_local(url) is local
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_what_is_no_file_is_passed_over_without_waiting(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "env"
+    match kind:
+        case "pipe":
+            os.mkfifo(path)
+        case "device":
+            path.symlink_to("/dev/zero")
+        case _:
+            path.mkdir()
+    if kind == "device" and os.geteuid() != 0:
+        with pytest.raises(PermissionError):
+            variables_in(path)
+    else:
+        assert variables_in(path) == {}
