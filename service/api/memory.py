@@ -2,8 +2,8 @@
 
 import sys
 from collections import Counter
-from types import TracebackType
-from typing import Self
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from service.api.problems import OVER_LIMIT, RETRY_AFTER, TOO_MANY_BODIES, HttpProblem
 
@@ -23,9 +23,14 @@ class Memory:
         self._share = share
         self._held: Counter[str] = Counter()
 
-    def body_of(self, producer: str) -> "Holding":
+    @contextmanager
+    def body_of(self, producer: str) -> "Iterator[Holding]":
         """Account for one request's body and answer, in a `with` block."""
-        return Holding(self, producer)
+        holding = Holding(self, producer)
+        try:
+            yield holding
+        finally:
+            self.give_back(producer, holding.count)
 
     def take(self, producer: str, count: int) -> None:
         """Raises HttpProblem where it would be too much."""
@@ -57,7 +62,7 @@ class Holding:
     def __init__(self, memory: Memory, producer: str) -> None:
         self._memory = memory
         self._producer = producer
-        self._count = 0
+        self.count = 0
         self._most = sys.maxsize
 
     def stream(self) -> None:
@@ -66,17 +71,6 @@ class Holding:
 
     def arrived(self, count: int) -> None:
         """More of the body, or the answer, is here. Raises HttpProblem."""
-        count = min(count, self._most - self._count)
+        count = min(count, self._most - self.count)
         self._memory.take(self._producer, count)
-        self._count += count
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._memory.give_back(self._producer, self._count)
+        self.count += count

@@ -14,6 +14,9 @@ class CrashPoint(StrEnum):
 
     ACCEPT_COPIED = "accept.copied"  # the requests are in blob storage, the job is not stored
     ACCEPT_STORED = "accept.stored"  # the job is stored, the producer has no answer
+    FILE_WRITTEN = "file.written"  # an uploaded file's bytes are in blob storage, its row has none
+    FILE_STORED = "file.stored"  # the file's row has its bytes, the producer has no answer
+    FILE_DISCARDED = "file.discarded"  # the bytes of a deleted file are gone, its row has them
     INBOX_TAKEN = "inbox.taken"  # messages have left the queue, their jobs are not stored
     INBOX_STORED = "inbox.stored"  # a page is stored, its messages are not deleted
     SCHEDULER_STAMPED = "scheduler.stamped"  # rows are stamped, their messages are not sent

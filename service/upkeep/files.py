@@ -6,6 +6,7 @@ from datetime import timedelta
 import structlog
 
 from service.payloads.blobs import STORAGE_ERRORS, Blobs
+from service.rules.crashpoints import CrashPoint, reached
 from service.store import expiry as store
 from service.store.engine import Database
 from service.upkeep.retention import PAGE, time_is_up
@@ -44,5 +45,6 @@ def discard(db: Database, blobs: Blobs, file_id: str | None = None) -> bool:
     except (OSError, *STORAGE_ERRORS) as error:
         log.warning("files_stay", files=len(page), reason=str(error))
         return False
+    reached(CrashPoint.FILE_DISCARDED)
     store.discarded(db, [file.id for file in page])
     return len(page) == PAGE

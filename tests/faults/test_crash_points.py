@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 import httpx
@@ -20,11 +21,12 @@ from celery import Celery
 
 from service.rules.crashpoints import CrashPoint
 from service.rules.states import JobState
-from service.store import jobs, leftovers
+from service.store import expiry, jobs, leftovers
 from service.store.cancel import cancel
 from service.store.models import Job
 from service.store.settle import SLICE
-from tests.api import client, started_url
+from service.upkeep.files import discard
+from tests.api import client, jsonl, started_url
 from tests.eventually import eventually
 from tests.faults import crash_point_list
 from tests.faults.conservation import assert_all_conserved, assert_conserved, ids
@@ -282,6 +284,8 @@ ALIKE = {
 
 FORGETTING = (P.PRUNE_FORGOTTEN, P.DISCARD_DELETED)
 """Reached when there is nothing of the job any more to hold against the books."""
+UPLOADING = (P.FILE_WRITTEN, P.FILE_STORED, P.FILE_DISCARDED)
+"""Reached over a file, of which no job was made yet."""
 
 
 def cases(points: Iterable[CrashPoint]) -> list[ParameterSet]:
@@ -379,9 +383,42 @@ def test_a_worker_killed_while_it_forgets_a_job_leaves_nothing_behind(
     eventually(lambda: not leftovers.owners(pipeline.db, ["default"]))
 
 
+@pytest.mark.parametrize("point", UPLOADING)
+def test_an_api_killed_over_an_uploaded_file_keeps_it_whole_or_not_at_all(
+    pipeline: Pipeline, tmp_path: Path, point: CrashPoint
+) -> None:
+    fields = {"purpose": "batch-api", "file_name": "a.jsonl", "file_type": "jsonl"}
+    content = jsonl("a", "b")
+    victim = pipeline.processes.haulier("api", "--port", "0", HAULIER_CRASH_AT=point)
+    with client(started_url(victim)) as http:
+        announced = http.post("/together/v1/files", data=fields)
+        url = urlsplit(announced.headers["location"])
+        place = f"{url.path}?{url.query}"
+        file = f"/together/v1/files/{announced.headers['x-together-file-id']}"
+        if point is P.FILE_DISCARDED:
+            assert http.put(place, content=content).status_code == 200
+        with pytest.raises(httpx.TransportError):
+            http.delete(file) if point is P.FILE_DISCARDED else http.put(place, content=content)
+    died(victim)
+    with client(started_url(pipeline.processes.haulier("api", "--port", "0"))) as http:
+        if point is not P.FILE_DISCARDED:
+            # Whoever got no answer sends it again.
+            assert http.put(place, content=content).status_code == 200
+            assert http.get(f"{file}/content").content == content
+            assert http.delete(file).is_success
+        assert http.get(file).status_code == 404
+    discard(pipeline.db, pipeline.blobs)
+    assert expiry.discardable(pipeline.db, limit=9) == []
+    blobs = tmp_path / "blobs"
+    left = [str(path.relative_to(blobs)) for path in blobs.glob("files/*/*") if path.is_file()]
+    # What no row knows is swept after a day.
+    assert len(left) == (1 if point is P.FILE_WRITTEN else 0)
+    assert expiry.named(pipeline.db, left) == set()
+
+
 def test_the_table_has_every_crash_point() -> None:
     # What becomes of a notice is in tests/integration/test_notifier.py.
-    known = {*SCENARIOS, *TOGETHER, *FORGETTING, CrashPoint.NOTICE_SENT}
+    known = {*SCENARIOS, *TOGETHER, *FORGETTING, *UPLOADING, CrashPoint.NOTICE_SENT}
     assert known == set(CrashPoint)
 
 

@@ -26,6 +26,7 @@ from service.api.problems import TOO_LARGE, HttpProblem, over_quota
 from service.api.services import Services, Uses
 from service.api.watching import as_long_as
 from service.payloads.blobs import STORAGE_ERRORS
+from service.rules.crashpoints import CrashPoint, reached
 from service.rules.credentials import digest, same
 from service.rules.errors import OverQuota
 from service.rules.names import trouble_with
@@ -135,10 +136,12 @@ async def _received(request: Request, services: Services, file: File, most: int 
             content = await upload.written(request, most)
         if file.announced_sha256 not in {None, content.sha256}:
             raise refused("the bytes do not have the checksum that was announced", param="checksum")
+        reached(CrashPoint.FILE_WRITTEN)
         is_ours = False  # if no answer comes, they may be the file's
         stored = await anyio.to_thread.run_sync(
             store.store, services.db, upload.id, file.id, content
         )
+        reached(CrashPoint.FILE_STORED)
         is_ours = stored is not store.Stored.NEW
     except OverQuota as over:
         raise over_quota(over) from None
