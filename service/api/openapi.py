@@ -26,6 +26,9 @@ from service.rules.spec import Spec
 
 _REF = "#/components/schemas/"
 _TEXT = {"type": "string"}
+_URL = "As OpenAI's Batch API takes it: the path of the job's endpoint. It is not sent on."
+_WITH_DEFAULT = ("account", "max_attempts", "priority", "metadata", "notify")
+_KIND = {"type", "items", "additionalProperties", "minimum", "maximum", "minLength", "maxLength"}
 _JSONL = "The request lines. The other fields of the spec are query parameters."
 
 KINDS = tuple(kind for kind in vars(problems).values() if isinstance(kind, Kind))
@@ -204,8 +207,17 @@ def _spec_schemas() -> dict[str, Any]:
         (Spec, ChatLine, AudioLine), ref_template=f"{_REF}{{name}}"
     )
     lines = [{"$ref": f"{_REF}{line.__name__}"} for line in (ChatLine, AudioLine)]
+    for line in (ChatLine, AudioLine):
+        properties = schemas[line.__name__]["properties"]
+        properties["url"] = {"anyOf": [_TEXT, {"type": "null"}], "description": _URL}
+    chat = schemas[ChatLine.__name__]["properties"]
+    chat["method"] = {"enum": ["POST", None], "description": "It is not sent on."}
     schemas["Spec"]["properties"]["requests"] = {"type": "array", "items": {"anyOf": lines}}
     for name, words in DESCRIPTIONS.items():
-        schemas["Spec"]["properties"][name]["description"] = words
+        field = schemas["Spec"]["properties"][name]
+        field["description"] = words
+        if name in _WITH_DEFAULT:
+            kind = {key: field.pop(key) for key in _KIND & field.keys()}
+            field["anyOf"] = [kind, {"type": "null"}]
     schemas["Spec"]["oneOf"] = [{"required": ["requests"]}, {"required": ["input"]}]
     return schemas

@@ -16,6 +16,8 @@ from typing import Self
 from config.settings import Settings
 from service.payloads.blobs import Destination, Writer
 from service.payloads.duplicates import Hashes
+from service.payloads.opening import Opening
+from service.rules.encoding import BOM
 from service.rules.errors import MOST_PROBLEMS, BadInput, Problem
 from service.rules.requests import (
     LINE_BYTES,
@@ -35,6 +37,8 @@ MOST_OPEN = 200_000
 
 Beyond that, the fullest shard is cut.
 """
+MOST_BAD_LINES = 100_000
+"""After so many bad lines an input is not read on."""
 MOST_SUSPECTS = 1000
 """How many repeated hashes are checked by comparing the custom_ids themselves."""
 
@@ -85,7 +89,8 @@ class Intake:
     """Takes in one input. In a `with` block, `feed` every block or `add` every line, then `finish`.
 
     `prefix` must be fresh: a blob below it becomes true only when a row names it. Bad lines are
-    collected and left out, and `finish` raises BadInput for all of them.
+    collected and left out, and `finish` raises BadInput for all of them. `feed` raises BadInput
+    where it is no use to read on. `most_bytes` bounds what a packed input may unpack to.
     """
 
     def __init__(
@@ -96,6 +101,7 @@ class Intake:
         settings: Settings,
         *,
         hashed: bool = False,
+        most_bytes: int | None = None,
     ) -> None:
         self._blobs = blobs
         self._prefix = prefix
@@ -104,6 +110,8 @@ class Intake:
         self._shard_bytes = settings.shard_bytes
         self._sha256 = hashlib.sha256() if hashed else None
         self._stack = ExitStack()
+        unpacked = settings.unpacked_bytes
+        self._opening = Opening(unpacked if most_bytes is None else min(unpacked, most_bytes))
         self._splitter = LineSplitter()
         self._models: dict[str, _ModelShards] = {}
         self._shards: list[tuple[int, Shard]] = []
@@ -126,30 +134,26 @@ class Intake:
         self._stack.__exit__(kind, error, trace)
 
     def feed(self, block: bytes) -> None:
-        """Take a block of JSONL. A line may continue in the next block."""
-        self._take(self._splitter.feed(block))
+        """Take a block of an input: JSONL, perhaps gzipped. A line may continue in the next block.
+
+        Raises BadInput if the input is something else, or has too many bad lines.
+        """
+        for piece in self._opening.feed(block):
+            self._take(self._splitter.feed(piece))
 
     def add(self, line: bytes, *, hash_as: Callable[[bytes], bytes] | None = None) -> None:
         """Take one line. Skips a blank line; collects a bad one for `finish` to refuse."""
         self._line += 1
-        if len(line) > LINE_BYTES:
-            # Check this first: the line may have been cut, and what is left may be blank.
-            self._problems.note(f"is longer than {LINE_BYTES:,} bytes", self._line)
-            return
-        line = line.strip()
-        if not line:
-            return
-        try:
-            request = read_request(line, self._endpoint)
-        except LineError as error:
-            self._problems.note(str(error), self._line)
-            return
-        if self._sha256 is not None:
-            self._sha256.update((hash_as(line) if hash_as is not None else line) + b"\n")
-        self._accept([request], [line])
+        found = self._read(line, self._line)
+        if found is not None:
+            request, stored = found
+            self._hash(stored if hash_as is None else hash_as(stored))
+            self._accept([request], [stored])
 
     def finish(self) -> Taken:
         """Cut the last shards and close the blobs. Raises BadInput with every problem."""
+        for piece in self._opening.end():
+            self._take(self._splitter.feed(piece))
         self._take(self._splitter.end())
         self._note_repeated()
         if not self._problems.count and not self._total:
@@ -166,20 +170,60 @@ class Intake:
         )
 
     def _take(self, lines: list[bytes]) -> None:
-        """Take many lines at once if all are good, else one by one."""
+        """Take many lines at once if all are good and need no change, else look at each."""
         if not lines:
             return
         block = b"\n".join(lines)
         requests = read_requests(block, lines, self._endpoint)
-        if requests is None:
-            for line in lines:
-                self.add(line)
-            return
+        if requests is not None:
+            self._hash(block)
+            self._line += len(lines)
+            self._accept(requests, lines)
+        elif block.isspace() and max(map(len, lines)) <= LINE_BYTES:
+            self._line += len(lines)  # a file of blank lines unpacks to very many
+        else:
+            self._take_each(lines)
+
+    def _take_each(self, lines: list[bytes]) -> None:
+        requests: list[RequestLine] = []
+        stored: list[bytes] = []
+
+        def accept() -> None:
+            """Store those that stand in lines without a gap, up to the current one."""
+            if requests:
+                self._hash(b"\n".join(stored))
+                self._accept(requests, stored)
+                requests.clear()
+                stored.clear()
+
+        for line in lines:
+            found = self._read(line, self._line + 1)
+            if found is None:
+                accept()
+            else:
+                requests.append(found[0])
+                stored.append(found[1])
+            self._line += 1
+        accept()
+        if self._problems.count > MOST_BAD_LINES:
+            words = f"{self._problems.count:,} lines are bad: reading stopped at line"
+            self._problems.note(f"{words} {self._line:,}")
+            self._problems.raise_any()
+
+    def _read(self, line: bytes, number: int) -> tuple[RequestLine, bytes] | None:
+        """Read one line. Returns None for a blank one, and for a bad one, which is noted."""
+        if len(line) <= LINE_BYTES and not line.strip().removeprefix(BOM):
+            return None  # a longer one may have been cut, and what is left may be blank
+        try:
+            return read_request(line, self._endpoint)
+        except LineError as error:
+            self._problems.note(str(error), number)
+            return None
+
+    def _hash(self, lines: bytes) -> None:
         if self._sha256 is not None:
-            self._sha256.update(block)
+            self._sha256.update(lines)
             self._sha256.update(b"\n")
-        self._line += len(lines)
-        self._accept(requests, lines)
 
     def _accept(self, requests: Sequence[RequestLine], lines: list[bytes]) -> None:
         """Store good requests. The last of them stands in the current line."""

@@ -11,7 +11,9 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from service.rules.addresses import NOWHERE, Reach
+from service.rules.encoding import BOM, NotUtf8, check_utf8, json_trouble
 from service.rules.errors import MOST_PROBLEMS, BadInput, Problem
+from service.rules.kinds import HEAD, binary_kind, spec_kind
 from service.rules.names import trouble_with
 from service.rules.notices import notice_problems
 from service.rules.requests import ENDPOINTS
@@ -117,13 +119,11 @@ def read_spec(data: bytes | bytearray, permissions: Permissions) -> Spec:
             too_large=True,
         )
     try:
-        spec = _spec.decode(data) if len(data) <= ENVELOPE_BYTES else _decoded(data)
+        spec = _read(data.removeprefix(BOM) if data.startswith(BOM) else data)
     except msgspec.ValidationError as error:
-        raise BadInput([Problem(f"the spec is not valid: {error}")]) from None
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise BadInput([Problem(f"the spec is not JSON: {error}")]) from None
-    except UnicodeDecodeError as error:
-        raise BadInput([Problem(f"the spec is not UTF-8 (byte {error.start + 1})")]) from None
+        raise BadInput([Problem(f"the spec is not valid: {error}{_hint(data)}")]) from None
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise BadInput([Problem(f"the spec {_trouble(data, error)}")]) from None
     problems = envelope_problems(spec, permissions)
     if spec.requests is None and spec.input is None:
         problems.append(Problem("`requests` or `input` is missing"))
@@ -134,9 +134,48 @@ def read_spec(data: bytes | bytearray, permissions: Permissions) -> Spec:
     return spec
 
 
+def _read(data: bytes | bytearray) -> Spec:
+    """Raises BadInput and what msgspec raises."""
+    if len(data) > ENVELOPE_BYTES:
+        return _decoded(data)
+    try:
+        return _spec.decode(data)
+    except msgspec.ValidationError:
+        return _decoded(data)  # a field may be null
+
+
+def _hint(data: bytes | bytearray) -> str:
+    kind = spec_kind(bytes(data[:HEAD]))
+    return "" if kind is None else f" (it is {kind})"
+
+
+def _trouble(data: bytes | bytearray, error: Exception) -> str:
+    """Return what keeps data from being a spec."""
+    kind = binary_kind(bytes(data[:HEAD]))
+    if kind is not None:
+        return f"is {kind}"
+    try:
+        check_utf8(data)
+    except NotUtf8 as fault:
+        return str(fault)
+    if not data.strip():
+        return "is not JSON: the body is empty"
+    text = data.removeprefix(BOM)
+    return json_trouble(text, error, skipped=len(data) - len(text)) + _hint(data)
+
+
 def _decoded(data: bytes | bytearray) -> Spec:
-    """A large spec. Raises BadInput and what msgspec raises."""
+    """A large spec, or one with a null that means a field was left out.
+
+    Raises BadInput and what msgspec raises.
+    """
     parts = _parts.decode(data)
+    left_out = {
+        name: msgspec.UNSET
+        for name, written in msgspec.structs.asdict(parts).items()
+        if isinstance(written, msgspec.Raw) and bytes(memoryview(written)[:5]) == b"null"
+    }
+    parts = msgspec.structs.replace(parts, **left_out)
     envelope = msgspec.json.encode(msgspec.structs.replace(parts, requests=msgspec.UNSET))
     if len(envelope) > ENVELOPE_BYTES:
         words = f"a spec without its requests may have {ENVELOPE_BYTES:,} bytes"

@@ -70,9 +70,40 @@ def _spec() -> str:
     return (
         "# The batch spec\n\nA batch spec is submitted as JSON, or with its requests as JSONL and"
         " the other fields as query parameters. `endpoint` is required, and either `requests` or"
-        " `input`. Fields that are not listed are refused.\n\n"
+        " `input`. Fields that are not listed are refused. `null` means that a field was left out,"
+        " and so it does in the query.\n\n"
         + _table(("field", "type", "default", ""), rows)
+        + _LINES
     )
+
+
+_LINES = """
+## Request lines
+
+A request is `{"custom_id", "body"}`; for the audio endpoints it also has `"method": "FILE"`. The
+shape of OpenAI's Batch API is taken as well: `{"custom_id", "method": "POST", "url", "body"}`.
+
+- `url` must be the job's `endpoint`. It may lack the `/v1`, and may be a whole URL, of any host:
+  `/v1/chat/completions`, `/chat/completions` and `https://api.openai.com/v1/chat/completions` are
+  the same. A line with another `url` is refused by its number.
+- `method` may be `POST`, and for audio `FILE`. `null` for either means that it was left out.
+- Together gets `{"custom_id", "body"}`, with `"method": "FILE"` for audio, and never `url`. The
+  body stays as it is, byte for byte, and so does a line that needs no change.
+- For [idempotency](../api.md#submitting) the line counts as it is sent. So in a JSON spec
+  either shape is the same content. In JSONL, a line that was changed counts as
+  `{"custom_id":…,"body":…}`, without spaces between its members.
+
+## Inputs as they are
+
+A JSONL submission, the file behind `input`, and a file that was uploaded with Together's SDK are
+read alike. Lines end in LF or CR LF, blank lines are skipped, and a byte order mark is passed over.
+What is gzipped is unpacked, up to `HAULIER_UNPACKED_BYTES` and the producer's `body_bytes`: a
+body with `Content-Encoding: gzip`, and a file that was gzipped before it was sent. What is
+something else (a JSON array, pretty-printed JSON, UTF-16, CSV, a zip archive, Parquet, a web page …)
+is refused in one line, which names it and what to do. The place of a fault is a byte of the line
+as it stands in the file, and bytes are counted from 1. After 100,000 bad lines an input is not
+read on.
+"""
 
 
 def _type(field: dict[str, Any]) -> str:

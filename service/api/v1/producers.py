@@ -5,7 +5,14 @@ from datetime import date, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Response
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 from config.settings import Settings
 from service.api import cursors
@@ -76,6 +83,15 @@ class ProducerFields(BaseModel):
     stored_bytes: _Limit | None = Field(
         default=None, description="The most bytes of its uploaded files."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, sent: Any) -> Any:
+        """A null that means nothing else means that the field was left out."""
+        if not isinstance(sent, dict):
+            return sent
+        never_null = {"lowest_priority", "highest_priority"}
+        return {k: v for k, v in sent.items() if v is not None or k not in never_null}
 
     def given(self, settings: Settings) -> dict[str, Any]:
         """Return the fields that were sent. Raises BadInput for what no producer can be given."""

@@ -44,6 +44,8 @@ def _query_fields() -> dict[str, type]:
 
 
 _QUERY_FIELDS = _query_fields()
+_LEFT_OUT = "null"
+"""How clients write a parameter that has no value. As text it could name nothing that exists."""
 _FORMS: Mapping[type, str] = {DictType: "A JSON object.", ListType: "A JSON array."}
 
 
@@ -84,12 +86,13 @@ def read_query(query: QueryParams, permissions: Permissions) -> Spec:
         for name in sorted(_QUERY_FIELDS)
         if len(query.getlist(name)) > 1
     ]
-    if "endpoint" not in query:
+    given = {name: text for name, text in query.items() if text != _LEFT_OUT}
+    if "endpoint" not in given:
         problems.append(Problem("query endpoint: is missing"))
     if problems:
         raise BadInput(problems)
     try:
-        spec = msgspec.convert({name: _value(name, text) for name, text in query.items()}, Spec)
+        spec = msgspec.convert({name: _value(name, text) for name, text in given.items()}, Spec)
     except msgspec.ValidationError as error:
         raise BadInput([Problem(f"the query is not valid: {error}")]) from None
     if problems := envelope_problems(spec, permissions):

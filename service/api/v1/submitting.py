@@ -38,7 +38,12 @@ from service.store.permissions import permissions_for
 from service.store.submit import Submission
 from service.store.views import JobView
 
-JSONL_TYPES = frozenset({"application/x-ndjson", "application/jsonl", "application/jsonlines"})
+JSONL_TYPES = frozenset(
+    {
+        *("application/x-ndjson", "application/jsonl", "application/jsonlines"),
+        *("application/gzip", "application/x-gzip"),  # what is unpacked is looked at
+    }
+)
 
 log = structlog.get_logger()
 
@@ -148,6 +153,7 @@ async def _submit_lines(request: Request, services: Services, caller: Caller) ->
                 spec.endpoint,
                 services.settings,
                 hashed=spec.idempotency_key is not None,
+                most_bytes=caller.body_bytes,
             ) as intake:
                 async for block in body.blocks(request, caller.body_bytes):
                     await _in_thread(services, partial(intake.feed, block))

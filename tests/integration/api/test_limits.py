@@ -1,6 +1,7 @@
 """Limits of a producer: counted exactly, refused with when to come back, and nobody else's."""
 
 import asyncio
+import gzip
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -152,6 +153,18 @@ def test_a_body_that_is_too_large_is_refused_while_it_arrives(
         connection.sendall(unfinished.encode())
         assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
     assert len(billing.get("/v1/jobs").json()["data"]) == 1
+
+
+@pytest.mark.parametrize("coding", ["gzip", "identity"])
+def test_the_bound_of_a_body_counts_what_is_unpacked(
+    api: Api, billing: httpx.Client, coding: str
+) -> None:
+    limit(api, body_bytes=10_000)
+    packed = gzip.compress(b"".join(jsonl(f"r{number}") for number in range(1000)))
+    assert len(packed) < 10_000
+    headers = {"Content-Type": "application/x-ndjson", "Content-Encoding": coding}
+    answer = billing.post("/v1/jobs", content=packed, params={"endpoint": CHAT}, headers=headers)
+    assert "unpacks to more than 10,000 bytes" in problem(answer, 413)["detail"]
 
 
 def test_what_is_refused_or_there_already_leaves_no_bytes(api: Api, billing: httpx.Client) -> None:

@@ -1,5 +1,6 @@
 """POST /v1/jobs: what is taken, what is refused and with which words."""
 
+import gzip
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -129,6 +130,69 @@ def test_an_input_under_an_allowed_root_is_accepted_to_be_read_later(
         elsewhere = (tmp_path.parent / "lines.jsonl").as_uri()
         refused = messages(post_json(api, {"endpoint": CHAT, "input": elsewhere}))
         assert "allowed input roots" in refused[0][1]
+
+
+LINES = jsonl("a", "b")
+SHAPED = b"".join(
+    json.dumps({**chat_request(name), "method": "POST", "url": CHAT}).encode() + b"\n"
+    for name in "ab"
+)
+NULLS = chat(
+    *("a", "b"),
+    **dict.fromkeys(["input", "account", "max_attempts", "priority", "metadata", "notify"]),
+)
+SPEC = json.dumps(chat("a", "b")).encode()
+ZIPPED = {"Content-Encoding": "gzip"}
+# (body, content type, further headers)
+AS_THEY_ARE = {
+    "lines in the shape of OpenAI": (SHAPED, "application/x-ndjson", {}),
+    "lines with a mark": (b"\xef\xbb\xbf" + LINES, "application/x-ndjson", {}),
+    "lines, gzipped on their way": (gzip.compress(LINES), "application/x-ndjson", ZIPPED),
+    "a gzipped file of lines": (gzip.compress(SHAPED), "application/x-ndjson", {}),
+    "a gzipped file by its type": (gzip.compress(LINES), "application/gzip", {}),
+    "a gzipped file, gzipped": (gzip.compress(gzip.compress(LINES)), "application/gzip", ZIPPED),
+    "a spec with nulls": (json.dumps(NULLS).encode(), "application/json", {}),
+    "a spec with a mark": (b"\xef\xbb\xbf" + SPEC, "application/json", {}),
+    "a spec, gzipped on its way": (gzip.compress(SPEC), "application/json", ZIPPED),
+    "a gzipped file of a spec": (gzip.compress(SPEC), "application/json", {}),
+}
+
+
+@pytest.mark.parametrize(("content", "kind", "headers"), AS_THEY_ARE.values(), ids=AS_THEY_ARE)
+def test_input_is_taken_as_clients_send_it(
+    api: Api, content: bytes, kind: str, headers: dict[str, str]
+) -> None:
+    query = {} if kind == "application/json" else {"endpoint": CHAT}
+    answer = api.http.post(
+        "/v1/jobs", content=content, params=query, headers={"Content-Type": kind, **headers}
+    )
+
+    assert answer.status_code == 201, answer.text
+    job = answer.json()
+    assert (job["total"], job["account"], job["priority"]) == (2, "default", 0)
+    assert api.http.get(f"/v1/jobs/{job['id']}/requests/b").json()["ordinal"] == 1
+
+
+def test_null_in_a_query_means_that_the_parameter_was_left_out(api: Api) -> None:
+    names = ["account", "max_attempts", "priority", "metadata", "notify", "idempotency_key"]
+    answers = [post_lines(api, LINES, **dict.fromkeys(names, "null")) for _ in range(2)]
+
+    assert [answer.status_code for answer in answers] == [201, 201]  # without a key, they are two
+    assert answers[0].json()["max_attempts"] == 3
+
+
+def test_either_shape_of_a_request_is_the_same_content(api: Api) -> None:
+    shaped = chat("a", idempotency_key="k")
+    shaped["requests"] = [
+        {"url": CHAT, "method": "POST", **one, "id": None} for one in shaped["requests"]
+    ]
+    for one in shaped["requests"]:
+        del one["id"]
+    first = post_json(api, chat("a", idempotency_key="k"))
+    again = post_json(api, shaped)
+
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert first.json()["id"] == again.json()["id"]
 
 
 # --- bad input ---------------------------------------------------------------------------------
@@ -281,7 +345,8 @@ def test_a_json_spec_takes_no_query_parameters(refusing_api: Api) -> None:
         {"Content-Type": "text/plain"},
         {"Content-Type": "multipart/form-data"},
         {},
-        {"Content-Type": "application/json", "Content-Encoding": "gzip"},
+        {"Content-Type": "application/json", "Content-Encoding": "br"},
+        {"Content-Type": "application/json", "Content-Encoding": "gzip, gzip"},
     ],
 )
 def test_other_content_types_and_codings_are_refused(
@@ -290,6 +355,40 @@ def test_other_content_types_and_codings_are_refused(
     answer = refusing_api.http.post("/v1/jobs", content=b"{}", headers=headers)
 
     problem(answer, 415)
+
+
+BOMB = gzip.compress(b" " * 40_000_000)
+# (body, content type, further headers; status, words)
+NOT_TAKEN = {
+    "an array": (b"[{}]", "application/x-ndjson", {}, (422, "the input is a JSON array")),
+    "UTF-16": ("{}".encode("utf-16"), "application/x-ndjson", {}, (422, "the input is UTF-16")),
+    "a table": (b"a;b\n1;2\n" * 200, "application/x-ndjson", {}, (422, "separated by semicolons")),
+    "lines as a spec": (SHAPED, "application/json", {}, (422, "it is JSONL: send it as")),
+    "a bomb": (BOMB, "application/json", {}, (413, "unpacks to more than 32,000,000 bytes")),
+    "a bomb on its way": (BOMB, "application/json", ZIPPED, (413, "32,000,000 bytes")),
+    "half of it": (BOMB[:99], "application/x-ndjson", ZIPPED, (422, "the gzip data is cut off")),
+    "no gzip": (LINES, "application/x-ndjson", ZIPPED, (422, "the gzip data is damaged")),
+}
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "headers", "refusal"),
+    [(*sent, refusal) for *sent, refusal in NOT_TAKEN.values()],
+    ids=NOT_TAKEN,
+)
+def test_what_is_something_else_is_refused_in_one_line(
+    refusing_api: Api, content: bytes, kind: str, headers: dict[str, str], refusal: tuple[int, str]
+) -> None:
+    status, words = refusal
+    query = {} if kind == "application/json" else {"endpoint": CHAT}
+    answer = refusing_api.http.post(
+        "/v1/jobs", content=content, params=query, headers={"Content-Type": kind, **headers}
+    )
+
+    found = problem(answer, status)["problems"]
+    assert len(found) == 1
+    assert words in found[0]["message"]
+    assert jobs(refusing_api) == []
 
 
 def test_a_json_spec_over_32_mb_is_refused_and_told_the_way(refusing_api: Api) -> None:

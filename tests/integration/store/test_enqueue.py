@@ -354,6 +354,19 @@ def test_a_rejected_job_gives_its_key_back(harness: Harness, billing: Role) -> N
     assert enqueued(harness) == 1
 
 
+def test_null_means_that_a_field_was_left_out(harness: Harness, billing: Role) -> None:
+    optional = ("input", "account", "max_attempts", "priority", "metadata", "notify")
+    with billing.connect(autocommit=True) as connection:
+        first = enqueue(connection, chat("a", idempotency_key="k"))
+        nulls = dict.fromkeys(optional)
+        assert enqueue(connection, chat("a", idempotency_key="k", **nulls)) == first
+        without_key = enqueue(connection, chat("a", idempotency_key=None, **nulls))
+    assert without_key != first
+    job = harness.job(without_key)
+    assert (job.account, job.max_attempts, job.priority) == ("default", 3, 0)
+    assert (job.labels, job.notify, job.input, job.idempotency_key) == ({}, [], None, None)
+
+
 # --- what is refused at once --------------------------------------------------------------------
 
 
@@ -378,7 +391,10 @@ def _deep(levels: int) -> dict[str, Any]:
         (chat("a", idempotency_key=""), "`idempotency_key` must be a string"),
         (chat("a", idempotency_key="k" * 256), "`idempotency_key` must be a string"),
         (chat("a", idempotency_key=7), "`idempotency_key` must be a string"),
-        (chat("a", account=None), "`account` must be"),
+        (chat("a", account=7), "`account` must be"),
+        (chat("a", endpoint=None), "`endpoint` must be given"),
+        (chat("a", modle=None), "there is no such field: 'modle'"),
+        (chat("a", requests=None, input=None), "give `requests` or `input`"),
         (chat("a", max_attempts=101), "`max_attempts` must be"),
         (chat("a", max_attempts=1.5), "`max_attempts` must be"),
         (chat("a", max_attempts="3"), "`max_attempts` must be"),

@@ -52,8 +52,11 @@ BAD_LINES = [
     (CHAT, b'{"custom_id": "a", "body": {}}', "missing required field `model` - at `$.body`"),
     (CHAT, b'{"custom_id": "a", "body": {"model": ""}}', "$.body.model"),
     (CHAT, b'{"custom_id": "a", "body": {"model": 3}}', "$.body.model"),
-    (CHAT, b'{"custom_id": "a", "body": {"model": "m"}, "url": "/v1"}', "`custom_id` and `body`"),
-    (CHAT, b'{"custom_id": "a", "body": {"model": "m"}, "method": "POST"}', "has a `method`"),
+    (CHAT, b'{"custom_id": "a", "body": {"model": "m"}, "id": 1}', "`custom_id` and `body`"),
+    (CHAT, b'{"custom_id": "a", "body": {"model": "m"}, "method": "GET"}', 'has "method": "GET"'),
+    (CHAT, b'{"custom_id": "a", "body": {"model": "m"}, "method": "FILE"}', 'or write "POST"'),
+    (CHAT, b'{"custom_id": "a", "body": {"model": "m"}, "method": 7}', "$.method"),
+    (CHAT, b'{"custom_id": "a", "body": {"model": "m"}, "url": ["/v1"]}', "$.url"),
     (CHAT, b'{"custom_id": "a", "body": {"model": "m", "x": "\xff"}}', "is not UTF-8 (byte 49)"),
     (CHAT, b'{"custom_id": "a\\u0000", "body": {"model": "m"}}', "NUL"),
     (CHAT, b'{"custom_id": "a", "body": {"model": "m\\u0000"}}', "NUL"),
@@ -75,9 +78,14 @@ BAD_LINES = [
                 'must have "method": "FILE"',
             ),
             (
-                b'{"custom_id": "a", "method": "POST",'
+                b'{"custom_id": "a", "method": null, "url": null,'
                 b' "body": {"model": "m", "file": "https://x/a"}}',
                 'must have "method": "FILE"',
+            ),
+            (
+                b'{"custom_id": "a", "method": "PUT",'
+                b' "body": {"model": "m", "file": "https://x/a"}}',
+                'write "POST" or "FILE"',
             ),
             (b'{"custom_id": "a", "method": "FILE", "body": {"model": "m"}}', "`file`"),
             (
@@ -111,7 +119,9 @@ def test_a_bad_line_is_refused_in_words_for_its_writer(
     ],
 )
 def test_a_good_chat_line_is_read(line: bytes) -> None:
-    assert read_request(line, CHAT).custom_id == msgspec.json.decode(line)["custom_id"]
+    request, stored = read_request(line, CHAT)
+    assert request.custom_id == msgspec.json.decode(line)["custom_id"]
+    assert stored == line.strip()
 
 
 @given(
@@ -125,7 +135,7 @@ def test_a_block_is_read_at_once_if_and_only_if_each_of_its_lines_is_good(
     singly = []
     for line in lines:
         with suppress(LineError):
-            singly.append(read_request(line, CHAT))
+            singly.append(read_request(line, CHAT)[0])
     at_once = read_requests(b"\n".join(lines), lines, CHAT) if lines else []
     assert (at_once is not None) == (len(singly) == len(lines))
     assert at_once in (None, singly)
@@ -135,14 +145,116 @@ def test_a_block_is_read_at_once_if_and_only_if_each_of_its_lines_is_good(
 def test_a_good_audio_line_is_read(endpoint: str) -> None:
     body = {"model": "openai/whisper-large-v3", "file": FILE, "language": "en"}
     line = msgspec.json.encode({"custom_id": "a", "method": "FILE", "body": body})
-    assert read_request(line, endpoint).body.model == "openai/whisper-large-v3"
+    request, stored = read_request(line, endpoint)
+    assert request.body.model == "openai/whisper-large-v3"
+    assert stored == line
+
+
+BODY = b'{"model": "m",  "file": "https://x/a", "n": 1.0, "none": null, "text": "\\u00e9\xc3\xa9"}'
+URLS = {
+    CHAT: (
+        "/v1/chat/completions",
+        "/chat/completions",
+        "v1/chat/completions",
+        "chat/completions",
+        "/v1/chat/completions/",
+        "https://api.together.xyz/v1/chat/completions",
+        "https://api.openai.com/v1/chat/completions",
+        "HTTP://localhost:8000/chat/completions",
+    ),
+    AUDIO[0]: ("/v1/audio/transcriptions", "https://api.together.ai/v1/audio/transcriptions"),
+    AUDIO[1]: ("/audio/translations",),
+}
+# The members of a line besides its custom_id and body, as they may be written.
+SHAPES = [
+    (endpoint, members)
+    for endpoint, urls in URLS.items()
+    for url in urls
+    for members in (
+        f'"method": "POST", "url": "{url}", ',
+        f'"url": "{url}", "method": null, ',
+        f'"method": "post", "url": "{url}", ',
+    )
+] + [
+    (CHAT, '"method": null, "url": null, '),
+    (CHAT, '"method": "POST", '),
+    (AUDIO[0], '"method": "POST", '),
+    (AUDIO[0], '"method": "FILE", "url": "/v1/audio/transcriptions", '),
+]
+
+
+@pytest.mark.parametrize(("endpoint", "members"), SHAPES, ids=range(len(SHAPES)))
+def test_a_line_in_the_shape_of_openai_is_stored_without_method_and_url(
+    endpoint: str, members: str
+) -> None:
+    line = b'{"custom_id": "\\u00e9", ' + members.encode() + b'"body": ' + BODY + b"}"
+    request, stored = read_request(line, endpoint)
+    assert (request.custom_id, request.body.model) == ("é", "m")
+    method = b'"method":"FILE",' if endpoint in AUDIO else b""
+    assert stored == b'{"custom_id":"\\u00e9",' + method + b'"body":' + BODY + b"}"
+    assert read_request(stored, endpoint) == (request, stored)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/audio/transcriptions",
+        "/v2/chat/completions",
+        "/v1/v1/chat/completions",
+        "/v1/chat/completions?x=1",
+        "https://api.openai.com",
+        "",
+        "\x1b[31m",
+        "x" * 10_000,
+    ],
+)
+def test_a_url_that_is_not_the_endpoint_is_refused_with_both(url: str) -> None:
+    line = msgspec.json.encode(
+        {"custom_id": "a", "method": "POST", "url": url, "body": {"model": "m"}}
+    )
+    with pytest.raises(LineError) as refusal:
+        read_request(line, CHAT)
+    words = str(refusal.value)
+    assert words.startswith('has "url": "')
+    assert "the endpoint of the job is /v1/chat/completions" in words
+    assert len(words) < 300
+    assert words.isprintable()
+
+
+# (line, words of the refusal): bytes are counted from 1, in the line as it stands in the file
+PLACES = [
+    (b'  {"custom_id": x}', "invalid character (byte 17)"),
+    (b'\xef\xbb\xbf{"custom_id": x}', "invalid character (byte 18)"),
+    (b'{"custom_id": "a", "body": {"model": "m"}} x', "trailing characters (byte 44)"),
+    (b'{"custom_id": "a', "ends within a value, at byte 16"),
+    (b'  {"custom_id": "\xff"}', "is not UTF-8 (byte 18)"),
+    (b'{"custom_id": "\xed\xa0\xbd"}', "half of a surrogate pair (byte 16)"),
+    (b'{"custom_id": "a", "body": {"text": "\\ud83d"}}', "half of a surrogate pair (byte 38)"),
+    (b' {"custom_id": "a", "body": {"text": "\\ud83dx"}}', "half of a surrogate pair (byte 39)"),
+    (b'{"custom_id": "\\udE00", "body": {}}', "half of a surrogate pair (byte 16)"),
+    (b'{"custom_id": "\\ud83d\\u0041"}', "half of a surrogate pair (byte 16)"),
+    (b'{"custom_id": "\\ud83d\\ud83d\\ude00"}', "half of a surrogate pair (byte 16)"),
+    (b'{"custom_id": "\\\\ud83d" x}', "expected ',' or '}' (byte 25)"),
+    (b'{"custom_id": "\\ud83d\\ude00" x}', "expected ',' or '}' (byte 30)"),
+]
+
+
+@pytest.mark.parametrize(("line", "words"), PLACES, ids=range(len(PLACES)))
+def test_the_place_of_a_fault_is_a_byte_of_the_line_counted_from_one(
+    line: bytes, words: str
+) -> None:
+    with pytest.raises(LineError) as refusal:
+        read_request(line, CHAT)
+    assert words in str(refusal.value)
 
 
 def test_a_line_of_just_ten_megabytes_is_taken() -> None:
     bare = len(chat_line("a", pad=""))
     line = chat_line("a", pad="x" * (LINE_BYTES - bare))
     assert len(line) == LINE_BYTES
-    assert read_request(line, CHAT).custom_id == "a"
+    assert read_request(line, CHAT)[0].custom_id == "a"
 
 
 # --- cutting ------------------------------------------------------------------------------------

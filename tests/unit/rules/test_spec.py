@@ -64,6 +64,42 @@ def test_everything_can_be_given() -> None:
     assert spec.metadata == {"team": "search", "n": [1, {"x": None}]}
 
 
+@pytest.mark.parametrize("pad", [0, ENVELOPE_BYTES], ids=["small", "large"])
+def test_null_means_that_a_field_was_left_out(pad: int) -> None:
+    nulls = dict.fromkeys(set(Spec.__struct_fields__) - {"endpoint", "requests"})
+    fields = {"endpoint": "/v1/chat/completions", "requests": []}
+    data = msgspec.json.encode({**fields, **nulls}) + b" " * pad
+    assert read_spec(data, Permissions()) == read_spec(msgspec.json.encode(fields), Permissions())
+
+
+# (body, words of the refusal): bytes are counted from 1
+NO_SPECS = [
+    (b'{"custom_id": "a", "body": {}}\n', "unknown field `custom_id` (it is JSONL: send it as"),
+    (b'{"custom_id": "a"}\n{"custom_id": "b"}\n', "(it is JSONL: send it as application/x-nd"),
+    (b'[{"custom_id": "a"}]', "got `array` (it is a JSON array: put it into an object, "),
+    ('{"endpoint": 1}'.encode("utf-16"), "the spec is UTF-16, not UTF-8: save it as UTF-8"),
+    (b"PK\x03\x04...", "the spec is a zip archive"),
+    (b"", "the spec is not JSON: the body is empty"),
+    (b'{"endpoint": x}', "the spec is not JSON (invalid character (byte 14))"),
+    (b'\xef\xbb\xbf{"endpoint": x}', "the spec is not JSON (invalid character (byte 17))"),
+    (b'{"endpoint": "\xff"}', "the spec is not UTF-8 (byte 15)"),
+    (b'{"metadata": {"a": "\\ud83d"}}', "the spec holds half of a surrogate pair (byte 21)"),
+]
+
+
+@pytest.mark.parametrize(("data", "words"), NO_SPECS, ids=range(len(NO_SPECS)))
+def test_what_is_no_spec_is_named(data: bytes, words: str) -> None:
+    with pytest.raises(BadInput) as refusal:
+        read_spec(data, Permissions())
+    assert words in str(refusal.value)
+    assert len(refusal.value.problems) == 1
+
+
+def test_a_byte_order_mark_is_passed_over() -> None:
+    data = b'\xef\xbb\xbf{"endpoint": "/v1/chat/completions", "requests": []}'
+    assert read_spec(data, Permissions()).requests == []
+
+
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 def test_every_endpoint_of_the_batch_api_is_taken(endpoint: str) -> None:
     assert _read(endpoint=endpoint).endpoint == endpoint
@@ -77,11 +113,11 @@ def test_an_input_under_a_root_is_taken() -> None:
     ("fields", "words"),
     [
         ({"endpoint": ...}, "missing required field `endpoint`"),
-        ({"endpoint": None}, "$.endpoint"),
+        ({"endpoint": None}, "field `endpoint`"),
         ({"endpoint": "/v1/embeddings"}, "endpoint '/v1/embeddings' cannot be batched; use /v1/ch"),
         ({"requests": ...}, "`requests` or `input` is missing"),
         ({"requests": None}, "`requests` or `input` is missing"),
-        ({"requests": {}}, "$.requests"),
+        ({"requests": {}}, "`requests`: Expected `array"),
         ({"input": "s3://bucket/inputs/a"}, "give `requests` or `input`, not both"),
         ({"requests": ..., "input": "s3://bucket/other"}, "under one of the allowed input roots"),
         ({"requests": ..., "input": 7}, "$.input"),
@@ -89,7 +125,8 @@ def test_an_input_under_a_root_is_taken() -> None:
         ({"idempotency_key": "x" * 256}, "$.idempotency_key"),
         ({"idempotency_key": 7}, "$.idempotency_key"),
         ({"account": "research"}, "account 'research' is not yours or does not exist"),
-        ({"account": None}, "$.account"),
+        ({"account": 7}, "$.account"),
+        ({"colour": None}, "unknown field `colour`"),
         ({"max_attempts": 0}, "$.max_attempts"),
         ({"max_attempts": 101}, "$.max_attempts"),
         ({"max_attempts": 1.5}, "$.max_attempts"),
