@@ -99,8 +99,8 @@ A JSONL submission, the file behind `input`, and a file that was uploaded with T
 read alike. Lines end in LF or CR LF, blank lines are skipped, and a byte order mark is passed over.
 What is gzipped is unpacked, up to `HAULIER_UNPACKED_BYTES` and the producer's `body_bytes`: a
 body with `Content-Encoding: gzip`, and a file that was gzipped before it was sent. What is
-something else (a JSON array, pretty-printed JSON, UTF-16, CSV, a zip archive, Parquet, a web page …)
-is refused in one line, which names it and what to do. The place of a fault is a byte of the line
+something else (a JSON array, pretty-printed JSON, UTF-16, CSV, a zip archive, Parquet, a web page
+…) is refused in one line, which names it and what to do. The place of a fault is a byte of the line
 as it stands in the file, and bytes are counted from 1. After 100,000 bad lines an input is not
 read on.
 """
