@@ -194,7 +194,10 @@ def submit(
 
 def _line(request: dict[str, Any], model: str | None) -> bytes:
     if model is not None:
-        request = {**request, "body": {"model": model, **request.get("body", {})}}
+        body = {"model": model, **request.get("body", {})}
+        if body["model"] is None:
+            body["model"] = model
+        request = {**request, "body": body}
     return json.dumps(request, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 

@@ -55,7 +55,8 @@ class Failure:
 class Result:
     """What became of one request: `body` is the model's answer, or `error` says why there is none.
 
-    `text` is the answer's text: a chat's first choice, or a transcription.
+    `text` is the answer's text: a chat's first choice, or a transcription. `tool_calls` are the
+    calls of tools that the first choice makes, as they came.
     """
 
     custom_id: str
@@ -76,6 +77,14 @@ class Result:
         except (KeyError, IndexError, TypeError):
             text = self.body.get("text")
         return text if isinstance(text, str) else None
+
+    @property
+    def tool_calls(self) -> list[dict[str, Any]]:
+        try:
+            calls = (self.body or {})["choices"][0]["message"]["tool_calls"]
+        except (KeyError, IndexError, TypeError):
+            return []
+        return calls if isinstance(calls, list) else []
 
 
 def read_job(shown: dict[str, Any]) -> Job:

@@ -106,6 +106,7 @@ class Batch(msgspec.Struct, frozen=True):
     provider_batch_id: str | None = None
     provider_status: str | None = None
     last_error: str | None = None
+    oddities: dict[str, Any] | None = None
 
 
 class Failure(msgspec.Struct, frozen=True):

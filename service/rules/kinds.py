@@ -37,11 +37,8 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
 _ZIP = b"PK\x03\x04"
 _XLSX = f"an Excel workbook (xlsx): save it as CSV in UTF-8, and {_TABLE}"
 _CR_ONLY = re.compile(rb"[}\]]\s*\r\s*[{\[]")
-_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
-
-
-def name_of_delimiter(delimiter: str) -> str:
-    return _DELIMITERS[delimiter]
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+"""What separates the cells of tables, and what it is called."""
 
 
 def binary_kind(head: bytes) -> str | None:
@@ -141,7 +138,7 @@ def _written_otherwise(text: bytes, first: bytes) -> str | None:
         if decoded[end:].lstrip(" \t\r").startswith("{"):
             return "JSON objects one behind the other: end each with a line feed"
         return None
-    if not end and first.strip() != b"{":
+    if not end and (first.strip() != b"{" or text.strip() == b"{"):
         return None
     if isinstance(found, dict) and "custom_id" not in found and {"requests", "input"} & set(found):
         return _SPEC
@@ -154,7 +151,7 @@ def _table_kind(text: bytes) -> str | None:
         return None
     option = "" if delimiter == "," else f" --delimiter '{_option(delimiter)}'"
     return (
-        f"a table, separated by {_DELIMITERS[delimiter]}, not JSONL: {_JSONL};"
+        f"a table, separated by {DELIMITERS[delimiter]}, not JSONL: {_JSONL};"
         f" {_TABLE} (--format csv{option})"
     )
 
@@ -172,7 +169,7 @@ def delimiter_of(text: bytes) -> str | None:
         return None
     csv.field_size_limit(max(csv.field_size_limit(), HEAD))
     found: dict[str, int] = {}
-    for delimiter in _DELIMITERS:
+    for delimiter in DELIMITERS:
         try:
             rows = [row for row in islice(csv.reader(lines, delimiter=delimiter), 10) if row]
         except csv.Error:

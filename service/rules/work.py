@@ -220,6 +220,8 @@ class Oddities:
     missing: int = 0
     truncated: int = 0
     """Answers that the token limit cut before they had any content."""
+    empty: int = 0
+    """Successes that hold no answer: neither choices nor a transcript."""
 
 
 @dataclass(frozen=True, kw_only=True)

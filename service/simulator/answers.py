@@ -43,7 +43,7 @@ class Choice(msgspec.Struct, gc=False):
 
     index: int
     finish_reason: str
-    message: dict[str, str]
+    message: dict[str, Any]
 
 
 class Usage(msgspec.Struct, gc=False):
@@ -100,11 +100,34 @@ def respond(
     return _audio(line.body, translated=endpoint.endswith("translations"))
 
 
-def emptied(completion: ChatCompletion) -> ChatCompletion:
-    """The same answer with all its tokens spent and nothing to show for it."""
-    choice = Choice(0, "length", {"role": "assistant", "content": ""})
+CHOICES: dict[str, list[Choice]] = {
+    "empty_length": [Choice(0, "length", {"role": "assistant", "content": ""})],
+    "tool_call": [
+        Choice(
+            0,
+            "tool_calls",
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [
+                    {
+                        "id": "call_sim",
+                        "type": "function",
+                        "function": {"name": "look_up", "arguments": '{"word": "echo"}'},
+                    }
+                ],
+            },
+        )
+    ],
+    "no_choices": [],
+}
+"""What else a model may answer with, by the effect of a line rule."""
+
+
+def with_choices(completion: ChatCompletion, choices: list[Choice]) -> ChatCompletion:
+    """The same answer, and as many tokens, with other choices."""
     return ChatCompletion(
-        completion.id, completion.object, completion.model, [choice], completion.usage
+        completion.id, completion.object, completion.model, choices, completion.usage
     )
 
 

@@ -170,9 +170,10 @@ def _misbehave(
         case "both_files":
             _succeed(run, custom_id, good)
             run.errors.write(_error_line(run, custom_id, rule.code, rule.message) + b"\n")
-        case "empty_length":
+        case "empty_length" | "tool_call" | "no_choices":
             if isinstance(answer, answers.ChatCompletion):
-                good = _output_line(run, custom_id, answers.emptied(answer))
+                choices = answers.CHOICES[rule.effect]
+                good = _output_line(run, custom_id, answers.with_choices(answer, choices))
             _succeed(run, custom_id, good)
 
 

@@ -172,6 +172,8 @@ LineEffect = Literal[
     "bad_status",
     "both_files",
     "empty_length",
+    "tool_call",
+    "no_choices",
     "poison",
 ]
 

@@ -67,6 +67,7 @@ class Answers:
     duplicate: int = 0
     unreadable: int = 0
     truncated: int = 0
+    empty: int = 0
     longest: int = 0
     """Bytes of the longest line in the files."""
 
@@ -86,6 +87,7 @@ class Answers:
             unreadable=self.unreadable,
             missing=missing,
             truncated=self.truncated,
+            empty=self.empty,
         )
 
 
@@ -157,8 +159,8 @@ def _index(
                 used[number] = Usage(
                     usage.prompt_tokens, usage.completion_tokens, usage.total_tokens
                 )
-        if body.is_cut and says_nothing(line):
-            answers.truncated += 1
+        answers.empty += body.is_empty
+        answers.truncated += body.is_cut and says_nothing(line)
     answers.readable += readable
     answers.prompt_tokens += prompt
     answers.completion_tokens += completion

@@ -30,6 +30,13 @@ class ResponseBody(msgspec.Struct, gc=False):
     usage: "LineUsage | None" = None
     error: Any = None
     choices: "list[Choice] | None" = None
+    text: Any = None
+    """A transcript. Of silence it is empty, but there."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it holds no answer."""
+        return not self.choices and self.text is None
 
     @property
     def is_cut(self) -> bool:
@@ -152,6 +159,7 @@ def _body(value: object) -> ResponseBody:
         usage=_usage(usage) if isinstance(usage, dict) else None,
         error=value.get("error"),
         choices=[_choice(choice) for choice in choices] if isinstance(choices, list) else None,
+        text=value.get("text"),
     )
 
 

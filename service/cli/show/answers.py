@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass, fields
 from io import TextIOWrapper
@@ -13,7 +14,10 @@ import msgspec
 
 @dataclass(frozen=True)
 class Answer:
-    """One result line. A request that failed has an error and no text."""
+    """One result line. A request that failed has an error and no text.
+
+    `tool_calls` is JSON: the calls that an answer makes, instead of text or beside it.
+    """
 
     custom_id: str
     text: str | None
@@ -21,6 +25,7 @@ class Answer:
     prompt_tokens: int | None
     completion_tokens: int | None
     finish_reason: str | None
+    tool_calls: str | None = None
 
 
 COLUMNS = tuple(field.name for field in fields(Answer))
@@ -42,15 +47,35 @@ def answer(line: bytes) -> Answer:
     choices = _at(body, "choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     error = _at(result, "error")
-    said = _at(choice, "message", "content") if choice is not None else _at(body, "text")
     return Answer(
         custom_id=_text(_at(result, "custom_id")) or "",
-        text=None if error else _text(said) or "",
+        text=None if error else _text(_said(body, choice)) or "",
         error=_error(error) if error else None,
         prompt_tokens=_count(_at(body, "usage", "prompt_tokens")),
         completion_tokens=_count(_at(body, "usage", "completion_tokens")),
         finish_reason=_text(_at(choice, "finish_reason")),
+        tool_calls=None if error else _tool_calls(_at(choice, "message")),
     )
+
+
+def _said(body: Any, choice: Any) -> Any:
+    """What an answer says: its content or its refusal, or a transcript."""
+    if choice is None:
+        return _at(body, "text")
+    content = _at(choice, "message", "content")
+    if isinstance(content, list):  # in parts, of which some are text
+        texts = [_at(part, "text") for part in content]
+        if texts and all(isinstance(text, str) for text in texts):
+            return "".join(texts)
+    return content or _at(choice, "message", "refusal") or _at(choice, "text")
+
+
+def _tool_calls(message: Any) -> str | None:
+    """The calls of tools as JSON. An older way to write them has one call."""
+    calls, call = _at(message, "tool_calls"), _at(message, "function_call")
+    if not calls and call:
+        calls = [{"type": "function", "function": call}]
+    return _text(calls) if calls else None
 
 
 # What a spreadsheet takes for a formula, by its first character (OWASP, "CSV Injection").
@@ -58,12 +83,17 @@ _FORMULA = re.compile("[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
-def write_csv(found: Iterable[Answer], file: BinaryIO, *, raw: bool = False) -> int:
+def write_csv(
+    found: Iterable[Answer], file: BinaryIO, *, raw: bool = False, bom: bool = False
+) -> int:
     """One answer a row, below the columns' names; gives their number.
 
-    Unless `raw`, an apostrophe goes before text that a spreadsheet would run.
+    Unless `raw`, an apostrophe goes before text that a spreadsheet would run. Without `bom`, Excel
+    does not read the file as UTF-8.
     """
     count = 0
+    if bom:
+        file.write(BOM_UTF8)
     text = TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
     writer = csv.writer(text)
     writer.writerow(COLUMNS)

@@ -1,6 +1,7 @@
 """The batches of a job on a terminal, as many of them as one can look at."""
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -18,6 +19,17 @@ ROWS = 10
 
 FIRST = ("created", "ended", "uploaded", "queued", "waiting", "failed", "cancelled", "settled")
 """What is under way comes first."""
+
+
+ODD = {
+    "unknown": "of no request",
+    "duplicate": "twice",
+    "unreadable": "unreadable",
+    "missing": "missing",
+    "truncated": "cut off before any content",
+    "empty": "without choices or text",
+}
+"""What the oddities of a batch are called."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +56,27 @@ class Batches:
             table.add_column(title, justify="right")
         for batch in ordered[:ROWS]:
             table.add_row(*_row(batch))
-        left = Counter(batch.state for batch in ordered[ROWS:])
-        if not left:
-            return table
-        told = ", ".join(f"{count:,} {clean(state)}" for state, count in left.items())
-        return Group(table, Text(f"  and {left.total():,} more: {told}", style="dim"))
+        lines = [
+            *self._left_out(ordered[ROWS:]),
+            *(f"odd answers: {words}" for words in self.odd()),
+        ]
+        return Group(table, *(Text(f"  {line}", style="dim") for line in lines))
+
+    def _left_out(self, batches: list[Batch]) -> Iterator[str]:
+        left = Counter(batch.state for batch in batches)
+        if left:
+            told = ", ".join(f"{count:,} {clean(state)}" for state, count in left.items())
+            yield f"and {left.total():,} more: {told}"
+
+    def odd(self) -> Iterator[str]:
+        """What was odd about the answers in the batches, in a line, if anything was."""
+        batches = {batch.id: batch.oddities or {} for batch in self.batches}
+        counts = {
+            words: sum(found[name] for found in batches.values() if type(found.get(name)) is int)
+            for name, words in ODD.items()
+        }
+        if told := ", ".join(f"{count:,} {words}" for words, count in counts.items() if count):
+            yield told
 
 
 def batches_of(api: Api, job_id: UUID) -> Batches | None:

@@ -10,6 +10,7 @@ from service.cli.documents import Batch, Job
 from service.cli.listing import listed
 from service.cli.screen import Column, Screen, age, escaped, length, output
 from service.cli.session import connected
+from service.cli.show.batches import Batches
 from service.rules.states import JobState
 
 app = typer.Typer()
@@ -146,6 +147,7 @@ def _fields(job: Job, batches: list[Batch]) -> list[tuple[str, object]]:
         ("last trouble", job.last_error),
         ("requests", f"{job.total:,}: {counts}"),
         ("tokens", f"{usage.total_tokens:,}: {tokens}"),
+        *(("odd answers", words) for words in Batches(batches).odd()),
         ("endpoint", job.endpoint),
         *(("model", model) for model in sorted({batch.model for batch in batches})),
         ("account", job.account),

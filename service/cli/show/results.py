@@ -26,6 +26,7 @@ from service.cli.submit.formats import NO_PARQUET, parquet_is_there
 app = typer.Typer()
 
 Only = Literal["succeeded", "failed"]
+BOM_HELP = "Begin a .csv file with a byte order mark: Excel then reads it as UTF-8."
 
 
 class Form(StrEnum):
@@ -43,9 +44,13 @@ class Wanted:
     form: Form
     raw: bool = False
     """Exactly what the provider sent, whatever a terminal or a spreadsheet makes of it."""
+    bom: bool = False
+    """Begin a table with a byte order mark."""
 
     @classmethod
-    def of(cls, target: Path | None, *, text: bool = False, raw: bool = False) -> "Wanted":
+    def of(
+        cls, target: Path | None, *, text: bool = False, raw: bool = False, bom: bool = False
+    ) -> "Wanted":
         """The form that the file's name says, or just the answers. Raises BadParameter."""
         # Found now, and not when somebody has waited a night for the results.
         if target is not None and not target.parent.is_dir():
@@ -56,7 +61,9 @@ class Wanted:
             raise typer.BadParameter(f"--text is no {suffix} file: leave it out, the text is in it")
         if form is Form.PARQUET and not parquet_is_there():
             raise typer.BadParameter(NO_PARQUET)
-        return cls(target, Form.TEXT if text else form, raw)
+        if bom and form is not Form.CSV:
+            raise typer.BadParameter("--bom: for a .csv file only (--output answers.csv)")
+        return cls(target, Form.TEXT if text else form, raw, bom)
 
 
 @app.command(rich_help_panel=CLIENT)
@@ -83,10 +90,11 @@ def results(
             "--raw", help="Change nothing that a terminal would obey, or a spreadsheet run."
         ),
     ] = False,
+    bom: Annotated[bool, typer.Option("--bom", help=BOM_HELP)] = False,
     json: AsJson = False,
 ) -> None:
     """Fetch a job's results: JSONL in input order; a table into .csv or .parquet."""
-    wanted = Wanted.of(output, text=text, raw=raw)
+    wanted = Wanted.of(output, text=text, raw=raw, bom=bom)
     with connected() as api, _hinted(job):
         fetch(api, job, wanted, partial=partial, only=only, as_json=json)
 
@@ -169,7 +177,7 @@ def _write(blocks: Iterable[bytes], wanted: Wanted, file: BinaryIO) -> int:
         case Form.TEXT:
             return _write_text(blocks, file, printable if shown else str)
         case Form.CSV:
-            return write_csv(answers(blocks), file, raw=wanted.raw)
+            return write_csv(answers(blocks), file, raw=wanted.raw, bom=wanted.bom)
         case Form.PARQUET:
             from service.cli.submit.parquet import write_parquet
 
@@ -194,12 +202,19 @@ def _show_lines(blocks: Iterable[bytes], file: BinaryIO) -> int:
 
 
 def _write_text(blocks: Iterable[bytes], file: BinaryIO, written_as: Callable[[str], str]) -> int:
-    """The answers, each ended by a line feed; an empty line where there is none, and a word."""
-    count = failed = 0
+    """The answers, each ended by a line feed; an empty line where there is none, and a word.
+
+    An answer that calls tools instead of saying something is its calls as JSON.
+    """
+    count = failed = silent = 0
     for found in answers(blocks):
-        file.write(f"{written_as(found.text or '')}\n".encode())
+        said = found.text or found.tool_calls or ""
+        file.write(f"{written_as(said)}\n".encode())
         count += 1
         failed += found.text is None
+        silent += found.text is not None and not said
     if failed:
         notes().line(f"{failed:,} of {count:,} requests failed: an empty line stands for each")
+    if silent:
+        notes().line(f"{silent:,} of {count:,} answers hold no text: an empty line stands for each")
     return count

@@ -20,6 +20,7 @@ class Table:
     template: str | None = None
     system: str | None = None
     id_column: str | None = None
+    delimiter: str | None = None
     params: tuple[str, ...] = ()
 
     def named(self) -> list[str]:
@@ -30,6 +31,7 @@ class Table:
                 "--template": self.template,
                 "--system": self.system,
                 "--id-column": self.id_column,
+                "--delimiter": self.delimiter,
                 "--param": self.params or None,
             }
         )
@@ -44,6 +46,17 @@ class Table:
             raise typer.BadParameter(f"--param: {error}") from None
         return Recipe(model, self._prompt(), self.system, self.id_column, params)
 
+    def delimiter_for(self, form: Format) -> str:
+        """What separates the cells of a CSV file. Raises BadParameter."""
+        if self.delimiter is None:
+            return "\t" if form is Format.TSV else ","
+        found = _DELIMITERS.get(self.delimiter, self.delimiter)
+        if len(found) != 1 or found in _NO_DELIMITERS:
+            raise typer.BadParameter(
+                f"--delimiter {self.delimiter!r}: give one character, such as ';' or '\\t'"
+            )
+        return found
+
     def _prompt(self) -> Template:
         if (self.prompt_column is None) == (self.template is None):
             raise typer.BadParameter(
@@ -55,6 +68,11 @@ class Table:
             return read_template(self.template or "")
         except BadTemplate as error:
             raise typer.BadParameter(f"--template: {error}") from None
+
+
+_DELIMITERS = {"\\t": "\t", "tab": "\t"}
+_NO_DELIMITERS = frozenset('"\r\n\0 ')
+"""What has another meaning in a table, or stands in most cells."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +99,16 @@ class Asked:
         if source is None:
             raise typer.BadParameter("give a FILE of requests (JSONL, CSV, Parquet), or a --spec")
         return source
+
+    @property
+    def kind(self) -> Format:
+        """What the file is. Only tables have a delimiter."""
+        otherwise = Format.JSONL if self.table.delimiter is None else Format.CSV
+        return format_of(self.source(), self.form, otherwise=otherwise)
+
+    @property
+    def delimiter(self) -> str:
+        return self.table.delimiter_for(self.kind)
 
     def envelope(self) -> Envelope | None:
         """What surrounds the requests; None for a spec, which has it within."""
@@ -110,7 +138,7 @@ class Asked:
         """How rows become requests; None where the input is no table. Raises BadParameter."""
         if self.spec is not None:
             return None
-        form = format_of(self.source(), self.form)
+        form = self.kind
         if form is Format.JSONL:
             if named := self.table.named():
                 raise typer.BadParameter(
@@ -119,6 +147,9 @@ class Asked:
             return None
         if form is Format.PARQUET and not parquet_is_there():
             raise typer.BadParameter(NO_PARQUET)
+        if form is Format.PARQUET and self.table.delimiter is not None:
+            raise typer.BadParameter("--delimiter: for CSV only")
+        self.table.delimiter_for(form)
         if self.endpoint not in {None, CHAT}:
             raise typer.BadParameter(f"tables make chat requests; write JSONL for {self.endpoint}")
         return self.table.recipe(self.model)

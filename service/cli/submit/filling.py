@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from service.rules.encoding import BOM
 from service.rules.requests import LineSplitter
 
 
@@ -31,6 +32,7 @@ def filled(blocks: Iterable[bytes], model: str) -> Iterator[bytes]:
 
 def _filled(line: bytes, model: str) -> bytes:
     """What cannot be read is left alone: the API names what is wrong with it, and where."""
+    line = line.removeprefix(BOM)
     try:
         named = _look.decode(line).body.model
         if named is not None and bytes(named) != b"null":

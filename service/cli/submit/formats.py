@@ -12,10 +12,16 @@ class Format(StrEnum):
     PARQUET = "parquet"
 
 
-def format_of(path: Path, given: Format | None) -> Format:
-    """As the file's name says, unless told otherwise."""
-    suffix = path.suffix.lower().removeprefix(".")
-    return given or (Format(suffix) if suffix in set(Format) else Format.JSONL)
+def format_of(path: Path, given: Format | None, *, otherwise: Format = Format.JSONL) -> Format:
+    """As the file's name says (`.csv.gz` is CSV), unless told otherwise.
+
+    A name that says nothing has the format `otherwise`.
+    """
+    name = Path(path.name.lower().removesuffix(".gz"))
+    suffix = name.suffix.removeprefix(".")
+    if suffix == "ndjson":
+        suffix = Format.JSONL
+    return given or (Format(suffix) if suffix in set(Format) else otherwise)
 
 
 def parquet_is_there() -> bool:

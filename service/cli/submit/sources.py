@@ -13,9 +13,10 @@ from typing import BinaryIO
 import typer
 
 from service.cli.submit.filling import filled
-from service.cli.submit.formats import Format
 from service.cli.submit.rows import Recipe, lines_of
-from service.cli.submit.tables import BadInput, csv_rows
+from service.cli.submit.tables import BadInput, Row, csv_rows
+from service.payloads.unpacking import unpacked
+from service.rules import errors
 
 BLOCK = 1 << 18
 STANDARD_INPUT = Path("-")
@@ -61,23 +62,34 @@ def plain_lines(file: BinaryIO, length: int | None, bar: Bar) -> Iterator[bytes]
 
 
 def filled_lines(file: BinaryIO, model: str, bar: Bar) -> Iterator[bytes]:
-    """JSONL in blocks, with the model named wherever it is not."""
-    return filled(plain_lines(file, length_of(file), bar), model)
+    """JSONL in blocks, with the model named wherever it is not. Raises BadInput."""
+    return filled(_unpacked_lines(file, bar), model)
 
 
-def table_lines(
-    source: Path, file: BinaryIO, kind: Format, recipe: Recipe, bar: Bar
-) -> Iterator[bytes]:
-    """Request lines made of a table, in blocks. Raises BadInput, for the first of them at once."""
-    if kind is Format.PARQUET:
-        if source == STANDARD_INPUT:
-            raise BadInput("Parquet is read from its end: give it as a file, not through a pipe")
-        from service.cli.submit.parquet import parquet_rows
+def csv_lines(file: BinaryIO, delimiter: str, recipe: Recipe, bar: Bar) -> Iterator[bytes]:
+    """Request lines made of CSV, in blocks. Raises BadInput, for the first of them at once."""
+    rows = csv_rows(_unpacked_lines(file, bar), recipe.columns, delimiter=delimiter)
+    return _made_of(rows, recipe)
 
-        rows = parquet_rows(source, recipe.columns, bar.opened, bar.advanced)
-    else:
-        blocks = plain_lines(file, length_of(file), bar)
-        rows = csv_rows(blocks, recipe.columns, delimiter="\t" if kind is Format.TSV else ",")
+
+def parquet_lines(source: Path, recipe: Recipe, bar: Bar) -> Iterator[bytes]:
+    """Request lines made of Parquet, as `csv_lines` makes them."""
+    if source == STANDARD_INPUT:
+        raise BadInput("Parquet is read from its end: give it as a file, not through a pipe")
+    from service.cli.submit.parquet import parquet_rows
+
+    return _made_of(parquet_rows(source, recipe.columns, bar.opened, bar.advanced), recipe)
+
+
+def _unpacked_lines(file: BinaryIO, bar: Bar) -> Iterator[bytes]:
+    """The file, unpacked if it is gzipped. Raises BadInput."""
+    try:
+        yield from unpacked(plain_lines(file, length_of(file), bar), sys.maxsize)
+    except errors.BadInput as error:
+        raise BadInput(str(error)) from None
+
+
+def _made_of(rows: Iterable[Row], recipe: Recipe) -> Iterator[bytes]:
     packed = _packed(lines_of(rows, recipe))
     # Short tables are checked whole before anything is sent, and any table's header is.
     return chain([next(packed)], packed)

@@ -23,18 +23,19 @@ from service.cli.exits import Exit
 from service.cli.screen import clean, notes
 from service.cli.screen import output as standard_output
 from service.cli.session import connected
-from service.cli.show.results import Wanted, fetch
+from service.cli.show.results import BOM_HELP, Wanted, fetch
 from service.cli.show.watch import watched
 from service.cli.submit.asked import Asked, Table
-from service.cli.submit.formats import Format, format_of
+from service.cli.submit.formats import Format
 from service.cli.submit.rows import Recipe
 from service.cli.submit.sources import (
     Bar,
+    csv_lines,
     filled_lines,
     length_of,
     opened,
+    parquet_lines,
     plain_lines,
-    table_lines,
 )
 from service.cli.submit.tables import BadInput
 from service.rules.requests import CHAT
@@ -71,6 +72,13 @@ def submit(
             help="Whose cells are the custom_ids (else row-1, …).", rich_help_panel=TABLES
         ),
     ] = None,
+    delimiter: Annotated[
+        str | None,
+        typer.Option(
+            help="What separates the cells of CSV: ';' or '\\t'. Default: a comma.",
+            rich_help_panel=TABLES,
+        ),
+    ] = None,
     param: Annotated[
         list[str] | None,
         typer.Option(
@@ -98,6 +106,7 @@ def submit(
             "--output", "-o", dir_okay=False, help="With --wait: write the results there."
         ),
     ] = None,
+    bom: Annotated[bool, typer.Option("--bom", help=BOM_HELP)] = False,
     json: AsJson = False,
 ) -> None:
     """Submit requests as a job, and print the job's id."""
@@ -111,6 +120,7 @@ def submit(
             template=template,
             system=system,
             id_column=id_column,
+            delimiter=delimiter,
             params=tuple(param or ()),
         ),
         endpoint=endpoint,
@@ -120,14 +130,13 @@ def submit(
         metadata=metadata,
         idempotency_key=idempotency_key,
     )
-    _submit(asked, wait=wait, target=output, as_json=json)
-
-
-def _submit(asked: Asked, *, wait: bool, target: Path | None, as_json: bool) -> None:
-    source, envelope, recipe = asked.source(), asked.envelope(), asked.recipe()
-    if target is not None and not wait:
+    if output is not None and not wait:
         raise typer.BadParameter("--output: there is nothing to write yet without --wait")
-    wanted = Wanted.of(target)
+    _submit(asked, wait=wait, wanted=Wanted.of(output, bom=bom), as_json=json)
+
+
+def _submit(asked: Asked, *, wait: bool, wanted: Wanted, as_json: bool) -> None:
+    source, envelope, recipe = asked.source(), asked.envelope(), asked.recipe()
     key = asked.idempotency_key
     if key is not None and not (key.isascii() and key.isprintable()):
         raise typer.BadParameter("--idempotency-key: use printable ASCII characters")
@@ -142,8 +151,8 @@ def _submit(asked: Asked, *, wait: bool, target: Path | None, as_json: bool) -> 
         _tell(submitted, wait=wait)
         if not wait:
             return
-        job = _waited(api, submitted.job.value, target, as_json=as_json)
-        if target is not None and job.state in {"completed", "cancelled"}:
+        job = _waited(api, submitted.job.value, wanted.target, as_json=as_json)
+        if wanted.target is not None and job.state in {"completed", "cancelled"}:
             fetch(api, job.uuid, wanted)
     raise typer.Exit(Exit.FINE if job.served else Exit.UNSERVED)
 
@@ -176,7 +185,7 @@ def _send(
 
 
 def _is_parquet(asked: Asked) -> bool:
-    return format_of(asked.source(), asked.form) is Format.PARQUET
+    return asked.kind is Format.PARQUET
 
 
 def _blocks(
@@ -184,8 +193,9 @@ def _blocks(
 ) -> tuple[Iterator[bytes], int | None]:
     """The request lines, and how many bytes they are where that is known beforehand."""
     if recipe is not None:
-        kind = format_of(asked.source(), asked.form)
-        return table_lines(asked.source(), file, kind, recipe, bar), None
+        if _is_parquet(asked):
+            return parquet_lines(asked.source(), recipe, bar), None
+        return csv_lines(file, asked.delimiter, recipe, bar), None
     if asked.model is not None:
         return filled_lines(file, asked.model, bar), None
     length = length_of(file)

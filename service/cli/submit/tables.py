@@ -5,6 +5,7 @@ from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from service.rules.kinds import DELIMITERS, HEAD, binary_kind
 from service.rules.requests import LINE_BYTES, LineSplitter
 
 
@@ -32,7 +33,7 @@ def csv_rows(
         header = next(reader, None)
         if not header:
             raise BadInput("is empty: its first line must name the columns")
-        check_columns(header, wanted)
+        check_columns(header, wanted, hint=_other_delimiter(header, delimiter))
         begins = reader.line_num + 1
         for cells in reader:
             if not cells:  # a blank line
@@ -60,8 +61,8 @@ def _text_lines(blocks: Iterable[bytes]) -> Iterator[str]:
     """The lines with their ends, which csv wants to see."""
     splitter, is_first = LineSplitter(), True
     for line in _lines(splitter, blocks):
-        if is_first and line.startswith((b"\xff\xfe", b"\xfe\xff")):
-            raise _BadLine("is UTF-16; save the file as UTF-8")
+        if is_first and (kind := binary_kind(line[:HEAD])) is not None:
+            raise BadInput(f"is {kind}")
         # Spreadsheets begin a file with a mark.
         yield _text(line.removeprefix(BOM_UTF8) if is_first else line)
         is_first = False
@@ -98,11 +99,23 @@ def _mended(error: str) -> str:
     return error
 
 
-def check_columns(names: Sequence[str], wanted: Sequence[str]) -> None:
-    """Raise BadInput unless each column that is wanted is there, once."""
+def _other_delimiter(header: Sequence[str], delimiter: str) -> str:
+    """Return what to add if the header has one column that looks like several."""
+    if len(header) != 1:
+        return ""
+    counts = {other: header[0].count(other) for other in DELIMITERS if other != delimiter}
+    likely = max(counts, key=lambda other: counts[other])
+    if not counts[likely]:
+        return ""
+    option = "\\t" if likely == "\t" else likely
+    return f": this looks separated by {DELIMITERS[likely]}: --delimiter '{option}'"
+
+
+def check_columns(names: Sequence[str], wanted: Sequence[str], *, hint: str = "") -> None:
+    """Raise BadInput, with a hint, unless each column that is wanted is there, once."""
     for name in wanted:
         if name not in names:
             there = ", ".join(repr(other) for other in names[:20])
-            raise BadInput(f"has no column {name!r}; it has {there or 'none'}")
+            raise BadInput(f"has no column {name!r}; it has {there or 'none'}{hint}")
         if names.count(name) > 1:
             raise BadInput(f"has the column {name!r} more than once; rename one")

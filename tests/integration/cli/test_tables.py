@@ -1,8 +1,10 @@
 """Tables in and out of the command line, and answers as text."""
 
 import csv
+import gzip
 import io
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -48,6 +50,43 @@ def test_a_table_goes_in_and_its_answers_come_out(
     table = parquet.read_table(work / "out.parquet").to_pylist()
     assert [row["text"] for row in table] == ["echo: one", None, "echo: three\nfour"]
     assert sorted(path.name for path in work.iterdir()) == ["in.csv", "out.csv", "out.parquet"]
+
+
+def test_tables_and_lines_come_as_they_are(working: Cli, work: Path, simulator: Simulator) -> None:
+    simulator.line_rule("tool_call", custom_id="1")
+    (work / "in.csv").write_bytes(b"id;question\r\n1;one, two\r\n2;three\r\n")
+    mistaken = working("submit", "in.csv", *ASK, "--id-column", "id")
+    assert (mistaken.status, mistaken.out) == (2, "")
+    assert "this looks separated by semicolons: --delimiter ';'" in mistaken.err
+
+    (work / "in.txt.gz").write_bytes(gzip.compress((work / "in.csv").read_bytes()))
+    table = ("--delimiter", ";", "--id-column", "id", "--wait", "--output", "out.csv", "--bom")
+    done = working("submit", "in.txt.gz", *ASK, *table)
+    assert done.status == 0, done.err
+    written = (work / "out.csv").read_bytes()
+    assert written.startswith(b"\xef\xbb\xbfcustom_id")
+    rows = list(csv.DictReader(io.StringIO(written.decode("utf-8-sig"), newline="")))
+    assert (rows[1]["text"], rows[1]["tool_calls"]) == ("echo: three", "")
+    assert (rows[0]["text"], rows[0]["finish_reason"]) == ("", "tool_calls")
+    assert json.loads(rows[0]["tool_calls"])[0]["function"]["name"] == "look_up"
+    text = working("results", done.out.strip(), "--text")
+    assert [line[:1] for line in text.out.splitlines()] == ["[", "e"]
+
+    simulator.line_rule("no_choices", custom_id="a")
+
+    shaped = requests("a").replace(
+        b'"custom_id"', b'"method": "POST", "url": "/v1/chat/completions", "custom_id"'
+    )
+    for options in ([], ["--model", "m/one"]):
+        done = working("submit", "-", *options, "--wait", stdin=gzip.compress(shaped))
+        assert done.status == 0, done.err
+        silent = working("results", done.out.strip(), "--text")
+        assert (silent.out, "1 of 1 answers hold no text" in silent.err) == ("\n", True)
+        shown = working("show", done.out.strip())
+        assert re.search("^odd answers +1 without choices or text$", shown.out, re.MULTILINE)
+    refused = working("submit", "-", stdin=shaped.replace(b"/v1/chat", b"/v1/other"))
+    assert (refused.status, refused.out) == (2, "")
+    assert 'line 1: has "url": "/v1/other/completions"' in refused.err
 
 
 def test_a_bad_row_far_down_leaves_no_job_behind(cli: Cli, work: Path) -> None:
@@ -160,6 +199,10 @@ def test_bash_completes_commands_options_and_job_ids(cli: Cli) -> None:
         (["--spec", "in.json", "--model", "m"], "--model"),
         (["in.jsonl", "--output", "out.csv"], "--wait"),
         (["in.jsonl", "--wait", "--output", "no/out.csv"], "no such directory"),
+        (["in.jsonl", "--wait", "--output", "out.jsonl", "--bom"], "--bom"),
+        (["in.jsonl", "--delimiter", ";"], "--delimiter"),
+        (["in.csv", *ASK, "--delimiter", ";;"], "give one character"),
+        (["in.parquet", *ASK, "--delimiter", ";"], "for CSV only"),
     ],
 )
 def test_options_that_do_not_go_together_are_named(

@@ -120,6 +120,18 @@ def test_an_answer_can_be_cut_to_nothing(api: ByHand, simulator: Simulator) -> N
     assert simulator.billed("r3") == 1
 
 
+def test_an_answer_can_call_a_tool_or_have_no_choices(api: ByHand, simulator: Simulator) -> None:
+    simulator.line_rule("tool_call", custom_id="r3")
+    simulator.line_rule("no_choices", custom_id="r4")
+    output = api.run(LINES).output
+    (choice,) = output["r3"]["response"]["body"]["choices"]
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"]["content"] is None
+    assert choice["message"]["tool_calls"][0]["function"]["name"] == "look_up"
+    assert output["r4"]["response"]["body"]["choices"] == []
+    assert output["r4"]["response"]["body"]["usage"]["total_tokens"] > 0
+
+
 def test_a_poisoned_line_fails_every_batch_it_is_in(api: ByHand, simulator: Simulator) -> None:
     simulator.line_rule("poison", custom_id="r3", message="Line {line} (within chunk): no")
     job = api.run(LINES).job

@@ -31,6 +31,36 @@ DEAD = b'{"custom_id":"b","error":{"code":"invalid","message":"no, \\"never\\""}
             b'{"custom_id":"e","response":{"body":{"choices":[{"message":{"content":"x\\ud83d"}}]}}}',
             Answer("e", "x\N{REPLACEMENT CHARACTER}", None, None, None, None),
         ),
+        (
+            b'{"custom_id":"t","response":{"body":{"choices":[{"finish_reason":"tool_calls",'
+            b'"message":{"content":null,"tool_calls":[{"id":"t","function":{"name":"f"}}]}}]}}}',
+            Answer(
+                *("t", "", None, None, None, "tool_calls"),
+                tool_calls='[{"id": "t", "function": {"name": "f"}}]',
+            ),
+        ),
+        (
+            b'{"custom_id":"u","response":{"body":{"choices":[{"message":{"content":"Let me see",'
+            b'"function_call":{"name":"f"}}}]}}}',
+            Answer(
+                *("u", "Let me see", None, None, None, None),
+                tool_calls='[{"type": "function", "function": {"name": "f"}}]',
+            ),
+        ),
+        (
+            b'{"custom_id":"r","response":{"body":{"choices":[{"message":'
+            b'{"content":null,"tool_calls":[],"refusal":"No."}}]}}}',
+            Answer("r", "No.", None, None, None, None),
+        ),
+        (
+            b'{"custom_id":"p","response":{"body":{"choices":[{"message":{"content":'
+            b'[{"type":"text","text":"one "},{"type":"text","text":"two"}]}}]}}}',
+            Answer("p", "one two", None, None, None, None),
+        ),
+        (
+            b'{"custom_id":"n","response":{"status_code":200,"body":{"usage":{}}}}',
+            Answer("n", "", None, None, None, None),
+        ),
         (b'{"custom_id":"f","response":[]}', Answer("f", "", None, None, None, None)),
         (b'{"custom_id":"g","error":"bad"}', Answer("g", None, "bad", None, None, None)),
     ],
@@ -48,6 +78,12 @@ def test_a_table_of_answers_reads_back_as_it_was() -> None:
     assert rows[0]["text"] == "one\ntwo"
     assert rows[0]["prompt_tokens"] == "3"
     assert (rows[1]["custom_id"], rows[1]["error"]) == ("b", 'invalid: no, "never"')
+
+
+def test_a_byte_order_mark_stands_before_the_table() -> None:
+    file = io.BytesIO()
+    write_csv(answers([CHAT]), file, bom=True)
+    assert file.getvalue().startswith(b"\xef\xbb\xbfcustom_id,text,")
 
 
 @pytest.mark.parametrize(
@@ -69,9 +105,9 @@ def test_a_table_of_answers_reads_back_as_it_was() -> None:
     ],
 )
 def test_a_spreadsheet_gets_text_for_formulas_and_numbers_for_numbers(text: str, cell: str) -> None:
-    found = Answer(text, text, text, -3, None, text)
+    found = Answer(text, text, text, -3, None, text, text)
     for raw, expected in ((False, cell), (True, text)):
         file = io.BytesIO()
         write_csv([found], file, raw=raw)
         (row,) = list(csv.reader(io.StringIO(file.getvalue().decode(), newline="")))[1:]
-        assert row == [expected, expected, expected, "-3", "", expected]
+        assert row == [expected, expected, expected, "-3", "", expected, expected]

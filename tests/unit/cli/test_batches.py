@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from msgspec.structs import replace
 from rich.console import Console
 
 from service.cli.documents import Batch
@@ -35,6 +36,14 @@ def test_what_is_under_way_stands_first_and_what_is_left_out_is_counted() -> Non
     assert lines[-1].strip() == "and 2 more: 2 settled"
     assert max(map(len, lines)) <= 80
     assert len(lines) == ROWS + 2
+
+
+def test_odd_answers_are_counted_once_for_each_batch() -> None:
+    odd = {"truncated": 1, "empty": 2, "missing": 0, "later": "?"}
+    shared = [replace(batch(n, "settled"), id="x", oddities=odd) for n in range(2)]
+    other = replace(batch(2, "settled"), oddities={"empty": 1})
+    told = "odd answers: 1 cut off before any content, 3 without choices or text"
+    assert " ".join(line.strip() for line in drawn([*shared, other])[4:]) == told
 
 
 def test_what_the_provider_has_done_counts_while_it_is_not_fetched() -> None:

@@ -61,7 +61,10 @@ def test_rows_are_numbered_and_cells_keep_their_lines_and_characters() -> None:
         (b"q,r\n1,2\n3\n", r"row 2 \(line 3\) has 1 cells, and the header 2"),
         (b'q,r\n"1\n\n1",2\n3,4,5\n', r"row 2 \(line 5\) has 3 cells"),
         (b"q\nx\n\xff\n", r"row 2 \(line 3\): is not UTF-8 \(byte 1"),
-        (b"\xff\xfeq\x00\n", "the header: is UTF-16"),
+        (b"\xff\xfeq\x00\n", "^is UTF-16, not UTF-8: save it as UTF-8"),
+        (b"PK\x03\x04xl/", r"^is an Excel workbook \(xlsx\): save it as CSV"),
+        (b"p;q\n1;2\n", r"no column 'q'; it has 'p;q': .* semicolons: --delimiter ';'"),
+        (b"p\tq\n1\t2\n", r"no column 'q'; .* separated by tabs: --delimiter '\\t'"),
         (b"q\n1\x00\n", r"row 1 \(line 2\): holds a NUL"),
         (b'q\n"never closed\n', "closing quote"),
         (b'q\n"a"b\n', "twice"),
@@ -73,6 +76,13 @@ def test_rows_are_numbered_and_cells_keep_their_lines_and_characters() -> None:
 def test_what_is_wrong_with_a_csv_file_is_said_with_its_row(content: bytes, words: str) -> None:
     with pytest.raises(BadInput, match=words):
         made(content, QUESTIONS, block=1 << 18)
+
+
+def test_a_table_may_have_another_delimiter() -> None:
+    rows = csv_rows([b'p;q\n"1;1";2,5\n'], ["q"], delimiter=";")
+    assert [dict(row.cells) for row in rows] == [{"p": "1;1", "q": "2,5"}]
+    with pytest.raises(BadInput, match="separated by commas: --delimiter ','"):
+        list(csv_rows([b"p,q\n1,2\n"], ["q"], delimiter=";"))
 
 
 @pytest.mark.parametrize("custom_id", ["", "x" * 65])
@@ -150,7 +160,7 @@ def test_the_model_is_filled_in_where_there_is_none_and_all_else_stays() -> None
         b"",
         b'{"custom_id":"\xff","body":{}}',
     ]
-    content = b"\n".join(lines)
+    content = b"\xef\xbb\xbf" + b"\n".join(lines)
     blocks = (content[n : n + 5] for n in range(0, len(content), 5))
     out = b"".join(filled(blocks, "m")).split(b"\n")
     assert out == [

@@ -383,6 +383,31 @@ def test_an_answer_cut_by_the_token_limit_is_a_success_that_is_counted() -> None
     assert answers.truncated == 2
 
 
+# (the body of a success, whether it holds an answer)
+BODIES = [
+    ({"choices": [{"message": {"content": "x"}}]}, True),
+    ({"choices": [{"message": {"content": None, "tool_calls": [{"id": "t"}]}}]}, True),
+    ({"text": "heard"}, True),
+    ({"text": ""}, True),  # silence
+    ({}, False),
+    ({"choices": []}, False),
+    ({"choices": None, "usage": {"completion_tokens": 3}}, False),
+    ({"choices": {}}, False),
+    ({"text": None}, False),
+    ("done", False),
+    ([], False),
+]
+
+
+@pytest.mark.parametrize(("body", "holds"), BODIES, ids=range(len(BODIES)))
+def test_a_success_without_an_answer_is_a_success_that_is_counted(body: Any, holds: bool) -> None:
+    line = {"custom_id": "r0", "response": {"status_code": 200, "body": body}}
+    with _files(msgspec.json.encode(line)) as files:
+        answers = read_answers(files, ["r0"], lambda: None)
+    assert None not in answers.places
+    assert answers.oddities(missing=0).empty == (not holds)
+
+
 def test_the_lease_is_kept_while_lines_are_read() -> None:
     kept: list[int] = []
     lines = [_success("r0", content="x" * BLOCK)] * 5
