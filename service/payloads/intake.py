@@ -139,7 +139,7 @@ class Intake:
         Raises BadInput if the input is something else, or has too many bad lines.
         """
         for piece in self._opening.feed(block):
-            self._take(self._splitter.feed(piece))
+            self._feed(piece)
 
     def add(self, line: bytes, *, hash_as: Callable[[bytes], bytes] | None = None) -> None:
         """Take one line. Skips a blank line; collects a bad one for `finish` to refuse."""
@@ -153,7 +153,7 @@ class Intake:
     def finish(self) -> Taken:
         """Cut the last shards and close the blobs. Raises BadInput with every problem."""
         for piece in self._opening.end():
-            self._take(self._splitter.feed(piece))
+            self._feed(piece)
         self._take(self._splitter.end())
         self._note_repeated()
         if not self._problems.count and not self._total:
@@ -169,6 +169,13 @@ class Intake:
             self._sha256.hexdigest() if self._sha256 is not None else None,
         )
 
+    def _feed(self, piece: bytes) -> None:
+        blank = self._splitter.skip_blank(piece)
+        if blank is None:
+            self._take(self._splitter.feed(piece))
+        else:
+            self._line += blank
+
     def _take(self, lines: list[bytes]) -> None:
         """Take many lines at once if all are good and need no change, else look at each."""
         if not lines:
@@ -179,8 +186,6 @@ class Intake:
             self._hash(block)
             self._line += len(lines)
             self._accept(requests, lines)
-        elif block.isspace() and max(map(len, lines)) <= LINE_BYTES:
-            self._line += len(lines)  # a file of blank lines unpacks to very many
         else:
             self._take_each(lines)
 

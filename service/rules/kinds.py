@@ -70,6 +70,8 @@ def kind_of(head: bytes) -> str | None:
     """
     if (binary := binary_kind(head)) is not None:
         return binary
+    if _has_other_encoding(head):
+        return f"text in another encoding than UTF-8: {_UTF8.format('WINDOWS-1252')}"
     text = head.removeprefix(BOM).lstrip()
     first, feed, _ = text.partition(b"\n")
     if feed and text.startswith(b"{") and _is_object(first):
@@ -88,6 +90,23 @@ def kind_of(head: bytes) -> str | None:
     if text.startswith(b"{"):
         return _written_otherwise(text, first)
     return _table_kind(text)
+
+
+def _has_other_encoding(head: bytes) -> bool:
+    """Whether no line with other characters than ASCII is UTF-8. A single one may be damaged."""
+    lines = [] if head.isascii() else head.split(b"\n")
+    if len(head) >= HEAD:
+        lines = lines[:-1]  # it may be cut
+    others = [line for line in lines if not line.isascii()]
+    return len(others) > 1 and not any(map(_is_utf8, others))
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def spec_kind(head: bytes) -> str | None:

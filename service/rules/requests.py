@@ -11,6 +11,9 @@ from service.rules.names import hidden_in, trouble_with
 LINE_BYTES = 10_000_000
 """A line's most bytes (TOGETHER_API: 10 MB a line)."""
 
+SHORT = 1000
+"""Bytes of a line that are quickly looked at."""
+
 CHAT = "/v1/chat/completions"
 AUDIO = ("/v1/audio/transcriptions", "/v1/audio/translations")
 ENDPOINTS = (CHAT, *AUDIO)
@@ -185,6 +188,20 @@ class LineSplitter:
             return []
         first, self._rest = self._rest, lines.pop()
         return [first, *lines]
+
+    def skip_blank(self, block: bytes) -> int | None:
+        """The number of lines that a blank block ends; what it leaves over counts to the next.
+
+        None, and nothing is done, unless all these lines are blank: then `feed` cuts them. A few
+        bytes of gzip are millions of blank lines, which would take minutes to cut.
+        """
+        if not block.isspace() or len(block) > LINE_BYTES - SHORT or len(self._rest) > SHORT:
+            return None
+        ended = block.count(b"\n")
+        if not ended or (self._rest and not self._rest.isspace()):
+            return None
+        self._rest = block[block.rindex(b"\n") + 1 :]
+        return ended
 
     def end(self) -> list[bytes]:
         """The last line, where it has no LF."""

@@ -43,6 +43,11 @@ KINDS = {
     "UTF-16 without a mark": (LINES.decode().encode("utf-16-le"), "UTF-16", "iconv -f UTF-16LE"),
     "UTF-16 BE without": (LINES.decode().encode("utf-16-be"), "UTF-16", "iconv -f UTF-16BE"),
     "UTF-32": (LINES.decode().encode("utf-32"), "UTF-32", "iconv -f UTF-32"),
+    "Windows-1252": (
+        b"".join(chat_line(one, text="é").decode().encode("cp1252") + b"\n" for one in "abc"),
+        "text in another encoding than UTF-8",
+        "save it as UTF-8",
+    ),
     "CSV": (b"id,text\n1,a\n2,b\n", "a table, separated by commas", "--format csv"),
     "semicolons": (b"id;text\n1;a, b\n2;b\n", "separated by semicolons", "--delimiter ';'"),
     "tabs": (b"id\ttext\r\n1\ta\r\n", "separated by tabs", "--delimiter '\\t'"),
@@ -89,8 +94,10 @@ def test_what_is_no_jsonl_is_named_with_what_to_do(data: bytes, name: str, mend:
         # a line feed within a string is the fault of one line
         b'{"custom_id": "a", "body": {"text": "one\ntwo"}}\n' + LINES,
         b"{" * 5000,
+        LINES + b'{"custom_id": "\xff"}\n',
+        LINES + b'{"custom_id": "\xff"}\n' + chat_line("\u00e9") + b"\n",
     ],
-    ids=range(13),
+    ids=range(15),
 )
 def test_what_may_be_jsonl_has_no_other_name(data: bytes) -> None:
     assert kind_of(data[:HEAD]) is None
