@@ -90,7 +90,8 @@ class Intake:
 
     `prefix` must be fresh: a blob below it becomes true only when a row names it. Bad lines are
     collected and left out, and `finish` raises BadInput for all of them. `feed` raises BadInput
-    where it is no use to read on. `most_bytes` bounds what a packed input may unpack to.
+    where it is no use to read on. `most_bytes` bounds what a packed input may unpack to, and `keep`
+    is called every now and then: a block may unpack to a thousand times its size.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class Intake:
         *,
         hashed: bool = False,
         most_bytes: int | None = None,
+        keep: Callable[[], None] = lambda: None,
     ) -> None:
         self._blobs = blobs
         self._prefix = prefix
@@ -112,6 +114,7 @@ class Intake:
         self._stack = ExitStack()
         unpacked = settings.unpacked_bytes
         self._opening = Opening(unpacked if most_bytes is None else min(unpacked, most_bytes))
+        self._keep = keep
         self._splitter = LineSplitter()
         self._models: dict[str, _ModelShards] = {}
         self._shards: list[tuple[int, Shard]] = []
@@ -140,6 +143,7 @@ class Intake:
         """
         for piece in self._opening.feed(block):
             self._feed(piece)
+            self._keep()
 
     def add(self, line: bytes, *, hash_as: Callable[[bytes], bytes] | None = None) -> None:
         """Take one line. Skips a blank line; collects a bad one for `finish` to refuse."""

@@ -46,10 +46,11 @@ def _taken(job: JobClaim, spec: Spec | None, clients: Clients) -> Taken | None:
 
 
 def _take_input(job: JobClaim, url: str, clients: Clients) -> Taken:
-    with Intake(clients.blobs, _prefix(job), job.endpoint, clients.settings) as intake:
+    with Intake(
+        clients.blobs, _prefix(job), job.endpoint, clients.settings, keep=clients.lease.keep
+    ) as intake:
         for block in _blocks(url, clients):
             intake.feed(block)
-            clients.lease.keep()
         return intake.finish()
 
 

@@ -1,6 +1,7 @@
 """The Python client against a real API: both kinds, broken connections, and its wheel."""
 
 import asyncio
+import json
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from uuid import UUID, uuid4
 import haulier_client
 import pytest
 from haulier_client import AsyncClient, Client, Failure
+from haulier_client.views import read_result
 
 from config.settings import Settings
 from service.rules.credentials import Scope
@@ -144,6 +146,34 @@ def test_a_client_of_asyncio_does_the_same(api: Api) -> None:
 
 
 # --- what is refused ----------------------------------------------------------------------------
+
+
+def test_requests_come_in_the_shapes_that_tools_write(api: Api, haulier: Client) -> None:
+    shaped = {"method": "POST", "url": "/v1/chat/completions", **chat_request("a")}
+    shaped["body"]["model"] = None
+    left_out: dict[str, Any] = dict.fromkeys(
+        ["account", "priority", "metadata", "notify", "idempotency_key"]
+    )
+    job = haulier.submit([shaped], model=MODEL, **left_out)
+    again = haulier.submit_spec(
+        {"endpoint": "/v1/chat/completions", "requests": [chat_request("a")], **left_out}
+    )
+    assert (job.total, again.total) == (1, 1)
+    (part,) = api.http.get(f"/v1/jobs/{job.id}/batches").json()["data"]
+    assert part["model"] == MODEL
+
+
+@pytest.mark.parametrize(
+    ("message", "calls"),
+    [
+        ({"content": None, "tool_calls": [{"id": "t"}]}, [{"id": "t"}]),
+        ({"content": "x", "tool_calls": None}, []),
+        (None, []),
+    ],
+)
+def test_a_result_may_call_tools(message: Any, calls: list[Any]) -> None:
+    line = {"custom_id": "a", "response": {"body": {"choices": [{"message": message}]}}}
+    assert read_result(json.dumps(line).encode()).tool_calls == calls
 
 
 def test_bad_requests_are_named_by_their_lines(haulier: Client) -> None:

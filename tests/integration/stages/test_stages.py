@@ -1,5 +1,6 @@
 """The stages, called as a worker calls them: real blobs, a real client, the simulator behind it."""
 
+import gzip
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from dataclasses import replace as with_
@@ -733,8 +734,11 @@ def _split(bench: Bench, tmp_path: Path, content: bytes | None, **settings: Any)
     return stages.split(job_claim(input=url), made)
 
 
-def test_split_reads_the_input(bench: Bench, tmp_path: Path) -> None:
-    content = b"\n".join(chat_line(f"r{i}") for i in range(5))
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_split_reads_the_input(
+    bench: Bench, tmp_path: Path, pack: Callable[[bytes], bytes]
+) -> None:
+    content = pack(b"\n".join(chat_line(f"r{i}") for i in range(5)))
     outcome = _split(bench, tmp_path, content, shard_requests=2)
     assert isinstance(outcome, Split)
     assert [shard.requests for shard in outcome.shards] == [2, 2, 1]
@@ -745,6 +749,8 @@ def test_split_reads_the_input(bench: Bench, tmp_path: Path) -> None:
     [
         (None, "is not a file that can be read", []),
         (b"", "the input holds no requests", [None]),
+        (gzip.compress(b"x")[:-1], "the gzip data is cut off", [None]),
+        (b"[{}]", "the input is a JSON array", [None]),
         (b"oops\n\n" + chat_line("a") + b"\n" + chat_line("a"), "line 1: is not JSON", [1, 4]),
     ],
 )
