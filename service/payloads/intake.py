@@ -4,8 +4,7 @@ Haulier sends nothing to Together before the whole input has passed its checks.
 """
 
 import hashlib
-from array import array
-from bisect import bisect_right, insort
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -17,8 +16,8 @@ from config.settings import Settings
 from service.payloads.blobs import Destination, Writer
 from service.payloads.duplicates import Hashes
 from service.payloads.opening import Opening
+from service.payloads.problems import LineNumbers, Problems
 from service.rules.encoding import BOM
-from service.rules.errors import MOST_PROBLEMS, BadInput, Problem
 from service.rules.requests import (
     LINE_BYTES,
     LineError,
@@ -345,41 +344,3 @@ class Intake:
             for entry in entries:
                 if hash(entry.custom_id) in hashes:
                     yield entry
-
-
-class Problems:
-    """The problems of an input: the first MOST_PROBLEMS by line, and the number of all."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._kept: list[Problem] = []
-
-    def note(self, message: str, line: int | None = None) -> None:
-        self.count += 1
-        if len(self._kept) == MOST_PROBLEMS and (line or 0) >= (self._kept[-1].line or 0):
-            return
-        insort(self._kept, Problem(message, line), key=lambda problem: problem.line or 0)
-        del self._kept[MOST_PROBLEMS:]
-
-    def raise_any(self) -> None:
-        """Raise BadInput if there are any."""
-        if self._kept:
-            raise BadInput(self._kept, more=self.count - len(self._kept))
-
-
-class LineNumbers:
-    """Maps requests to line numbers. Uses memory only for gaps, where lines were left out."""
-
-    def __init__(self) -> None:
-        self._ordinals = array("Q")
-        self._lines = array("Q")
-
-    def note(self, ordinal: int, line: int) -> None:
-        """Record a request's line. The requests after it stand in the lines after it."""
-        if not self._lines or line - ordinal != self._lines[-1] - self._ordinals[-1]:
-            self._ordinals.append(ordinal)
-            self._lines.append(line)
-
-    def line_of(self, ordinal: int) -> int:
-        at = bisect_right(self._ordinals, ordinal) - 1
-        return self._lines[at] + ordinal - self._ordinals[at]

@@ -275,3 +275,13 @@ def test_a_new_signing_secret_keeps_the_one_before_it(api: Api) -> None:
     shown = api.http.get("/v1/producers/default")
     assert shown.json()["signing_secrets"] == 2
     assert not any(secret in shown.text for secret in made)
+
+
+def test_null_for_a_priority_means_that_it_was_left_out(api: Api) -> None:
+    sent = {"name": "billing", "lowest_priority": None, "highest_priority": None}
+    made = api.http.post("/v1/producers", json=sent)
+    assert made.status_code == 201, made.text
+    changed = api.http.patch(
+        "/v1/producers/billing", json={"lowest_priority": None, "highest_priority": 5}
+    ).json()
+    assert (changed["lowest_priority"], changed["highest_priority"]) == (0, 5)
