@@ -17,7 +17,7 @@ from config.values import Network
 from service.api import health, problems
 from service.api.access_log import AccessLog
 from service.api.auth import Authenticator, authenticated
-from service.api.dropin.app import dropin_app
+from service.api.dropin import app as dropin
 from service.api.failures import Failures
 from service.api.forwarded import Forwarded
 from service.api.gate import Gate
@@ -45,7 +45,6 @@ from service.payloads.blobs import STORAGE_ERRORS, Blobs
 from service.rules.errors import BadInput
 from service.store import engine
 
-TOGETHER = "/together/v1"
 CONNECTIONS = 10
 INTAKES = 8
 """The most request bodies that are processed at the same time."""
@@ -118,10 +117,7 @@ def application(
     )
     app.include_router(_closed())
     app.include_router(health.router)
-    dropin = dropin_app(app)
-    # The SDK adds /v1 to its base URL, even if the URL already ends with it.
-    app.mount(f"{TOGETHER}/v1", dropin)
-    app.mount(TOGETHER, dropin)
+    dropin.mount(app)
     # The last one is the first to see a request.
     app.add_middleware(Gate, is_open=_is_open, told=problems.HttpProblem.response)
     app.add_middleware(AccessLog)
@@ -130,8 +126,7 @@ def application(
 
 
 def _is_open(scope: Scope) -> bool:
-    # The application below TOGETHER has a gate of its own.
-    return scope["path"] in health.OPEN_PATHS or scope["path"].startswith(f"{TOGETHER}/")
+    return scope["path"] in health.OPEN_PATHS or dropin.lies_below(scope["path"])
 
 
 def _closed() -> APIRouter:

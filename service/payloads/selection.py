@@ -4,6 +4,7 @@ The database knows which requests failed. No line is parsed: the index beside ea
 lines tells which bytes to cut out.
 """
 
+import sys
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
@@ -56,9 +57,20 @@ class Selection:
             yield ends[at], ends[-1] - ends[at]
 
 
-def selected(blobs: Blobs, segments: Iterable[Segment], selection: Selection) -> Iterator[bytes]:
-    """Yield the selected lines of a job's results, in blocks."""
-    return _in_blocks(_of_segments(blobs, segments, selection))
+def selected(
+    blobs: Blobs,
+    segments: Iterable[Segment],
+    selection: Selection,
+    *,
+    start: int = 0,
+    stop: int | None = None,
+) -> Iterator[bytes]:
+    """Yield the selected lines of a job's results, in blocks.
+
+    `start` and `stop` are a range of the bytes that these lines have together.
+    """
+    end = sys.maxsize if stop is None else stop
+    return _in_blocks(_of_segments(blobs, segments, selection, start, end))
 
 
 def selected_partial(
@@ -77,11 +89,26 @@ def ordinals_of(blobs: Blobs, manifests: Iterable[Manifest]) -> "array[int]":
 
 
 def _of_segments(
-    blobs: Blobs, segments: Iterable[Segment], selection: Selection
+    blobs: Blobs, segments: Iterable[Segment], selection: Selection, start: int, stop: int
 ) -> Iterator[bytes]:
+    at = 0  # the bytes of the selected lines before this segment
     for segment in segments:
+        if at >= stop:
+            return
         index = read_index(blobs, segment.index_blob)
-        yield from excerpt(blobs, segment.blob, selection.ranges(index.ordinals, index.lengths))
+        lines = list(selection.ranges(index.ordinals, index.lengths))
+        yield from excerpt(blobs, segment.blob, _within(lines, start - at, stop - at))
+        at += sum(length for _, length in lines)
+
+
+def _within(ranges: Iterable[tuple[int, int]], start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """Yield what of some ranges lies between two places in their bytes, put together."""
+    at = 0
+    for offset, length in ranges:
+        first, last = max(start - at, 0), min(stop - at, length)
+        if first < last:
+            yield offset + first, last - first
+        at += length
 
 
 def _of_final_lines(

@@ -35,7 +35,8 @@ class DeletedFile:
 
 def _expired(after: timedelta) -> ColumnElement[bool]:
     whole = File.blob.is_not(None) & File.deleted_at.is_(None)
-    return whole & (File.renewed_at < func.now() - after) & ~_UNREAD
+    is_over = or_(File.renewed_at < func.now() - after, File.expires_at < func.now())
+    return whole & is_over & ~_UNREAD
 
 
 _DISCARDABLE = (

@@ -17,6 +17,7 @@ from sqlalchemy import (
     func,
     select,
     text,
+    tuple_,
     update,
 )
 
@@ -100,22 +101,34 @@ def announced_again(db: Database, producer: str, sha256: str) -> str | None:
         return session.scalar(
             update(File)
             .where(File.id.in_(select(known.c.id)))
-            .values(renewed_at=func.now())
+            .values(renewed_at=func.now(), expires_at=None)
             .returning(File.id)
         )
 
 
-def files(db: Database, producer: str, *, limit: int) -> list[File]:
-    """The producer's files that are whole, newest first."""
+def files(
+    db: Database,
+    producer: str,
+    *,
+    limit: int,
+    after: File | None = None,
+    oldest_first: bool = False,
+) -> list[File]:
+    """The producer's files that are whole, newest first. `after` is where the last page ended."""
     whole = select(File).where(File.producer == producer, File.deleted_at.is_(None))
+    whole = whole.where(File.blob.is_not(None))
+    place = tuple_(File.created_at, File.id)
+    if after is not None:
+        last = (after.created_at, after.id)
+        whole = whole.where(place > last if oldest_first else place < last)
     with db.begin() as session:
-        return list(
-            session.scalars(
-                whole.where(File.blob.is_not(None))
-                .order_by(File.created_at.desc(), File.id.desc())
-                .limit(limit)
+        ordered = whole.order_by(
+            *(
+                column.asc() if oldest_first else column.desc()
+                for column in (File.created_at, File.id)
             )
         )
+        return list(session.scalars(ordered.limit(limit)))
 
 
 def sizes(db: Database, producer: str, ids: Collection[str]) -> dict[str, int]:
@@ -174,16 +187,16 @@ def submit_once(
         return submit_within(session, submission)
 
 
-def jobs_of_files(db: Database, producer: str, *, limit: int) -> list[Job]:
-    """The producer's jobs that were made of files, newest first."""
+def jobs_of_files(
+    db: Database, producer: str, *, limit: int, after: Job | None = None
+) -> list[Job]:
+    """The producer's jobs that were made of files, newest first. After the last one of a page."""
+    query = select(Job).where(Job.producer == producer, _OF_FILES)
+    if after is not None:
+        query = query.where(tuple_(Job.created_at, Job.id) < (after.created_at, after.id))
     with db.begin() as session:
         return list(
-            session.scalars(
-                select(Job)
-                .where(Job.producer == producer, _OF_FILES)
-                .order_by(Job.created_at.desc(), Job.id.desc())
-                .limit(limit)
-            )
+            session.scalars(query.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit))
         )
 
 

@@ -33,6 +33,15 @@ class Content:
     lines: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What was told of a file when its bytes were all there, where that came last."""
+
+    filename: str | None = None
+    lifetime: timedelta | None = None
+    """How long it is kept, where that is less than usual."""
+
+
 class Stored(Enum):
     """What became of the bytes that were sent for a file."""
 
@@ -43,6 +52,9 @@ class Stored(Enum):
     """The file has got other ones meanwhile."""
     GONE = auto()
     """The file takes none any more."""
+
+
+_NOTHING = Told()
 
 
 def _takes_bytes(file_id: str) -> ColumnElement[bool]:
@@ -165,7 +177,9 @@ def see(db: Database, upload_id: UUID, file_id: str) -> bool:
         return seen is not None
 
 
-def store(db: Database, upload_id: UUID, file_id: str, content: Content) -> Stored:
+def store(
+    db: Database, upload_id: UUID, file_id: str, content: Content, told: Told = _NOTHING
+) -> Stored:
     """All bytes are there: they are the file's, and no longer the upload's."""
     with db.begin() as session:
         stored = session.scalar(
@@ -177,6 +191,8 @@ def store(db: Database, upload_id: UUID, file_id: str, content: Content) -> Stor
                 bytes=content.bytes,
                 lines=content.lines,
                 renewed_at=func.now(),
+                filename=File.filename if told.filename is None else told.filename,
+                expires_at=None if told.lifetime is None else func.now() + told.lifetime,
             )
             .returning(File.id)
         )

@@ -1,1 +1,1 @@
-"""The endpoints below /together/v1: Together's Files and Batch API, for use with its SDK."""
+"""The endpoints below /together/v1 and /openai/v1: files and batches, for use with those SDKs."""

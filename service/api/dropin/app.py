@@ -1,26 +1,74 @@
-"""The application below /together/v1."""
+"""The applications below /together/v1 and /openai/v1."""
 
 import re
+from collections.abc import Callable, Sequence
+from uuid import uuid4
 
-from fastapi import FastAPI, Security
+import structlog
+from fastapi import APIRouter, FastAPI, Security
 from fastapi.exceptions import RequestValidationError
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.types import Scope
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.auth import authenticated
-from service.api.dropin import batches, errors, files, uploads
+from service.api.dropin import errors
+from service.api.dropin.openai import batches as openai_batches
+from service.api.dropin.openai import files as openai_files
+from service.api.dropin.together import batches as together_batches
+from service.api.dropin.together import files as together_files
+from service.api.dropin.together import uploads as together_uploads
 from service.api.gate import Gate
+from service.api.openapi import operation_id
 from service.api.problems import HttpProblem
 from service.rules.errors import BadInput
 
+TOGETHER = "/together/v1"
+OPENAI = "/openai/v1"
 
-def dropin_app(haulier: FastAPI) -> FastAPI:
-    """Return the application that answers as Together's API does.
 
-    It is separate because its errors have Together's form. It shares the services of `haulier`.
-    Together documents these endpoints, so our OpenAPI document leaves them out.
+def mount(haulier: FastAPI) -> None:
+    """Serve files and batches below `haulier` as Together's and OpenAI's APIs do.
+
+    Each is an application of its own because its errors have another form. They share the services
+    of `haulier`.
     """
+    of_together = _application(
+        haulier,
+        "Files and batches for Together's SDK",
+        [together_uploads.router, together_files.router, together_batches.router],
+        is_open=_is_upload,
+    )
+    of_together.include_router(together_uploads.open_router)
+    # The SDK adds /v1 to its base URL, even if the URL already ends with it.
+    haulier.mount(f"{TOGETHER}/v1", of_together)
+    haulier.mount(TOGETHER, of_together)
+
+    of_openai = _application(
+        haulier,
+        "Files and batches for OpenAI's SDK",
+        [openai_files.router, openai_batches.router],
+        is_open=lambda _scope: False,
+    )
+    of_openai.add_middleware(RequestIds)
+    haulier.mount(OPENAI, of_openai)
+
+
+def lies_below(path: str) -> bool:
+    """Whether a path is one of these applications', which have gates of their own."""
+    return path.startswith((f"{TOGETHER}/", f"{OPENAI}/"))
+
+
+def _application(
+    haulier: FastAPI,
+    title: str,
+    routers: Sequence[APIRouter],
+    is_open: Callable[[Scope], bool],
+) -> FastAPI:
     app = FastAPI(
+        title=title,
+        version=haulier.version,
+        generate_unique_id_function=operation_id,
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
@@ -34,10 +82,9 @@ def dropin_app(haulier: FastAPI) -> FastAPI:
         },
     )
     app.state = haulier.state
-    app.add_middleware(Gate, is_open=_is_upload, told=errors.told)
-    app.include_router(uploads.open_router)
-    for part in (uploads, files, batches):
-        app.include_router(part.router, dependencies=[Security(authenticated)])
+    app.add_middleware(Gate, is_open=is_open, told=errors.told)
+    for router in routers:
+        app.include_router(router, dependencies=[Security(authenticated)])
     return app
 
 
@@ -48,3 +95,21 @@ def _is_upload(scope: Scope) -> bool:
     """Whether a file's bytes are sent. They carry no token: their URL holds a secret instead."""
     path = scope["path"].removeprefix(scope["root_path"])
     return scope["method"] == "PUT" and _UPLOAD.fullmatch(path) is not None
+
+
+class RequestIds:
+    """ASGI middleware: every answer has an `x-request-id`, which the log names too."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = f"req_{uuid4().hex}"
+        structlog.contextvars.bind_contextvars(request=request_id)
+
+        async def named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        await self._app(scope, receive, named)

@@ -3,13 +3,15 @@
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 from fastapi import Depends
 
 from service.api.auth import CalledBy
 from service.api.dropin.errors import not_found
-from service.api.dropin.wire import WITH_RESULTS, ResultFileName, input_file_id
+from service.api.dropin.files import Content
+from service.api.dropin.ids import WITH_RESULTS, ResultFileName, input_file_id
 from service.api.services import Uses
 from service.payloads.blobs import Blobs
 from service.payloads.selection import Only, Selection, selected, size_of
@@ -32,9 +34,12 @@ class ResultFile:
         """Bytes of the file: what its content will have."""
         return size_of(blobs, self.segments, self.selection)
 
-    def content(self, blobs: Blobs) -> Iterator[bytes]:
-        """Its lines in input order, in blocks."""
-        return selected(blobs, self.segments, self.selection)
+    def lines(self, blobs: Blobs, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        """Its lines in input order, or a range of their bytes, in blocks."""
+        return selected(blobs, self.segments, self.selection, start=start, stop=stop)
+
+    def content(self, blobs: Blobs) -> Content:
+        return Content(self.file.id, self.size(blobs), partial(self.lines, blobs))
 
 
 def result_file(file_id: str, services: Uses, caller: CalledBy) -> ResultFile | None:

@@ -99,6 +99,8 @@ class File(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     renewed_at: Mapped[datetime] = mapped_column(server_default=func.now())
     """When its time began: when it was announced, sent, or announced again."""
+    expires_at: Mapped[datetime | None]
+    """When it goes, where it was asked to go before its time is over."""
     deleted_at: Mapped[datetime | None]
     """When it was deleted or expired. Its bytes stay while a job still has to read them."""
     discarded_at: Mapped[datetime | None]
@@ -141,6 +143,13 @@ class File(Base):
             "files_renewed_at_idx",
             "renewed_at",
             postgresql_where=text("blob IS NOT NULL AND deleted_at IS NULL"),
+        ),
+        Index(
+            "files_expires_at_idx",
+            "expires_at",
+            postgresql_where=text(
+                "blob IS NOT NULL AND deleted_at IS NULL AND expires_at IS NOT NULL"
+            ),
         ),
         Index(
             "files_deleted_at_idx",

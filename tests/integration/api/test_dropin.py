@@ -18,7 +18,7 @@ from together import Together
 
 from config.settings import Settings
 from service import stages
-from service.api.dropin import batches, files, uploads
+from service.api.dropin.together import batches, files, uploads
 from service.rules.credentials import Scope
 from service.rules.states import Stage
 from service.rules.work import Split
@@ -418,7 +418,7 @@ def test_an_input_that_was_made_up_shows_nothing_of_a_file(door: Door, path: Pat
 
     (listed,) = other.client.batches.list()
 
-    assert (listed.id, listed.input_file_id, listed.file_size_bytes) == (second, file_id, None)
+    assert (listed.id, listed.input_file_id, listed.file_size_bytes) == (second, file_id, 0)
     with pytest.raises(together.NotFoundError):
         other.client.batches.retrieve(first)
 

@@ -1,17 +1,13 @@
 """Files and batches as Together writes them."""
 
-import re
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
-from uuid import UUID
 
 from config.settings import Settings
-from service.payloads.inputs import uploaded_blob
+from service.api.dropin.files import expires_at
+from service.api.dropin.ids import PURPOSE, ResultFileName, input_file_id, result_file_ids
 from service.rules.states import JobState
 from service.store.models import File, Job
-
-PURPOSE = "batch-api"
 
 _STATUSES = {
     JobState.ACCEPTED: "VALIDATING",
@@ -21,41 +17,15 @@ _STATUSES = {
     JobState.REJECTED: "FAILED",
     JobState.FAILED: "FAILED",
 }
-WITH_RESULTS = frozenset({JobState.COMPLETED, JobState.CANCELLED})
-
-_BLOB = re.compile(r"files/([^/]+)/[0-9a-f-]{36}")
-_FORM = re.compile(r"file-(output|errors)-([0-9a-f-]{36})-([1-9][0-9]{0,9})")
-
-
-@dataclass(frozen=True)
-class ResultFileName:
-    """A file that is nowhere stored: the successes, or the failures, of a job's results.
-
-    Of one generation: when failed requests are run again, it is another file.
-    """
-
-    job_id: UUID
-    generation: int
-    failures: bool
-
-    @property
-    def id(self) -> str:
-        return f"file-{'errors' if self.failures else 'output'}-{self.job_id}-{self.generation}"
-
-    @classmethod
-    def read(cls, file_id: str) -> "ResultFileName | None":
-        found = _FORM.fullmatch(file_id)
-        try:
-            return found and cls(UUID(found[2]), int(found[3]), found[1] == "errors")
-        except ValueError:
-            return None
+_WINDOW = timedelta(hours=24)
+"""Nothing ends after it, here or at Together. But SDKs before 3.0 insist on a `job_deadline`."""
+_CANCELING_IS_UNKNOWN = "PythonBindings/1.5."
+"""What SDKs call themselves that break at a status they do not know."""
 
 
 def file_object(file: File, settings: Settings) -> dict[str, Any]:
-    expires_at = file.renewed_at + timedelta(days=settings.file_days)
     return _file(file.id, file.filename, file.bytes or 0, file.created_at) | {
-        "expires_at": int(expires_at.timestamp()),
-        "purpose": file.purpose,
+        "expires_at": int(expires_at(file, settings).timestamp()),
         "LineCount": file.lines or 0,
     }
 
@@ -78,32 +48,24 @@ def _file(file_id: str, name: str, size: int, made_at: datetime | None) -> dict[
     }
 
 
-def input_file_id(job: Job) -> str | None:
-    """The file that the job was made of; None where it came another way."""
-    found = _BLOB.fullmatch(uploaded_blob(job.input) or "")
-    return found and found[1]
-
-
-def batch_object(job: Job, size: int | None) -> dict[str, Any]:
+def batch_object(job: Job, size: int | None, user_agent: str = "") -> dict[str, Any]:
     """`size` is that of the input file, where it is still known."""
     canceling = job.cancel_requested_at is not None and job.state is JobState.RUNNING
+    canceling = canceling and _CANCELING_IS_UNKNOWN not in user_agent
     fields = {
         "id": str(job.id),
         "user_id": job.producer,
         "input_file_id": input_file_id(job),
-        "file_size_bytes": size,
+        "file_size_bytes": size or 0,
         "endpoint": job.endpoint,
         "status": "CANCELING" if canceling else _STATUSES[job.state],
         "progress": _progress(job),
         "created_at": job.created_at.isoformat(),
         "completed_at": None if job.finished_at is None else job.finished_at.isoformat(),
+        "job_deadline": (job.created_at + _WINDOW).isoformat(),
         "error": job.error,
+        **result_file_ids(job),
     }
-    if job.state in WITH_RESULTS and job.generation:
-        if job.succeeded:
-            fields["output_file_id"] = ResultFileName(job.id, job.generation, failures=False).id
-        if job.failed:
-            fields["error_file_id"] = ResultFileName(job.id, job.generation, failures=True).id
     return {name: value for name, value in fields.items() if value is not None}
 
 

@@ -1,0 +1,1 @@
+"""OpenAI's dialect, for its SDK: files and batches."""

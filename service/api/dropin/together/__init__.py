@@ -1,0 +1,1 @@
+"""Together's dialect, for its SDK."""
