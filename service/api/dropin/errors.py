@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import msgspec
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -100,8 +101,11 @@ async def on_http_exception(_request: Request, found: Exception) -> Response:
     return told(problem)
 
 
-async def on_bad_parameters(_request: Request, _found: Exception) -> Response:
-    return told(refused("the parameters are not valid"))
+async def on_bad_parameters(_request: Request, found: Exception) -> Response:
+    assert isinstance(found, RequestValidationError)
+    wrong = found.errors()[0]
+    name = str(wrong["loc"][-1])
+    return told(refused(f"{name}: {wrong['msg']}", param=name))
 
 
 async def on_unforeseen(_request: Request, found: Exception) -> Response:

@@ -101,11 +101,11 @@ def page(shown: Sequence[Mapping[str, Any]], *, has_more: bool) -> dict[str, Any
 
 
 def _status(job: Job) -> str:
-    if job.state is not JobState.RUNNING:
-        return _STATUSES[job.state]
-    if job.cancel_requested_at is not None:
+    if job.finished_at is None and job.cancel_requested_at is not None:
         return "cancelling"
-    return "finalizing" if job.total and not job.pending else "in_progress"
+    if job.state is JobState.RUNNING and job.total and not job.pending:
+        return "finalizing"
+    return _STATUSES[job.state]
 
 
 def _errors(job: Job) -> dict[str, Any] | None:

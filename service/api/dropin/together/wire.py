@@ -50,7 +50,7 @@ def _file(file_id: str, name: str, size: int, made_at: datetime | None) -> dict[
 
 def batch_object(job: Job, size: int | None, user_agent: str = "") -> dict[str, Any]:
     """`size` is that of the input file, where it is still known."""
-    canceling = job.cancel_requested_at is not None and job.state is JobState.RUNNING
+    canceling = job.cancel_requested_at is not None and job.finished_at is None
     canceling = canceling and _CANCELING_IS_UNKNOWN not in user_agent
     fields = {
         "id": str(job.id),
