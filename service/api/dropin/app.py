@@ -17,13 +17,14 @@ from service.api.dropin.openai import batches as openai_batches
 from service.api.dropin.openai import files as openai_files
 from service.api.dropin.together import batches as together_batches
 from service.api.dropin.together import files as together_files
+from service.api.dropin.together import identity
 from service.api.dropin.together import uploads as together_uploads
 from service.api.gate import Gate
 from service.api.openapi import operation_id
 from service.api.problems import HttpProblem
 from service.rules.errors import BadInput
 
-TOGETHER = "/together/v1"
+TOGETHER = "/together"
 OPENAI = "/openai/v1"
 
 
@@ -36,13 +37,19 @@ def mount(haulier: FastAPI) -> None:
     of_together = _application(
         haulier,
         "Files and batches for Together's SDK",
-        [together_uploads.router, together_files.router, together_batches.router],
+        [
+            together_uploads.router,
+            together_files.router,
+            together_batches.router,
+            identity.router,
+        ],
         is_open=_is_upload,
     )
     of_together.include_router(together_uploads.open_router)
-    # The SDK adds /v1 to its base URL, even if the URL already ends with it.
-    haulier.mount(f"{TOGETHER}/v1", of_together)
-    haulier.mount(TOGETHER, of_together)
+    # SDKs of 2.x and 3.x add /v1 to their base URL, even if it already ends with it. Their command
+    # lines ask beside it, for /v3/whoami.
+    for base in (f"{TOGETHER}/v1/v1", f"{TOGETHER}/v1", TOGETHER):
+        haulier.mount(base, of_together)
 
     of_openai = _application(
         haulier,
