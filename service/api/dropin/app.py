@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 from uuid import uuid4
 
 import structlog
@@ -9,12 +10,14 @@ from fastapi import APIRouter, FastAPI, Security
 from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.auth import authenticated
 from service.api.dropin import errors
 from service.api.dropin.openai import batches as openai_batches
 from service.api.dropin.openai import files as openai_files
+from service.api.dropin.openapi import document
 from service.api.dropin.together import batches as together_batches
 from service.api.dropin.together import files as together_files
 from service.api.dropin.together import identity
@@ -49,7 +52,7 @@ def mount(haulier: FastAPI) -> None:
     # SDKs of 2.x and 3.x add /v1 to their base URL, even if it already ends with it. Their command
     # lines ask beside it, for /v3/whoami.
     for base in (f"{TOGETHER}/v1/v1", f"{TOGETHER}/v1", TOGETHER):
-        haulier.mount(base, of_together)
+        haulier.router.routes.append(_Mount(base, of_together))
 
     of_openai = _application(
         haulier,
@@ -58,7 +61,7 @@ def mount(haulier: FastAPI) -> None:
         is_open=lambda _scope: False,
     )
     of_openai.add_middleware(RequestIds)
-    haulier.mount(OPENAI, of_openai)
+    haulier.router.routes.append(_Mount(OPENAI, of_openai))
 
 
 def lies_below(path: str) -> bool:
@@ -92,7 +95,20 @@ def _application(
     app.add_middleware(Gate, is_open=is_open, told=errors.told)
     for router in routers:
         app.include_router(router, dependencies=[Security(authenticated)])
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def show_openapi() -> dict[str, Any]:
+        return document(app)
+
     return app
+
+
+class _Mount(Mount):
+    """All that lies below a path, also with a line end in it: no other gate looks at that."""
+
+    def __init__(self, path: str, app: ASGIApp) -> None:
+        super().__init__(path, app)
+        self.path_regex = re.compile(self.path_regex.pattern, re.DOTALL)
 
 
 _UPLOAD = re.compile(r"/files/[^/]+/bytes")

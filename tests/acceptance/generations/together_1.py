@@ -34,11 +34,12 @@ errors = []
 for wrong in (
     lambda: client.files.retrieve(file.id),
     lambda: client.batches.get_batch("none"),
-    lambda: together.Together(api_key="wrong").batches.list_batches(),
+    together.Together(api_key="wrong").batches.list_batches,
     lambda: client.batches.create_batch(batch.output_file_id, "/v1/completions"),
 ):
     try:
         wrong()
     except together.error.TogetherException as error:
         errors.append(f"{type(error).__name__} {error.http_status}")
-print(json.dumps([batch.status, batch.progress, answers, failures, errors]))
+kept = client.files.upload(file=str(path), purpose="batch-api", check=False)
+print(json.dumps([kept.id, made.id, batch.status, batch.progress, answers, failures, errors]))

@@ -35,11 +35,12 @@ errors = []
 for wrong in (
     lambda: client.files.retrieve(file.id),
     lambda: client.batches.retrieve("none"),
-    lambda: together.Together(api_key="wrong").batches.list(),
+    together.Together(api_key="wrong").batches.list,
     lambda: client.batches.create(input_file_id="x", endpoint="/v1/completions"),
 ):
     try:
         wrong()
     except together.APIStatusError as error:
         errors.append(f"{type(error).__name__} {error.status_code}")
-print(json.dumps([batch.status, batch.progress, answers, failures, errors]))
+kept = client.files.upload(file=str(path), purpose="batch-api", check=False)
+print(json.dumps([kept.id, made.id, batch.status, batch.progress, answers, failures, errors]))

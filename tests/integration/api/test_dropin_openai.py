@@ -15,8 +15,9 @@ from service.store import jobs, producers
 from service.store.models import Job
 from service.upkeep import files
 from tests.api import Api, chat
+from tests.integration.api.test_dropin import CHAT
 from tests.integration.api.test_dropin_storage import DAYS
-from tests.together_by_hand import CHAT, chat_line, jsonl
+from tests.together_by_hand import chat_line, jsonl
 
 ERROR_FIELDS = {"message", "type", "param", "code"}
 
@@ -83,6 +84,30 @@ def test_a_file_is_uploaded_listed_shown_read_and_deleted(door: Door, tmp_path: 
             again(made.id)
 
 
+def test_a_range_of_a_file_can_be_had(door: Door) -> None:
+    content = jsonl(map(chat_line, "abc"))
+    path = f"/files/{door.file(*'abc').id}/content"
+    whole = door.http("GET", path)
+    assert (whole.status_code, whole.content) == (200, content)
+    size, etag = len(content), whole.headers["etag"]
+    for asked, headers, expected in (
+        ("bytes=0-1", {}, content[:2]),
+        ("bytes=5-", {}, content[5:]),
+        ("bytes=-7", {"If-Range": etag}, content[-7:]),
+        (f"bytes=3-{size * 2}", {}, content[3:]),
+    ):
+        part = door.http("GET", path, headers={"Range": asked, **headers})
+        first = size - len(expected) if asked != "bytes=0-1" else 0
+        assert (part.status_code, part.content) == (206, expected)
+        last = first + len(expected) - 1
+        assert part.headers["content-range"] == f"bytes {first}-{last}/{size}"
+    for headers in ({"If-Range": '"other"'}, {"Range": "bytes=0-1,3-4"}, {"Range": "lines=1-2"}):
+        answer = door.http("GET", path, headers={"Range": "bytes=0-1", **headers})
+        assert (answer.status_code, answer.content) == (200, content)
+    beyond = door.http("GET", path, headers={"Range": f"bytes={size}-"})
+    assert (beyond.status_code, beyond.headers["content-range"]) == (416, f"bytes */{size}")
+
+
 def test_the_asynchronous_sdk_works_as_well(door: Door) -> None:
     asyncio.run(asynchronously(door))
 
@@ -107,7 +132,7 @@ def test_a_batch_is_a_job(door: Door) -> None:
     assert (made.id, made.status, made.input_file_id) == (str(job.id), "validating", file_id)
     assert (made.endpoint, made.completion_window) == (CHAT, "24h")
     assert made.metadata == job.labels == {"night": "2026-11-29"}
-    assert made.errors is made.output_file_id is made.completed_at is None
+    assert (made.errors, made.output_file_id, made.completed_at) == (None, None, None)
     assert door.client.batches.retrieve(made.id) == made
     together = httpx.get(
         f"{door.api.url}/together/v1/batches/{made.id}",
@@ -262,7 +287,8 @@ def test_each_producer_has_its_own_files_and_batches(door: Door) -> None:
     batch_id = door.batch(file_id).id
     other = Door(door.api)
 
-    assert list(other.client.files.list()) == list(other.client.batches.list()) == []
+    assert list(other.client.files.list()) == []
+    assert list(other.client.batches.list()) == []
     for asked in (
         lambda: other.client.files.retrieve(file_id),
         lambda: other.client.files.content(file_id),

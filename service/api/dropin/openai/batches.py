@@ -12,6 +12,7 @@ from service.api.dropin import batches
 from service.api.dropin.batches import VisibleBatch
 from service.api.dropin.errors import refused
 from service.api.dropin.openai.wire import WINDOW, batch_object, page
+from service.api.dropin.openapi import json_body
 from service.api.problems import HttpProblem
 from service.api.services import Uses
 from service.store import files as store
@@ -31,7 +32,7 @@ class NewBatch(msgspec.Struct, frozen=True):
     output_expires_after: dict[str, Any] | None = None
 
 
-@router.post("/batches", dependencies=[SUBMIT])
+@router.post("/batches", dependencies=[SUBMIT], openapi_extra=json_body(NewBatch))
 async def create_batch(request: Request, services: Uses, caller: CalledBy) -> dict[str, Any]:
     """Make a job of an uploaded file. Its lines are looked at later: bad ones let it fail."""
     arrived_at = await batches.now(services)

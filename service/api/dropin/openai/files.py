@@ -17,6 +17,7 @@ from service.api.dropin.errors import refused
 from service.api.dropin.one_step import check_there, uploaded
 from service.api.dropin.openai.lines import in_openais_shape
 from service.api.dropin.openai.wire import PURPOSE, file_object, page, result_file_object
+from service.api.dropin.openapi import CONTENT, form
 from service.api.dropin.result_files import MaybeResultFile, ResultFile
 from service.api.services import Services, Uses
 from service.api.streams import download
@@ -26,6 +27,7 @@ from service.store import files as store
 from service.store import uploads
 
 MOST_LISTED = 10_000
+ANCHOR, SECONDS = "expires_after[anchor]", "expires_after[seconds]"
 LIFETIMES = range(3600, 2_592_000 + 1)
 """Seconds that OpenAI takes for `expires_after`."""
 
@@ -41,7 +43,19 @@ class FilesQuery(BaseModel):
     purpose: str | None = None
 
 
-@router.post("/files", dependencies=[SUBMIT])
+@router.post(
+    "/files",
+    dependencies=[SUBMIT],
+    openapi_extra=form(
+        ["purpose", "file"],
+        **{
+            "purpose": f"`{PURPOSE}`",
+            "file": "The file",
+            ANCHOR: "`created_at`",
+            SECONDS: f"After how many seconds it expires: {LIFETIMES[0]} to {LIFETIMES[-1]}",
+        },
+    ),
+)
 async def create_file(request: Request, services: Uses, caller: CalledBy) -> dict[str, Any]:
     """Store the file of a form, as it arrives."""
     file = await uploaded(request, services, caller, check=_check, told=_told)
@@ -52,9 +66,9 @@ def _check(name: str, value: str) -> None:
     match name:
         case "purpose" if value != PURPOSE:
             raise refused(f"purpose: only {PURPOSE!r} is served here", param=name)
-        case "expires_after[anchor]" if value != "created_at":
+        case _ if name == ANCHOR and value != "created_at":
             raise refused(f"{name}: only 'created_at' is known", param=name)
-        case "expires_after[seconds]":
+        case _ if name == SECONDS:
             if not value.isascii() or not value.isdigit() or int(value[:10]) not in LIFETIMES:
                 raise refused(
                     f"{name}: from {LIFETIMES[0]:,} to {LIFETIMES[-1]:,} seconds", param=name
@@ -63,11 +77,10 @@ def _check(name: str, value: str) -> None:
 
 def _told(fields: Mapping[str, str]) -> uploads.Told:
     check_there(fields, ["purpose"])
-    anchor, seconds = "expires_after[anchor]", "expires_after[seconds]"
-    if anchor not in fields and seconds not in fields:
+    if ANCHOR not in fields and SECONDS not in fields:
         return uploads.Told()
-    check_there(fields, [anchor, seconds])
-    return uploads.Told(lifetime=timedelta(seconds=int(fields[seconds])))
+    check_there(fields, [ANCHOR, SECONDS])
+    return uploads.Told(lifetime=timedelta(seconds=int(fields[SECONDS])))
 
 
 @router.get("/files", dependencies=[READ])
@@ -104,7 +117,12 @@ async def show_file(
     return file_object(file, services.settings)
 
 
-@router.get("/files/{file_id}/content", dependencies=[READ])
+@router.get(
+    "/files/{file_id}/content",
+    dependencies=[READ],
+    response_class=Response,
+    responses=CONTENT,
+)
 def read_file(
     request: Request, file_id: str, result_file: MaybeResultFile, services: Uses, caller: CalledBy
 ) -> Response:

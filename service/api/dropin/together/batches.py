@@ -12,6 +12,7 @@ from service.api.auth import CANCEL, READ, SUBMIT, CalledBy, Caller
 from service.api.dropin import batches
 from service.api.dropin.batches import VisibleBatch
 from service.api.dropin.ids import input_file_id
+from service.api.dropin.openapi import json_body
 from service.api.dropin.together.wire import batch_object
 from service.api.services import Services, Uses
 from service.store import files as store
@@ -33,7 +34,12 @@ class NewBatch(msgspec.Struct, frozen=True):
     priority: int | None = None
 
 
-@router.post("/batches", dependencies=[SUBMIT])
+@router.post(
+    "/batches",
+    dependencies=[SUBMIT],
+    status_code=201,
+    openapi_extra=json_body(NewBatch),
+)
 async def create_batch(request: Request, services: Uses, caller: CalledBy) -> Response:
     """Make a job of an uploaded file. Its lines are looked at later: bad ones let it FAIL."""
     arrived_at = await batches.now(services)

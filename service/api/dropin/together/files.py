@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from service.api.auth import READ, SUBMIT, CalledBy
 from service.api.dropin import files
+from service.api.dropin.openapi import CONTENT
 from service.api.dropin.result_files import MaybeResultFile
 from service.api.dropin.together.wire import file_object, result_file_object
 from service.api.services import Uses
@@ -36,17 +37,22 @@ def show_file(
     return file_object(files.whole(file_id, services, caller), services.settings)
 
 
-@router.get("/files/{file_id}/content", dependencies=[READ])
+@router.get(
+    "/files/{file_id}/content",
+    dependencies=[READ],
+    response_class=Response,
+    responses=CONTENT,
+)
 def read_file(
     request: Request, file_id: str, result_file: MaybeResultFile, services: Uses, caller: CalledBy
 ) -> Response:
     """The bytes as they were uploaded, or the result lines as they came from Together."""
-    content = (
+    lines = (
         files.content_of(files.whole(file_id, services, caller), services)
         if result_file is None
         else result_file.content(services.blobs)
     )
-    return files.read(request, content, services, caller)
+    return files.read(request, lines, services, caller)
 
 
 @router.delete("/files/{file_id}", dependencies=[SUBMIT])

@@ -22,6 +22,7 @@ from service.api.dropin.arriving import check_size, kept
 from service.api.dropin.errors import error, not_found, refused
 from service.api.dropin.ids import PURPOSE
 from service.api.dropin.one_step import check_name, check_there, uploaded
+from service.api.dropin.openapi import form
 from service.api.dropin.together.wire import file_object
 from service.api.forwarded import public_url
 from service.api.memory import STREAM
@@ -43,7 +44,19 @@ REQUIRED = ("purpose", "file_name", "file_type")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-@router.post("/files", dependencies=[SUBMIT])
+@router.post(
+    "/files",
+    dependencies=[SUBMIT],
+    status_code=302,
+    response_class=Response,
+    openapi_extra=form(
+        REQUIRED,
+        purpose=f"`{PURPOSE}`",
+        file_name="The name of the file",
+        file_type="`jsonl`",
+        checksum="The SHA-256 of its bytes, in lower case hex",
+    ),
+)
 async def announce(request: Request, services: Uses, caller: CalledBy) -> Response:
     """Announce a file, and be told where to send its bytes. Known content is not sent again."""
     fields = await _fields(request)
@@ -104,7 +117,17 @@ def check(name: str, value: str) -> None:
             raise refused("checksum: is not a SHA-256 in lower case hex", param=name)
 
 
-@router.post("/files/upload", dependencies=[SUBMIT])
+@router.post(
+    "/files/upload",
+    dependencies=[SUBMIT],
+    openapi_extra=form(
+        ["purpose", "file"],
+        purpose=f"`{PURPOSE}`",
+        file="The file",
+        file_name="The name of the file, where it is not the one that comes with it",
+        file_type="`jsonl`",
+    ),
+)
 async def upload(request: Request, services: Uses, caller: CalledBy) -> dict[str, Any]:
     """A file in one step. The same content again is another file, as at Together."""
     file = await uploaded(request, services, caller, check=check, told=_told)
