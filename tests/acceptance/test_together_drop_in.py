@@ -127,7 +127,12 @@ def test_a_large_file_is_sharded_and_only_what_failed_for_good_is_in_the_error_f
     assert deployment.pipeline.batch_count(UUID(batch.id)) == 4
     for outcome in (batch.output_file_id, batch.error_file_id):
         size = deployment.client.files.retrieve(outcome).bytes
-        assert size == len(deployment.client.files.content(outcome).read())
+        whole = deployment.client.files.content(outcome).read()
+        assert size == len(whole)
+        for start, stop in ((0, 2), (1, size - 1), (size // 3, size // 2), (size - 1, size)):
+            asked = {"Range": f"bytes={start}-{stop - 1}"}
+            part = deployment.client.files.content(outcome, extra_headers=asked)
+            assert part.read() == whole[start:stop]
     assert asyncio.run(streamed(deployment, batch.output_file_id)) == len(output)
 
 

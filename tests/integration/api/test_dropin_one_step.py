@@ -182,7 +182,7 @@ def test_a_producer_stores_up_to_its_limits(door: Door) -> None:
     assert door.rows() == (2, 0)
 
 
-def test_uploads_side_by_side_do_not_exceed_it_together(door: Door) -> None:
+def test_forms_side_by_side_do_not_exceed_it_together(door: Door) -> None:
     small = Door(door.api, door.path, stored_bytes=3_500_000)
     with ThreadPoolExecutor(6) as pool:
         answers = list(pool.map(small.form, [b"x" * 1_100_000] * 6))
