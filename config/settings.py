@@ -171,6 +171,11 @@ class Settings(BaseSettings):
     max_connections_per_address: int = Field(default=250, ge=1)
     """The most of them from one address (in IPv6: from one network of 64 bits). Trusted proxies may
     have more."""
+    max_calls: int = Field(default=6000, ge=1)
+    """The most calls that wait for their answers at one process of the API. Their connections do
+    not count among `HAULIER_MAX_CONNECTIONS`."""
+    max_calls_per_producer: int = Field(default=5000, ge=1)
+    """The most of them from one producer, unless its `held_calls` says otherwise."""
     keep_alive_seconds: Seconds = timedelta(seconds=15)
     """How long the API keeps a connection for the next request. Behind a proxy, longer than the
     proxy keeps idle connections to the API."""
@@ -243,6 +248,9 @@ class Settings(BaseSettings):
     """The prices of models by name and date, as JSON. Other models have no cost estimate."""
     retention_days: float | None = Field(default=None, gt=0, le=36_500)
     """How many days Haulier keeps finished jobs and their results. Default: for ever."""
+    call_days: float = Field(default=1, gt=0, le=36_500)
+    """How many days Haulier keeps calls that are answered, and their results. Other jobs stay for
+    `HAULIER_RETENTION_DAYS`."""
     file_days: float = Field(default=30, gt=0, le=36_500)
     """How many days Haulier keeps a file that was uploaded with Together's SDK, from when it was
     uploaded last. A file that a job still has to read stays longer."""

@@ -17,6 +17,7 @@ from config.values import Network
 from service.api import health, problems
 from service.api.access_log import AccessLog
 from service.api.auth import Authenticator, authenticated
+from service.api.calls.desk import Desk
 from service.api.dropin import app as dropin
 from service.api.failures import Failures
 from service.api.forwarded import Forwarded
@@ -62,6 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         db = engine.database(connections)
+        desk = Desk(db, blobs, most=settings.max_calls, share=settings.max_calls_per_producer)
         app.state.services = Services(
             settings=settings,
             db=db,
@@ -75,8 +77,10 @@ def create_app(settings: Settings) -> FastAPI:
             metrics=Metrics(db),
             streams=Streams(),
             downloads=Streams(DOWNLOADS, DOWNLOADS_SHARE),
+            desk=desk,
         )
         yield
+        await desk.close()
         connections.dispose()
 
     return application(lifespan, trusted_proxies=settings.trusted_proxies)

@@ -37,10 +37,17 @@ class Caller:
     permissions: Permissions
     scopes: frozenset[Scope]
     body_bytes: int | None = None
+    held_calls: int | None = None
 
     @property
     def token_id(self) -> str | None:
         return None if self.credential == OF_THE_ADMIN else self.credential
+
+    @property
+    def account(self) -> str:
+        """The account of what names none: `default`, or else the first that it may use."""
+        allowed = sorted(self.permissions.accounts)
+        return allowed[0] if allowed and "default" not in allowed else "default"
 
 
 class Authenticator:
@@ -91,6 +98,7 @@ class Authenticator:
             permissions=permissions_of(producer, self._settings),
             scopes=frozenset(Scope) if admin else scopes,
             body_bytes=producer.body_bytes,
+            held_calls=producer.held_calls,
         )
 
 

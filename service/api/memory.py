@@ -69,6 +69,11 @@ class Holding:
         """The body will be written on: beyond `STREAM` bytes it takes no more than these."""
         self._most = STREAM
 
+    def drop(self) -> None:
+        """What has arrived is no longer held."""
+        self._memory.give_back(self._producer, self.count)
+        self.count = 0
+
     def arrived(self, count: int) -> None:
         """More of the body, or the answer, is here. Raises HttpProblem."""
         count = min(count, self._most - self.count)

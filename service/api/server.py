@@ -58,6 +58,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         # Streams would go on until the grace is over, and every deploy wait for them.
         self._app.state.services.streams.end()
+        self._app.state.services.desk.end()
         await super().shutdown(sockets)
 
 

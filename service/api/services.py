@@ -9,6 +9,7 @@ from starlette.requests import Request
 
 from config.settings import Settings
 from service.api.auth import Authenticator
+from service.api.calls.desk import Desk
 from service.api.failures import Failures
 from service.api.gathering import Gathering
 from service.api.memory import Memory
@@ -34,6 +35,7 @@ class Services:
     metrics: Metrics
     streams: Streams
     downloads: Streams
+    desk: Desk
 
 
 async def _services(request: Request) -> Services:

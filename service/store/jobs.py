@@ -36,13 +36,14 @@ def jobs(
     created_from: datetime | None = None,
     created_before: datetime | None = None,
     before: tuple[datetime, UUID] | None = None,
+    calls: bool = False,
     limit: int,
 ) -> list[Job]:
     """Jobs, newest first. `before` is where the last page ended: (created_at, id).
 
-    `marks` are what their metadata contains, as JSON objects.
+    `marks` are what their metadata contains, as JSON objects. Calls have lists of their own.
     """
-    query = select(Job)
+    query = select(Job).where(Job.is_call.is_(calls))
     if producer is not None:
         query = query.where(Job.producer == producer)
     if states:

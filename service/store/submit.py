@@ -25,6 +25,7 @@ from service.rules.errors import (
 )
 from service.rules.spec import Spec, fingerprint
 from service.rules.states import JobState
+from service.store.calls import NewCall, insert_calls
 from service.store.engine import Database, is_contended
 from service.store.models import Event, Job, table_of
 from service.store.notices import announce_rejected
@@ -34,13 +35,17 @@ from service.store.quotas import Asked, over_quota
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """A job to be stored: taken in (`taken`), to be read (`spec.input`), or refused (`bad`)."""
+    """A job to be stored: taken in (`taken`), to be read (`spec.input`), or refused (`bad`).
+
+    `call` is set where a client waits for the answer to its one request.
+    """
 
     id: UUID
     producer: str
     spec: Spec
     taken: Taken | None = None
     bad: BadInput | None = None
+    call: NewCall | None = None
 
     @property
     def fingerprint(self) -> str | None:
@@ -164,6 +169,9 @@ def _store(
         )
         taken = {s.id: s.taken.shards for s in ordered if s.taken is not None and s.id in new}
         insert_parts(session, [p for i, cut in taken.items() for p in new_parts(rows[i], cut)])
+        insert_calls(
+            session, [(s.id, s.call) for s in ordered if s.call is not None and s.id in new]
+        )
         announce_rejected(
             session,
             {s.id: s.spec.notify for s in submissions if s.bad is not None and s.id in new},
@@ -252,6 +260,7 @@ def _row(submission: Submission, now: datetime) -> dict[str, Any]:
         "max_attempts": spec.max_attempts,
         "metadata": spec.metadata,
         "notify": spec.notify,
+        "is_call": submission.call is not None,
         # A refused job must not hold the key that its mended successor will come with.
         "idempotency_key": spec.idempotency_key if bad is None else None,
         "fingerprint": submission.fingerprint if bad is None else None,

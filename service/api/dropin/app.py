@@ -14,7 +14,7 @@ from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.auth import authenticated
-from service.api.dropin import errors
+from service.api.dropin import calls, errors
 from service.api.dropin.openai import batches as openai_batches
 from service.api.dropin.openai import files as openai_files
 from service.api.dropin.openapi import document
@@ -39,12 +39,13 @@ def mount(haulier: FastAPI) -> None:
     """
     of_together = _application(
         haulier,
-        "Files and batches for Together's SDK",
+        "Files, batches and calls for Together's SDK",
         [
             together_uploads.router,
             together_files.router,
             together_batches.router,
             identity.router,
+            calls.router,
         ],
         is_open=_is_upload,
     )
@@ -56,8 +57,8 @@ def mount(haulier: FastAPI) -> None:
 
     of_openai = _application(
         haulier,
-        "Files and batches for OpenAI's SDK",
-        [openai_files.router, openai_batches.router],
+        "Files, batches and calls for OpenAI's SDK",
+        [openai_files.router, openai_batches.router, calls.router],
         is_open=lambda _scope: False,
     )
     of_openai.add_middleware(RequestIds)

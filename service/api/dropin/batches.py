@@ -94,10 +94,8 @@ async def now(services: Services) -> datetime:
 
 def _spec(caller: Caller, **fields: Any) -> Spec:
     """The spec that a batch stands for, without its input. Raises HttpProblem, BadInput."""
-    allowed = sorted(caller.permissions.accounts)
-    account = allowed[0] if allowed and "default" not in allowed else "default"
     try:
-        spec = msgspec.convert({"account": account, **fields}, Spec)
+        spec = msgspec.convert({"account": caller.account, **fields}, Spec)
     except msgspec.ValidationError as error:
         raise refused(str(error)) from None
     if problems := envelope_problems(spec, caller.permissions):

@@ -58,7 +58,7 @@ def error(
         msgspec.json.encode({"error": body}),
         status_code=status,
         media_type="application/json",
-        headers={**(headers or {}), "x-should-retry": str(again).lower()},
+        headers={"x-should-retry": str(again).lower(), **(headers or {})},
     )
 
 

@@ -103,7 +103,7 @@ async def submit_job(request: Request, services: Uses, caller: CalledBy) -> Resp
     )
 
 
-def _prefix(job_id: UUID) -> str:
+def prefix(job_id: UUID) -> str:
     return f"jobs/{job_id}/{uuid4()}"
 
 
@@ -120,20 +120,20 @@ async def _submit_spec(request: Request, services: Services, caller: Caller) -> 
     permissions = await _permissions(services, caller, has_webhook=b"webhook" in data)
     job_id = uuid4()
     if len(data) <= SMALL_BYTES:
-        spec = _keyed(read_spec(data, permissions), key)
+        spec = keyed(read_spec(data, permissions), key)
         return await services.gathering.submit(
             Submission(id=job_id, producer=caller.producer, spec=spec)
         )
 
     def take() -> Submission:
-        spec = _keyed(read_spec(data, permissions), key)
-        taken = take_in(spec, services.blobs, _prefix(job_id), services.settings)
+        spec = keyed(read_spec(data, permissions), key)
+        taken = take_in(spec, services.blobs, prefix(job_id), services.settings)
         return Submission(id=job_id, producer=caller.producer, spec=spec, taken=taken)
 
     async def store() -> Accepted:
         return await services.gathering.submit(await _in_thread(services, take))
 
-    return await _kept_if_new(services, job_id, store())
+    return await kept_if_new(services, job_id, store())
 
 
 async def _submit_lines(request: Request, services: Services, caller: Caller) -> Accepted:
@@ -141,7 +141,7 @@ async def _submit_lines(request: Request, services: Services, caller: Caller) ->
     key = request.headers.get("idempotency-key")
     has_webhook = "webhook" in request.query_params.get("notify", "")
     permissions = await _permissions(services, caller, has_webhook=has_webhook)
-    spec = _keyed(read_query(request.query_params, permissions), key)
+    spec = keyed(read_query(request.query_params, permissions), key)
     job_id = uuid4()
     is_valid = partial(services.authenticator.is_valid, caller)
 
@@ -149,7 +149,7 @@ async def _submit_lines(request: Request, services: Services, caller: Caller) ->
         async with as_long_as(is_valid, services, otherwise=unauthorized()):
             with Intake(
                 services.blobs,
-                _prefix(job_id),
+                prefix(job_id),
                 spec.endpoint,
                 services.settings,
                 hashed=spec.idempotency_key is not None,
@@ -161,10 +161,10 @@ async def _submit_lines(request: Request, services: Services, caller: Caller) ->
         submission = Submission(id=job_id, producer=caller.producer, spec=spec, taken=taken)
         return await services.gathering.submit(submission)
 
-    return await _kept_if_new(services, job_id, store())
+    return await kept_if_new(services, job_id, store())
 
 
-async def _kept_if_new(services: Services, job_id: UUID, stored: Awaitable[Accepted]) -> Accepted:
+async def kept_if_new(services: Services, job_id: UUID, stored: Awaitable[Accepted]) -> Accepted:
     """Store a job. Delete at once what was written for one that is refused, or there already.
 
     After any other error the job may be there. Then the sweep looks.
@@ -200,7 +200,7 @@ async def _permissions(services: Services, caller: Caller, *, has_webhook: bool)
     return msgspec.structs.replace(caller.permissions, private_webhooks=found.private_webhooks)
 
 
-def _keyed(spec: Spec, header: str | None) -> Spec:
+def keyed(spec: Spec, header: str | None) -> Spec:
     """Return the spec with the key of the `Idempotency-Key` header. Raises HttpProblem."""
     if header is None:
         return spec

@@ -4,6 +4,7 @@ from service.store.models.accounts import Account, Lane
 from service.store.models.audit import Audit
 from service.store.models.base import SCHEMA, Base, Leased, table_of
 from service.store.models.batches import Batch
+from service.store.models.calls import Attendant, Call
 from service.store.models.jobs import DeadLetter, Enqueued, Event, Job, Segment
 from service.store.models.notices import Delivery
 from service.store.models.operations import (
@@ -21,9 +22,11 @@ from service.store.models.producers import Credential, File, Producer, Upload
 __all__ = [
     "SCHEMA",
     "Account",
+    "Attendant",
     "Audit",
     "Base",
     "Batch",
+    "Call",
     "Chore",
     "Counter",
     "Credential",

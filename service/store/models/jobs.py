@@ -32,6 +32,8 @@ class Job(Leased, Base):
     # `metadata` is taken in SQLAlchemy's declarative classes.
     labels: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=text("'{}'"))
     notify: Mapped[list[Any]] = mapped_column(server_default=text("'[]'"))
+    is_call: Mapped[bool] = mapped_column(server_default=text("false"))
+    """Whether it came as an ordinary call, and has a row in `calls`."""
     idempotency_key: Mapped[str | None]
     fingerprint: Mapped[str | None]
     input: Mapped[str | None]
@@ -90,14 +92,20 @@ class Job(Leased, Base):
             postgresql_where=text("dispatched_at IS NOT NULL OR lease IS NOT NULL"),
         ),
         # Lists, newest first: a producer's, everybody's, and those in a state that few are in.
-        Index("jobs_producer_id_idx", "producer", "created_at", "id"),
-        Index("jobs_created_at_id_idx", "created_at", "id"),
-        Index("jobs_state_created_at_id_idx", "state", "created_at", "id"),
+        # Calls, which may be millions, have lists of their own.
+        Index("jobs_producer_id_idx", "producer", "is_call", "created_at", "id"),
+        Index("jobs_created_at_id_idx", "is_call", "created_at", "id"),
+        Index("jobs_state_created_at_id_idx", "state", "is_call", "created_at", "id"),
         # What may be old enough to be forgotten, oldest first.
         Index(
             "jobs_finished_at_idx",
             "finished_at",
             postgresql_where=text("finished_at IS NOT NULL"),
+        ),
+        Index(
+            "jobs_finished_calls_idx",
+            "finished_at",
+            postgresql_where=text("is_call AND finished_at IS NOT NULL"),
         ),
         # What a producer has under way, and what it looks for by its own marks.
         Index("jobs_open_idx", "producer", postgresql_where=text("finished_at IS NULL")),

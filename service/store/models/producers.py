@@ -40,6 +40,8 @@ class Producer(Base):
     open_requests: Mapped[int | None]
     requests_per_day: Mapped[int | None]
     stored_bytes: Mapped[int | None]
+    held_calls: Mapped[int | None]
+    """The most calls that wait at once on one process of the API."""
     counted_on: Mapped[date | None]
     counted_requests: Mapped[int] = mapped_column(server_default="0")
     """Requests that were accepted on that day (UTC), where `requests_per_day` is set."""
@@ -52,6 +54,7 @@ class Producer(Base):
             "body_bytes > 0 AND open_requests > 0 AND requests_per_day > 0", name="limits"
         ),
         CheckConstraint("stored_bytes > 0", name="stored_bytes"),
+        CheckConstraint("held_calls > 0", name="held_calls"),
         CheckConstraint("lowest_priority <= highest_priority", name="priorities"),
     )
 
