@@ -132,7 +132,7 @@ class Scheduler:
 
     def _chores(self, every: timedelta) -> Iterator[Any]:
         """Yield messages for the chores that are due. Only the first scheduler to ask gets them."""
-        if self._settings.retention_days is not None and begin(self._db, "prune", every=every):
+        if begin(self._db, "prune", every=every):
             yield message("prune", queue=CONTROL)
         if begin(self._db, "discard", every=every):
             for account in leftovers.owners(self._db, self._settings.account_names):

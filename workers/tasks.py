@@ -194,10 +194,13 @@ def cancel_late_batches(account: str) -> None:
 
 @app.task(name="haulier.prune")
 def prune() -> None:
-    """Delete jobs that ended long ago."""
+    """Delete jobs that ended long ago, and calls that ended a while ago."""
     days = settings().retention_days
-    if days is not None:
-        with _patient():
+    # No call stays longer than other jobs do.
+    call_days = min(settings().call_days, days or settings().call_days)
+    with _patient():
+        retention.prune(runner().db, timedelta(days=call_days), calls=True, stopping=stopping)
+        if days is not None:
             retention.prune(runner().db, timedelta(days=days), stopping=stopping)
 
 

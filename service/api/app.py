@@ -74,7 +74,7 @@ def create_app(settings: Settings) -> FastAPI:
             intake=CapacityLimiter(INTAKES),
             lookups=CapacityLimiter(LOOKUPS),
             gathering=Gathering(db, blobs, settings),
-            metrics=Metrics(db),
+            metrics=Metrics(db, lambda: desk.count),
             streams=Streams(),
             downloads=Streams(DOWNLOADS, DOWNLOADS_SHARE),
             desk=desk,

@@ -1,7 +1,7 @@
-"""How many connections may be open: over all, and from one address."""
+"""How many connections may be open: over all, from one address, and for calls that wait."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Protocol
@@ -34,7 +34,7 @@ class Room:
     share: int
     trusted: Collection[Network] = ()
 
-    def take(self, new: Connection, others: Sequence[Connection]) -> bool:
+    def has_room(self, new: Connection, others: Sequence[Connection]) -> bool:
         """Whether there is room for one more, after the end of one that waits if need be.
 
         Who sends a request gets in while others only hold connections open.
@@ -44,6 +44,46 @@ class Room:
             if not _make_room([one for one in others if site(one.address) == here], self.share):
                 return False
         return _make_room(others, self.most)
+
+
+@dataclass
+class Rooms:
+    """The connections that are open. Those of calls, which wait for hours, have a room apart.
+
+    Until a call is read, nobody knows that it is one. So what finds no room among the ordinary
+    connections may still be a call, and gets in `for_calls`: thousands may, from one address.
+    """
+
+    room: Room
+    most_calls: int
+    ordinary: set[Connection] = field(default_factory=set)
+    for_calls: set[Connection] = field(default_factory=set)
+
+    def enter(self, new: Connection) -> bool:
+        """Let a connection in. Returns False if there is no room at all."""
+        if self.enter_ordinary(new):
+            return True
+        if _make_room(list(self.for_calls), self.most_calls):
+            self.for_calls.add(new)
+            return True
+        return False
+
+    def enter_ordinary(self, new: Connection) -> bool:
+        """Let a connection in, or over, that is not for calls."""
+        if not self.room.has_room(new, list(self.ordinary)):
+            return False
+        self.for_calls.discard(new)
+        self.ordinary.add(new)
+        return True
+
+    def wait(self, one: Connection) -> None:
+        """Count a connection among those of calls from now on."""
+        self.ordinary.discard(one)
+        self.for_calls.add(one)
+
+    def leave(self, one: Connection) -> None:
+        self.ordinary.discard(one)
+        self.for_calls.discard(one)
 
 
 def _make_room(others: Sequence[Connection], most: int) -> bool:

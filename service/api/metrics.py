@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate
 from typing import Any
 
@@ -32,8 +32,10 @@ KINDS = ("worker", "scheduler", "inbox", "notifier")
 class Metrics(Collector):
     """Reads the figures from Postgres at each scrape, at most once in `FRESH` seconds."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, calls: Callable[[], int] = lambda: 0) -> None:
+        """`calls` counts those that wait at this process."""
         self._db = db
+        self._calls = calls
         self._lock = threading.Lock()
         self._read_at = -FRESH
         self._last: Gauges | None = None
@@ -46,6 +48,9 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         now = self._now()
+        yield GaugeMetricFamily(
+            "haulier_calls_held", "Calls that wait for their answers here", self._calls()
+        )
         yield InfoMetricFamily("haulier_build", "This process", value={"version": VERSION})
         yield GaugeMetricFamily(
             "haulier_database_up", "Whether Postgres answers with our schema", int(now is not None)

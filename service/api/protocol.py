@@ -5,6 +5,7 @@ a request, for the body, for the client to take its answer, or for the client to
 """
 
 import asyncio
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from uvicorn import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from service.api.connections import Room, plain
+from service.api.connections import Rooms, plain
 from service.api.problems import (
     BROKEN_BODY,
     MEDIA_TYPE,
@@ -40,6 +41,12 @@ LINGER_SECONDS = 3.0
 and the answer be lost with it."""
 LOOK_SECONDS = 0.5
 
+_CALL = re.compile(
+    rb"POST (/together(/v1){1,2}|/openai/v1)/"
+    rb"(chat/completions|audio/transcriptions|audio/translations) HTTP/"
+)
+"""How the head of a call begins (service.api.dropin.calls)."""
+
 
 class Protocol(H11Protocol):
     """uvicorn's HTTP protocol, with deadlines. What it refuses gets a problem document."""
@@ -56,7 +63,7 @@ class Protocol(H11Protocol):
         super().__init__(config, server_state, app_state, _loop)
         self.conn = _Connection(h11.SERVER)
         assert isinstance(config, FrontConfig)
-        self._room = config.room
+        self._rooms = config.rooms
         now = self.loop.time()
         self.since = now
         """When the present wait for a head, a body or a hang-up began."""
@@ -81,6 +88,7 @@ class Protocol(H11Protocol):
 
     def drop(self) -> None:
         self.connections.discard(self)
+        self._rooms.leave(self)
         self.transport.abort()
 
     @property
@@ -104,21 +112,18 @@ class Protocol(H11Protocol):
         if self.client is not None:
             self.client = (plain(self.client[0]), self.client[1])
         self._timer = self.loop.call_later(LOOK_SECONDS, self._look)
-        others = [one for one in self.connections if isinstance(one, Protocol) and one is not self]
-        if not self._room.take(self, others):
-            self._refuse(
-                HttpProblem(
-                    TOO_MANY_CONNECTIONS,
-                    "too many connections are open; close some, or try again later",
-                    headers=RETRY_AFTER,
-                )
-            )
+        if not self._rooms.enter(self):
+            self._refuse_for_want_of_room()
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return  # it was answered already
         if self._awaits_head and not self._head_began:
             self._head_began, self.since = True, self.loop.time()
+            is_for_calls = self in self._rooms.for_calls and not _CALL.match(data)
+            if is_for_calls and not self._rooms.enter_ordinary(self):
+                self._refuse_for_want_of_room()
+                return
         earned = len(data) / BODY_BYTES_PER_SECOND
         self._patience = min(BODY_PATIENCE, self._patience + earned)
         before = self.cycle
@@ -126,6 +131,7 @@ class Protocol(H11Protocol):
         if self.cycle is not before:
             self.since, self._head_began = self.loop.time(), False
             self._patience = BODY_PATIENCE
+            self.scope["state"]["waits"] = self._wait
             if self.cycle.more_body:
                 # Nothing of it is read before somebody wants it: the caller may be a stranger.
                 self.flow.pause_reading()
@@ -140,7 +146,13 @@ class Protocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
+        self._rooms.leave(self)
         super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        """What the present request waits for may take hours: it is a call that is stored."""
+        if not self.transport.is_closing():
+            self._rooms.wait(self)
 
     # --- what uvicorn calls -----------------------------------------------------------------------
 
@@ -191,6 +203,15 @@ class Protocol(H11Protocol):
         log.info("connection_ended", reason=reason, client=self.address)
         self.transport.abort()
 
+    def _refuse_for_want_of_room(self) -> None:
+        self._refuse(
+            HttpProblem(
+                TOO_MANY_CONNECTIONS,
+                "too many connections are open; close some, or try again later",
+                headers=RETRY_AFTER,
+            )
+        )
+
     def _refuse(self, problem: HttpProblem) -> None:
         """Answer, if no answer has begun, and close."""
         if self.cycle is not None and not self.cycle.response_complete:
@@ -221,9 +242,9 @@ class Protocol(H11Protocol):
 class FrontConfig(Config):
     """uvicorn's configuration, with the room for connections."""
 
-    def __init__(self, app: Any, room: Room, **options: Any) -> None:
+    def __init__(self, app: Any, rooms: Rooms, **options: Any) -> None:
         super().__init__(app, http=Protocol, ws="none", **options)
-        self.room = room
+        self.rooms = rooms
 
 
 class _Connection(h11.Connection):

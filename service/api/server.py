@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import resource
 import signal
 import socket
 import sys
@@ -14,7 +15,7 @@ import uvicorn
 
 from config.settings import Settings, SettingsError
 from service.api.app import create_app
-from service.api.connections import Room
+from service.api.connections import Room, Rooms
 from service.api.protocol import FrontConfig
 
 log = structlog.get_logger()
@@ -24,6 +25,8 @@ SWITCH_SECONDS = 0.0005
 """How long a thread that computes keeps the others waiting. Python's 5 ms add up: storing a job
 takes some ten round trips to Postgres, and each ends with waiting for a turn."""
 
+OPEN_FILES = 256
+"""Files that are open beside connections: blobs, Postgres, the log."""
 GRACE_SECONDS = 20
 """How long requests that are under way may go on after SIGTERM."""
 
@@ -36,10 +39,13 @@ class Server(uvicorn.Server):
         super().__init__(
             FrontConfig(
                 self._app,
-                Room(
-                    most=settings.max_connections,
-                    share=settings.max_connections_per_address,
-                    trusted=settings.trusted_proxies,
+                Rooms(
+                    Room(
+                        most=settings.max_connections,
+                        share=settings.max_connections_per_address,
+                        trusted=settings.trusted_proxies,
+                    ),
+                    most_calls=settings.max_calls,
                 ),
                 timeout_keep_alive=ceil(settings.keep_alive_seconds.total_seconds()),
                 proxy_headers=False,  # service.api.forwarded reads them
@@ -66,10 +72,27 @@ def serve(settings: Settings, *, host: str, port: int) -> None:
     """Serve until SIGTERM or SIGINT; port 0 takes a free one. Raises SettingsError."""
     sys.setswitchinterval(SWITCH_SECONDS)
     _return_memory()
+    _allow_open_files(settings.max_connections + settings.max_calls + OPEN_FILES)
     server = Server(settings)
     with listening(host, port) as listener, _ended_by_signals():
         server.run(sockets=[listener])
     log.info("api_stopped")
+
+
+def _allow_open_files(wanted: int) -> None:
+    """Let this process have so many open files, or say that it cannot."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    if most < wanted:
+        log.warning(
+            "open_files_few",
+            limit=most,
+            wanted=wanted,
+            hint="raise the hard limit of open files (ulimit -Hn, LimitNOFILE=), or lower"
+            " HAULIER_MAX_CALLS or HAULIER_MAX_CONNECTIONS",
+        )
 
 
 def _return_memory() -> None:

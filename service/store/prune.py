@@ -34,15 +34,15 @@ MOST_ROWS = 50_000
 _FINISHED = (JobState.COMPLETED, JobState.CANCELLED, JobState.REJECTED, JobState.FAILED)
 
 
-def prune_jobs(db: Database, *, older_than: timedelta, limit: int) -> int:
-    """Delete at most `limit` jobs that ended longer than `older_than` ago, oldest first.
+def prune_jobs(db: Database, *, older_than: timedelta, limit: int, calls: bool = False) -> int:
+    """Delete at most `limit` jobs, or calls, that ended longer than `older_than` ago, oldest first.
 
     One transaction notes what the jobs leave in blob storage and at Together as leftovers, and
     deletes their rows. Returns the number of jobs deleted; 0 when none are left.
     """
     old = (
         select(Job.id, Job.failed + Job.settled_parts)
-        .where(Job.finished_at < func.now() - older_than, _is_over())
+        .where(Job.finished_at < func.now() - older_than, _is_over(), Job.is_call.is_(calls))
         .order_by(Job.finished_at)
         .limit(limit)
         .with_for_update(skip_locked=True)

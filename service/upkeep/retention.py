@@ -37,16 +37,20 @@ class Terms:
 
 
 def prune(
-    db: Database, older_than: timedelta, *, stopping: Callable[[], bool] = lambda: False
+    db: Database,
+    older_than: timedelta,
+    *,
+    calls: bool = False,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> int:
-    """Delete the rows of jobs that ended longer ago than that. Returns the number of jobs."""
+    """Delete the rows of jobs, or of calls, that ended longer ago than that. Returns how many."""
     over = time_is_up(stopping)
     pruned = 0
-    while not over() and (page := prune_jobs(db, older_than=older_than, limit=PAGE)):
+    while not over() and (page := prune_jobs(db, older_than=older_than, limit=PAGE, calls=calls)):
         reached(CrashPoint.PRUNE_FORGOTTEN)
         pruned += page
     if pruned:
-        log.info("jobs_forgotten", jobs=pruned)
+        log.info("jobs_forgotten", jobs=pruned, calls=calls)
     return pruned
 
 

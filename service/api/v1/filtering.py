@@ -89,6 +89,10 @@ class JobsQuery(PageQuery):
     state: list[JobState] = Field(
         default=[], description="The state of the job. It may be given more than once."
     )
+    calls: bool = Field(
+        default=False,
+        description="List the jobs that came as calls, which are left out otherwise.",
+    )
     producer: Annotated[str, AfterValidator(without_nul)] | None = Field(
         default=None, description="The name of the producer. A producer sees its own jobs only."
     )

@@ -84,6 +84,7 @@ def list_jobs(
         created_from=asked.created_after,
         created_before=asked.created_before,
         before=(after.created_at, after.id) if after else None,
+        calls=asked.calls,
         limit=asked.limit + 1,
     )
     return page(

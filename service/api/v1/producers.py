@@ -83,6 +83,11 @@ class ProducerFields(BaseModel):
     stored_bytes: _Limit | None = Field(
         default=None, description="The most bytes of its uploaded files."
     )
+    held_calls: _Limit | None = Field(
+        default=None,
+        description="The most of its calls that wait at one process of the API; null stands for"
+        " HAULIER_MAX_CALLS_PER_PRODUCER.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -137,6 +142,7 @@ class ProducerView(View):
     open_requests: int | None
     requests_per_day: int | None
     stored_bytes: int | None
+    held_calls: int | None
     counted_on: date | None = Field(description="The day (UTC) that `counted_requests` counts.")
     counted_requests: int = Field(description="Requests accepted on that day.")
     signing_secrets: int = Field(description="The number of valid signing secrets.")

@@ -48,6 +48,10 @@ OpenRequests = Annotated[
 StoredBytes = Annotated[
     int | None, typer.Option(min=0, help="Bytes of its uploaded files; 0 is no limit.")
 ]
+HeldCalls = Annotated[
+    int | None,
+    typer.Option(min=0, help="Calls that wait at one process of the API; 0 is the usual limit."),
+]
 PerDay = Annotated[int | None, typer.Option(min=0, help="Requests a UTC day; 0 is no limit.")]
 Lowest = Annotated[int | None, typer.Option(help="The lowest priority of its jobs; 0 at first.")]
 Highest = Annotated[int | None, typer.Option(help="The highest priority of its jobs; 9 at first.")]
@@ -68,6 +72,7 @@ class Producer(msgspec.Struct, frozen=True):
     open_requests: int | None
     requests_per_day: int | None
     stored_bytes: int | None
+    held_calls: int | None
     signing_secrets: int
     disabled_at: datetime | None = None
 
@@ -103,6 +108,7 @@ class Grants:
     open_requests: int | None
     requests_per_day: int | None
     stored_bytes: int | None
+    held_calls: int | None
     lowest_priority: int | None
     highest_priority: int | None
 
@@ -151,13 +157,14 @@ def add_producer(
     open_requests: OpenRequests = None,
     requests_per_day: PerDay = None,
     stored_bytes: StoredBytes = None,
+    held_calls: HeldCalls = None,
     lowest_priority: Lowest = None,
     highest_priority: Highest = None,
     json: AsJson = False,
 ) -> None:
     """Add a producer, and print its first token. It is shown this once."""
     lists = (account, input_root, notice_task, notice_queue, private_webhook)
-    limits = (body_bytes, open_requests, requests_per_day, stored_bytes)
+    limits = (body_bytes, open_requests, requests_per_day, stored_bytes, held_calls)
     grants = Grants(*lists, *limits, lowest_priority, highest_priority)
     with connected() as api:
         made = api.send("POST", PRODUCERS, NewToken, {"name": name, **grants.fields})
@@ -177,13 +184,14 @@ def set_producer(
     open_requests: OpenRequests = None,
     requests_per_day: PerDay = None,
     stored_bytes: StoredBytes = None,
+    held_calls: HeldCalls = None,
     lowest_priority: Lowest = None,
     highest_priority: Highest = None,
     json: AsJson = False,
 ) -> None:
     """Change what a producer may use; what is left out stays as it is."""
     lists = (account, input_root, notice_task, notice_queue, private_webhook)
-    limits = (body_bytes, open_requests, requests_per_day, stored_bytes)
+    limits = (body_bytes, open_requests, requests_per_day, stored_bytes, held_calls)
     grants = Grants(*lists, *limits, lowest_priority, highest_priority)
     with connected() as api:
         shown = api.send("PATCH", _path(name), Producer, grants.fields)
@@ -223,13 +231,14 @@ def list_producers(json: AsJson = False) -> None:
             (
                 *(Column("producer"), Column("accounts"), Column("body bytes", number=True)),
                 *(Column("open requests", number=True), Column("requests a day", number=True)),
-                Column("stored bytes", number=True),
+                *(Column("stored bytes", number=True), Column("held calls", number=True)),
                 *(Column("input roots", wrap=True), Column("notices", wrap=True)),
                 Column("disabled"),
             ),
             lambda one: (
                 *(one.name, _cell(one.accounts), one.body_bytes, one.open_requests),
-                *(one.requests_per_day, one.stored_bytes, _cell(one.input_roots)),
+                *(one.requests_per_day, one.stored_bytes, one.held_calls),
+                _cell(one.input_roots),
                 f"{_cell(one.notice_tasks)} on {_cell(one.notice_queues)}",
                 one.disabled_at,
             ),

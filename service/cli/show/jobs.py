@@ -36,6 +36,9 @@ def jobs(
     until: Annotated[
         str | None, typer.Option(help="Only jobs submitted before this instant.")
     ] = None,
+    calls: Annotated[
+        bool, typer.Option("--calls", help="Only jobs that came as calls, and are not listed else.")
+    ] = False,
     limit: Annotated[int, typer.Option(min=1, help="The most jobs to list.")] = 20,
     json: AsJson = False,
 ) -> None:
@@ -48,6 +51,7 @@ def jobs(
             producer=producer,
             created_after=since,
             created_before=until,
+            calls=calls or None,
         )
         listed(
             found,
