@@ -42,7 +42,7 @@ and the answer be lost with it."""
 LOOK_SECONDS = 0.5
 
 _CALL = re.compile(
-    rb"POST (/together(/v1){1,2}|/openai/v1)/"
+    rb"POST (/together(/v1){0,2}|/openai/v1)/"
     rb"(chat/completions|audio/transcriptions|audio/translations) HTTP/"
 )
 """How the head of a call begins (service.api.dropin.calls)."""

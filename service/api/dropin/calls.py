@@ -3,6 +3,7 @@
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from typing import Any
 from uuid import UUID, uuid4
 
 import anyio.to_thread
@@ -18,6 +19,7 @@ from service.api.calls.desk import Held
 from service.api.calls.results import BATCH, JOB, read_result
 from service.api.calls.waiting import Waiting
 from service.api.dropin.errors import not_found, refused, told
+from service.api.dropin.openapi import json_body
 from service.api.gathering import Accepted
 from service.api.problems import BROKEN_BODY, KEY_REUSED, HttpProblem, not_stored, over_quota
 from service.api.services import Services, Uses
@@ -26,7 +28,7 @@ from service.payloads.bundles import SMALL_BYTES
 from service.payloads.intake import take_in
 from service.rules.calls import Asked, read_call
 from service.rules.errors import BadInput, Conflict, OverQuota
-from service.rules.requests import AUDIO, CHAT, LINE_BYTES
+from service.rules.requests import AUDIO, CHAT, LINE_BYTES, AudioBody, ChatBody
 from service.rules.spec import Spec, envelope_problems
 from service.store import jobs
 from service.store.calls import Hold, NewCall
@@ -36,6 +38,11 @@ from service.store.submit import Submission
 log = structlog.get_logger()
 
 CHAT_PATH, *AUDIO_PATHS = (endpoint.removeprefix("/v1") for endpoint in (CHAT, *AUDIO))
+_JSON = {"application/json": {"schema": {"type": "object"}}}
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The provider's answer", "content": _JSON},
+    202: {"description": "The call is under way; `Location` says where to look", "content": _JSON},
+}
 RETRY_COUNT = "x-stainless-retry-count"
 """The header with which the SDKs say how many times they have made this call before."""
 UNFINISHED = {"Retry-After": "30"}
@@ -43,11 +50,10 @@ UNFINISHED = {"Retry-After": "30"}
 router = APIRouter()
 
 
-@router.post(CHAT_PATH, dependencies=[SUBMIT])
-@router.post(AUDIO_PATHS[0], dependencies=[SUBMIT])
-@router.post(AUDIO_PATHS[1], dependencies=[SUBMIT])
 async def make_call(request: Request, services: Uses, caller: CalledBy) -> Response:
     """Answer a call once its batch is done; with `Prefer: respond-async`, say where to look."""
+    if request.headers.get("content-type", "").startswith("multipart/"):
+        raise refused("send the call as JSON; `file` is the URL of the clip: no audio is kept here")
     desk = services.desk
     _is_repeat(request)  # or refuse before the body is read
     with ExitStack() as stack:
@@ -82,9 +88,6 @@ async def make_call(request: Request, services: Uses, caller: CalledBy) -> Respo
         )
 
 
-@router.get(CHAT_PATH + "/{call_id}", dependencies=[READ])
-@router.get(AUDIO_PATHS[0] + "/{call_id}", dependencies=[READ])
-@router.get(AUDIO_PATHS[1] + "/{call_id}", dependencies=[READ])
 def show_call(call_id: str, request: Request, services: Uses, caller: CalledBy) -> Response:
     """Answer as the call itself would; 202 as long as its batch is not done."""
     job = _visible(call_id, request, services, caller)
@@ -95,6 +98,26 @@ def show_call(call_id: str, request: Request, services: Uses, caller: CalledBy) 
         raise result
     headers = {JOB: str(job.id)} | ({BATCH: result.batch} if result.batch else {})
     return Response(result.body, media_type="application/json", headers=headers)
+
+
+for _path, _kind, _name in (
+    (CHAT_PATH, ChatBody, "chat_completion"),
+    (AUDIO_PATHS[0], AudioBody, "transcription"),
+    (AUDIO_PATHS[1], AudioBody, "translation"),
+):
+    router.post(
+        _path,
+        name=f"make_{_name}",
+        dependencies=[SUBMIT],
+        responses=_ANSWERS,
+        openapi_extra=json_body(_kind),
+    )(make_call)
+    router.get(
+        _path + "/{call_id}",
+        name=f"show_{_name}",
+        dependencies=[READ],
+        responses=_ANSWERS,
+    )(show_call)
 
 
 def _endpoint(request: Request) -> str:
@@ -149,11 +172,11 @@ async def _stored(
         known = await services.desk.take(caller.credential, asked.digest, hold)
         if known is not None:
             return known, True
-    spec = _spec(_endpoint(request), asked, caller)
-    spec = keyed(spec, request.headers.get("idempotency-key"))
+    job_id = uuid4()
+    spec = _spec(job_id, asked, request.headers.get("idempotency-key"), caller)
     digest = None if spec.idempotency_key is not None else asked.digest
     call = NewCall(credential=caller.credential, digest=digest, hold=hold)
-    submission = Submission(id=uuid4(), producer=caller.producer, spec=spec, call=call)
+    submission = Submission(id=job_id, producer=caller.producer, spec=spec, call=call)
     try:
         accepted = await _submitted(services, submission)
     except Conflict as error:
@@ -171,8 +194,10 @@ async def _stored(
     return accepted.job.id, True
 
 
-def _spec(endpoint: str, asked: Asked, caller: Caller) -> Spec:
-    spec = Spec(endpoint=endpoint, requests=[msgspec.Raw(asked.line)], account=caller.account)
+def _spec(job_id: UUID, asked: Asked, key: str | None, caller: Caller) -> Spec:
+    spec = keyed(Spec(endpoint=asked.endpoint, account=caller.account), key)
+    line = msgspec.Raw(asked.line(job_id, key))
+    spec = msgspec.structs.replace(spec, requests=[line])
     if problems := envelope_problems(spec, caller.permissions):
         raise BadInput(problems)
     return spec

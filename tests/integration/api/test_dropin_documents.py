@@ -28,6 +28,7 @@ from service.api.dropin import app as dropin
 from service.api.dropin import openapi
 from service.store import producers
 from tests.api import Api
+from tests.factories import MODEL
 from tests.integration.api.test_walls import everything
 from tests.together_by_hand import CHAT, chat_line, jsonl
 
@@ -37,6 +38,8 @@ CHECKS = [
     content_type_conformance,
     response_schema_conformance,
 ]
+AT_ONCE = {"Prefer": "respond-async"}
+"""So that no call waits for its batch: nothing works on it here."""
 BASES = (f"{dropin.TOGETHER}/v1", dropin.OPENAI)
 OPEN = ("put", "/files/{file_id}/bytes")
 """Its URL holds a secret: no token is asked for."""
@@ -71,9 +74,13 @@ class Owner:
             asked = {"input_file_id": self.file_id, "endpoint": CHAT, "completion_window": "24h"}
             made = client.post(f"{dropin.OPENAI}/batches", json=asked)
             self.batch_id = made.json()["id"]
+            call = {"model": MODEL, "messages": []}
+            made = client.post(f"{dropin.OPENAI}/chat/completions", json=call, headers=AT_ONCE)
+            self.call_id = made.json()["id"]
         self.ids = {
             "file_id": [self.file_id, f"file-output-{self.batch_id}-1"],
             "batch_id": [self.batch_id],
+            "call_id": [self.call_id],
         }
 
     def paths(self, path: str) -> Iterator[str]:
@@ -125,7 +132,7 @@ def test_whatever_is_sent_the_answer_is_a_documented_one(
             if known and method != "delete":
                 case.path_parameters.update({name: ids[0] for name, ids in owner.ids.items()})
             case.call_and_validate(
-                headers={"Authorization": f"Bearer {owner.token}"}, checks=CHECKS
+                headers={"Authorization": f"Bearer {owner.token}", **AT_ONCE}, checks=CHECKS
             )
 
         ask()
