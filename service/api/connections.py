@@ -34,7 +34,16 @@ class Room:
     share: int
     trusted: Collection[Network] = ()
 
-    def has_room(self, new: Connection, others: Sequence[Connection]) -> bool:
+    def is_free(self, new: Connection, others: Collection[Connection]) -> bool:
+        """Whether there is room for one more, and nothing has to end for it."""
+        if len(others) >= self.most:
+            return False
+        if len(others) < self.share or lies_in(new.address, self.trusted):
+            return True
+        here = site(new.address)
+        return sum(site(one.address) == here for one in others) < self.share
+
+    def make(self, new: Connection, others: Sequence[Connection]) -> bool:
         """Whether there is room for one more, after the end of one that waits if need be.
 
         Who sends a request gets in while others only hold connections open.
@@ -50,8 +59,9 @@ class Room:
 class Rooms:
     """The connections that are open. Those of calls, which wait for hours, have a room apart.
 
-    Until a call is read, nobody knows that it is one. So what finds no room among the ordinary
-    connections may still be a call, and gets in `for_calls`: thousands may, from one address.
+    Until a call is read, nobody knows that it is one. So what finds no free place among the
+    ordinary connections may still be a call, and gets in `for_calls`: thousands may at once, from
+    one address. Only its request tells whether an ordinary one must end for it.
     """
 
     room: Room
@@ -61,7 +71,8 @@ class Rooms:
 
     def enter(self, new: Connection) -> bool:
         """Let a connection in. Returns False if there is no room at all."""
-        if self.enter_ordinary(new):
+        if self.room.is_free(new, self.ordinary):
+            self.ordinary.add(new)
             return True
         if _make_room(list(self.for_calls), self.most_calls):
             self.for_calls.add(new)
@@ -70,7 +81,7 @@ class Rooms:
 
     def enter_ordinary(self, new: Connection) -> bool:
         """Let a connection in, or over, that is not for calls."""
-        if not self.room.has_room(new, list(self.ordinary)):
+        if not self.room.make(new, list(self.ordinary)):
             return False
         self.for_calls.discard(new)
         self.ordinary.add(new)

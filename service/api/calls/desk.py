@@ -74,6 +74,7 @@ class Desk:
     def __init__(self, db: Database, blobs: Blobs, *, most: int, share: int) -> None:
         self.process = uuid4()
         self.is_ending = False
+        self._is_closing = False
         self._db = db
         self._blobs = blobs
         self._most = most
@@ -158,10 +159,11 @@ class Desk:
 
     async def close(self) -> None:
         """Write what is still to be written."""
+        self._is_closing = True
+        self._look_now.set()
+        self._sent.set()
         if self._watching is not None:
-            self._watching.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._watching
+            await self._watching  # cancelled, it would leave a thread in the middle of a query
         with suppress(Exception):
             await self._notes.written()
             await to_thread.run_sync(store.leave, self._db, self.process)
@@ -173,7 +175,7 @@ class Desk:
 
     async def _watch(self) -> None:
         beat_at = check_at = 0.0
-        while True:
+        while not self._is_closing:
             try:
                 if time.monotonic() >= beat_at:
                     beat_at = time.monotonic() + BEAT.total_seconds()
@@ -210,7 +212,7 @@ class Desk:
             return
         found = await to_thread.run_sync(store.settled, self._db, waiting)
         for group in _groups(found):
-            while self._sending > SENDING_BYTES:
+            while self._sending > SENDING_BYTES and not self._is_closing:
                 self._sent.clear()
                 await self._sent.wait()
             for settled, line in await to_thread.run_sync(_read, self._blobs, group):
