@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.bench import (
+    calls,
     database,
     end_to_end,
     memory,
@@ -33,6 +34,7 @@ MEASUREMENTS: dict[str, Callable[[Size], Section]] = {
     "scheduling": scheduling.measure,
     "submissions": submissions.measure,
     "swarm": swarm.measure,
+    "calls": calls.measure,
     "database": database.measure,
 }
 COUNTS = [name for name, kind in Size.__annotations__.items() if kind is int]

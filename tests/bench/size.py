@@ -16,6 +16,7 @@ class Size:
     in_flight: tuple[int, ...] = (100, 1_000, 10_000)
     submissions: int = 2_000
     swarm: int = 5_000
+    calls: int = 5_000
     finished: int = 100_000
     ticked: int = 100_000
     looks: int = 288
