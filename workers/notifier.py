@@ -5,6 +5,7 @@ import random
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cached_property
 from typing import Any
 
 import structlog
@@ -13,7 +14,9 @@ from kombu.exceptions import OperationalError
 
 from config.settings import Settings
 from service.notices.content import body, content
+from service.notices.results import UNAVAILABLE, Results, results_of
 from service.notices.webhooks import DEADLINE, Gone, NotDelivered, Sender, tls_context
+from service.payloads.blobs import Blobs
 from service.rules.crashpoints import CrashPoint, reached
 from service.rules.notices import FIRST_PAUSE, LONGEST_PAUSE
 from service.rules.retry import backoff
@@ -31,6 +34,8 @@ SHARE = SLOTS // 4
 """The most notices of one producer among them, so that its dead endpoints delay nobody else."""
 PUBLISHERS = 4
 """Threads that publish to Redis."""
+READERS = 16
+"""Threads that read results."""
 LEASE = DEADLINE * 4
 """The time after which another notifier may take a notice. No send takes that long."""
 SOON = 0.05
@@ -49,6 +54,7 @@ class Notifier:
         self._celery = _producer(settings)
         self._database_threads = ThreadPoolExecutor(4, "database")
         self._publishers = ThreadPoolExecutor(PUBLISHERS, "publisher")
+        self._readers = ThreadPoolExecutor(READERS, "reader")
         self._sender = Sender(
             resolvers=ThreadPoolExecutor(SLOTS, "resolver"),
             tls=tls_context(),
@@ -79,7 +85,12 @@ class Notifier:
         await asyncio.gather(*self._under_way)
 
     def close(self) -> None:
-        for threads in (self._database_threads, self._publishers, self._sender.resolvers):
+        for threads in (
+            self._database_threads,
+            self._publishers,
+            self._readers,
+            self._sender.resolvers,
+        ):
             threads.shutdown(wait=False)
         self._celery.close()
         self._connections.dispose()
@@ -118,15 +129,16 @@ class Notifier:
     async def _trouble(self, sending: Sending) -> NotDelivered | None:
         """Send one notice. Returns why it was not delivered, or None."""
         try:
+            results = await self._results(sending)
             if "webhook" in sending.target:
                 url = sending.target["webhook"]
                 private = reach(sending.private_webhooks, self._settings)
                 await self._sender.send(
-                    url, str(sending.id), body(sending), sending.secrets, private
+                    url, str(sending.id), body(sending, results), sending.secrets, private
                 )
             else:
                 loop = asyncio.get_running_loop()
-                await loop.run_in_executor(self._publishers, self._publish, sending)
+                await loop.run_in_executor(self._publishers, self._publish, sending, results)
         except NotDelivered as error:
             return error
         except Exception as error:
@@ -135,12 +147,28 @@ class Notifier:
             return NotDelivered(f"{type(error).__name__}: {error}")
         return None
 
-    def _publish(self, sending: Sending) -> None:
+    async def _results(self, sending: Sending) -> Results | None:
+        """Return the results that a notice is to carry, or why not; None if none were asked for."""
+        if sending.segments is None:
+            return None
+        reading = asyncio.get_running_loop().run_in_executor(
+            self._readers, results_of, sending, sending.segments, lambda: self._blobs
+        )
+        try:
+            return await asyncio.wait_for(reading, DEADLINE.total_seconds())
+        except TimeoutError:
+            return UNAVAILABLE
+
+    @cached_property
+    def _blobs(self) -> Blobs:
+        return Blobs(self._settings.blobs, create=False)
+
+    def _publish(self, sending: Sending, results: Results | None) -> None:
         """Publish a Celery task to the producer's own queue. Raises NotDelivered."""
         try:
             self._celery.send_task(
                 sending.target["task"],
-                kwargs=content(sending),
+                kwargs=content(sending, results),
                 queue=sending.target["queue"],
                 task_id=str(sending.id),
                 ignore_result=True,

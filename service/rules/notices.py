@@ -14,6 +14,8 @@ from service.rules.states import JobState
 
 MOST_TARGETS = 10
 URL_LENGTH = 2_000
+MOST_RESULT_BYTES = 65_536
+"""The most bytes of results that a notice carries, counted as they are sent."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:@-]{0,199}")
 OURS = "haulier."
@@ -50,6 +52,8 @@ class Notice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """The ends of a job to send notices of; None is all of them."""
     progress: _Percent | None = None
     """Send a notice whenever so many percent more of the requests are done."""
+    results: bool | None = None
+    """Whether the notices carry the job's results, if these are few."""
 
     @property
     def target(self) -> dict[str, str]:

@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Select, func, select, tuple_, union_all
-from sqlalchemy.orm import aliased
+from sqlalchemy.orm import Session, aliased
 
 from service.rules.states import OPEN_BATCH_STATES, BatchState, JobState
 from service.rules.work import Segment as SegmentPlace
@@ -117,17 +117,22 @@ def failures(db: Database, job_id: UUID, *, after: int, limit: int) -> list[Dead
 def segments(db: Database, job_id: UUID, generation: int) -> tuple[SegmentPlace, ...]:
     """Return the segments of one generation of a job's results, in input order."""
     with db.begin() as session:
-        rows = session.scalars(
-            select(Segment)
-            .where(Segment.job_id == job_id, Segment.generation == generation)
-            .order_by(Segment.position)
+        return segments_of(session, job_id, generation)
+
+
+def segments_of(session: Session, job_id: UUID, generation: int) -> tuple[SegmentPlace, ...]:
+    """The same, in a transaction of the caller's."""
+    rows = session.scalars(
+        select(Segment)
+        .where(Segment.job_id == job_id, Segment.generation == generation)
+        .order_by(Segment.position)
+    )
+    return tuple(
+        SegmentPlace(
+            blob=row.blob, index_blob=row.index_blob, bytes=row.bytes, requests=row.requests
         )
-        return tuple(
-            SegmentPlace(
-                blob=row.blob, index_blob=row.index_blob, bytes=row.bytes, requests=row.requests
-            )
-            for row in rows
-        )
+        for row in rows
+    )
 
 
 def open_batches(db: Database) -> dict[BatchState, int]:

@@ -12,8 +12,10 @@ from sqlalchemy.orm import Session
 from service.rules.errors import error_text
 from service.rules.notices import ENDS, Notice, NoticeEvent, read_notices
 from service.rules.signatures import new_secret
+from service.rules.work import Segment as SegmentPlace
 from service.store.audit import Actor, path, record
 from service.store.engine import Database
+from service.store.jobs import segments_of
 from service.store.models import Delivery, Job, Producer
 
 AT_ONCE = 4
@@ -60,6 +62,7 @@ def _row(job_id: UUID, event: NoticeEvent, notice: Notice) -> dict[str, Any]:
         "event": event,
         "target": notice.target,
         "endpoint": notice.endpoint,
+        "with_results": bool(notice.results),
     }
 
 
@@ -79,6 +82,8 @@ class Sending:
     tries: int
     """This one included."""
     job: Job
+    segments: Sequence[SegmentPlace] | None
+    """Where the job's results are; None unless the notice is to carry them."""
     secrets: Sequence[str]
     """The producer's signing secrets; none where it is no webhook."""
     private_webhooks: list[str] | None
@@ -163,6 +168,9 @@ def claim(db: Database, *, limit: int, share: int, lease_for: timedelta) -> list
                 target=delivery.target,
                 tries=delivery.tries,
                 job=job,
+                segments=segments_of(session, job.id, job.generation)
+                if delivery.with_results
+                else None,
                 secrets=producers[job.producer].signing_secrets if job.producer in signers else (),
                 private_webhooks=producers[job.producer].private_webhooks
                 if job.producer in signers

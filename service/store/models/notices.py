@@ -27,6 +27,8 @@ class Delivery(Base):
     target: Mapped[dict[str, Any]]
     endpoint: Mapped[str]
     """The host and port, or the queue: its notices succeed or fail together."""
+    with_results: Mapped[bool] = mapped_column(server_default="false")
+    """Whether it carries the job's results, if they are few."""
     lease: Mapped[UUID | None]
     leased_until: Mapped[datetime | None]
     not_before: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -31,6 +31,8 @@ def problems(*entries: Any, **rules: Any) -> list[str]:
         {"webhook": "https://8.8.8.8/hook"},
         {"webhook": HOOK, "events": ["job.completed"], "progress": 10},
         {"task": "app.done", "queue": "app"},
+        {"webhook": HOOK, "results": True},
+        {"task": "app.done", "queue": "app", "results": None},
     ],
 )
 def test_a_good_entry_is_accepted(entry: dict[str, Any]) -> None:
@@ -52,6 +54,7 @@ def test_a_good_entry_is_accepted(entry: dict[str, Any]) -> None:
         ({"webhook": HOOK, "progress": 51}, "`notify`: "),
         ({"webhook": HOOK, "events": ["job.done"]}, "`notify`: "),
         ({"webhook": HOOK, "events": ["job.progress"]}, "with its step"),
+        ({"webhook": HOOK, "results": "yes"}, "`notify`: "),
         ({"webhook": HOOK, "colour": "red"}, "unknown field `colour`"),
         ({"webhook": "http://example.com/"}, "must begin with https://"),
         ({"webhook": "ftp://example.com/"}, "must begin with https://"),
