@@ -1,0 +1,206 @@
+"""The client for ordinary code."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Self, TypeVar
+from uuid import UUID
+
+import httpx
+
+from haulier_client import plans
+from haulier_client.errors import Unavailable
+from haulier_client.plans import Call, Plan, Requests
+from haulier_client.reading import Reading
+from haulier_client.views import Failure, Job, Result, read_failure, read_job
+
+T = TypeVar("T")
+JobId = Job | UUID | str
+
+
+def options(url: str, token: str | None) -> dict[str, Any]:
+    """The arguments of both kinds of HTTP client. Raises ValueError for a URL that is none."""
+    try:
+        host = httpx.URL(url).host
+    except httpx.InvalidURL as error:
+        raise ValueError(str(error)) from None
+    authorization = {} if token is None else {"Authorization": f"Bearer {token}"}
+    return {
+        "base_url": url,
+        "headers": {**authorization, "User-Agent": "haulier-client"},
+        # Reading the certificates takes a while, and plain HTTP needs none.
+        "verify": url.startswith("https:"),
+        # A proxy would look for this address on its own machine.
+        "trust_env": host not in {"127.0.0.1", "::1", "localhost"},
+    }
+
+
+class Client:
+    """Talks to one API with one token. Close it, or use it as a context manager.
+
+    Raises ValueError if `url` is not a URL.
+    """
+
+    def __init__(self, url: str, token: str | None) -> None:
+        self._http = httpx.Client(**options(url, token))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def submit(
+        self,
+        requests: Requests,
+        *,
+        endpoint: str = "/v1/chat/completions",
+        model: str | None = None,
+        idempotency_key: str | None = None,
+        **fields: Any,
+    ) -> Job:
+        """Stream requests (`custom_id` and `body`), in constant memory.
+
+        `model` is for bodies that name none; `fields` are those of the batch spec: `account`,
+        `max_attempts`, `priority`, `metadata`, `notify`. What can be gone through again, such as a
+        list, is sent again when the connection breaks, under a key that is made for it where none
+        is given. An iterator is sent once: after `Unreachable`, only with an `idempotency_key` is
+        it safe to submit the same again.
+        """
+        again = plans.is_there_again(requests)
+        fields |= {"endpoint": endpoint}
+        return self._run(
+            plans.submit(
+                lambda: plans.blocks(requests, model), fields, again=again, key=idempotency_key
+            )
+        )
+
+    def submit_spec(self, spec: dict[str, Any]) -> Job:
+        """Submit a batch spec of up to 32 MB, with its requests or its `input`."""
+        return self._run(plans.submit_spec(spec))
+
+    def job(self, job: JobId) -> Job:
+        """How a job stands."""
+        return self._run(plans.show(job))
+
+    def jobs(self, **filters: Any) -> Iterator[Job]:
+        """Jobs, newest first: those that `GET /v1/jobs` finds with these filters (`state`, …)."""
+        return map(read_job, self._list("/v1/jobs", filters))
+
+    def failures(self, job: JobId) -> Iterator[Failure]:
+        """The requests that failed for good, in input order."""
+        return map(read_failure, self._list(f"/v1/jobs/{plans.id_of(job)}/failures", {}))
+
+    def cancel(self, job: JobId) -> Job:
+        """Ask for a job to be cancelled; what is done stays."""
+        return self._run(plans.cancel(job))
+
+    def retry(self, job: JobId, custom_ids: Iterable[str] | None = None) -> Job:
+        """Run failed requests of a finished job again: those named, or all."""
+        return self._run(plans.retry(job, custom_ids))
+
+    def wait(self, job: JobId, timeout: float | None = None, poll: float = 5.0) -> Job:
+        """The job once it has ended, looked at every `poll` seconds. Raises WaitTimeout."""
+        return self._run(plans.wait(job, timeout, poll))
+
+    def results(self, job: JobId) -> Iterator[Result]:
+        """One result for each request, in input order; goes on where a connection broke off.
+
+        Raises Conflict before the job has ended.
+        """
+        reading = Reading(job)
+        while not reading.done:
+            try:
+                with self._http.stream(**reading.arguments()) as response:
+                    if not response.is_success:
+                        response.read()
+                    reading.begin(response)
+                    for block in response.iter_raw():
+                        yield from reading.feed(block)
+                    reading.end()
+            except (httpx.TransportError, Unavailable) as error:
+                time.sleep(reading.pause(error))
+
+    def result_blocks(
+        self,
+        job: JobId,
+        *,
+        params: Mapping[str, Any] | None = None,
+        pauses: Sequence[float] = plans.PAUSES,
+        opened: Callable[[int | None], None] = lambda _: None,
+    ) -> Iterator[bytes]:
+        """Yield the bytes of `GET …/results`; go on where a connection broke off.
+
+        `params` are those of the endpoint (`partial`, `only`), `pauses` the seconds to wait after
+        breaks in a row. `opened` is told the bytes of the whole, or None if the API does not say.
+        """
+        reading = Reading(job, params, pauses)
+        begun = False
+        while not reading.done:
+            try:
+                with self._http.stream(**reading.arguments()) as response:
+                    if not response.is_success:
+                        response.read()
+                    reading.begin(response)
+                    if not begun:
+                        opened(reading.length)
+                        begun = True
+                    for block in response.iter_bytes():
+                        yield reading.count(block)
+                    reading.end()
+            except (httpx.TransportError, Unavailable) as error:
+                time.sleep(reading.pause(error))
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        content: bytes | Iterable[bytes] | None = None,
+        timeout: float | None = None,
+        repeatable: bool = False,
+    ) -> httpx.Response:
+        """Make any call of the HTTP API, for what has no method here. `timeout` in seconds.
+
+        `repeatable` says that the call may be sent again if the connection breaks.
+        """
+        return self._run(
+            plans.request(
+                method,
+                path,
+                params=params,
+                headers=headers,
+                content=content,
+                timeout=timeout,
+                repeatable=repeatable,
+            )
+        )
+
+    def _list(self, path: str, params: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        following: dict[str, Any] | None = params
+        while following is not None:
+            rows, following = self._run(plans.page_of(path, following))
+            yield from rows
+
+    def _run(self, plan: Plan[T]) -> T:
+        given: httpx.Response | httpx.TransportError | None = None
+        while True:
+            try:
+                step = plan.send(given)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            given = self._do(step)
+
+    def _do(self, step: Call | float) -> httpx.Response | httpx.TransportError | None:
+        if not isinstance(step, Call):
+            time.sleep(step)
+            return None
+        try:
+            return self._http.request(**step.arguments())
+        except httpx.TransportError as error:
+            return error
