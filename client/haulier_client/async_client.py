@@ -6,10 +6,11 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
-from haulier_client import plans
+from haulier_client import gathering, plans
 from haulier_client.client import JobId, options
 from haulier_client.errors import Unavailable
 from haulier_client.plans import Call, Plan, Requests
+from haulier_client.progress import Seen, following
 from haulier_client.reading import Reading
 from haulier_client.views import Failure, Job, Result, read_failure, read_job
 
@@ -75,9 +76,33 @@ class AsyncClient:
     async def wait(self, job: JobId, timeout: float | None = None, poll: float = 5.0) -> Job:
         return await self._run(plans.wait(job, timeout, poll))
 
-    async def results(self, job: JobId) -> AsyncIterator[Result]:
+    def results(self, job: JobId) -> AsyncIterator[Result]:
         """See Client.results."""
-        reading = Reading(job)
+        return self._results(Reading(job))
+
+    async def gather(
+        self,
+        bodies: Iterable[dict[str, Any]],
+        *,
+        endpoint: str = "/v1/chat/completions",
+        model: str | None = None,
+        idempotency_key: str | None = None,
+        progress: bool | Seen = True,
+        poll: float = 2.0,
+        **fields: Any,
+    ) -> list[Result]:
+        """See Client.gather."""
+        requests = gathering.requests(bodies)
+        if not requests:
+            return []
+        fields |= {"endpoint": endpoint, "model": model, "idempotency_key": idempotency_key}
+        job = await self.submit(requests, **fields)
+        with following(job, progress) as seen:
+            await self._run(gathering.ended(job, poll, seen))
+            reading = Reading(job, pauses=gathering.PATIENT_PAUSES)
+            return [result async for result in self._results(reading)]
+
+    async def _results(self, reading: Reading) -> AsyncIterator[Result]:
         while not reading.done:
             try:
                 async with self._http.stream(**reading.arguments()) as response:

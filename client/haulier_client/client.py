@@ -7,9 +7,10 @@ from uuid import UUID
 
 import httpx
 
-from haulier_client import plans
+from haulier_client import gathering, plans
 from haulier_client.errors import Unavailable
 from haulier_client.plans import Call, Plan, Requests
+from haulier_client.progress import Seen, following
 from haulier_client.reading import Reading
 from haulier_client.views import Failure, Job, Result, read_failure, read_job
 
@@ -110,7 +111,39 @@ class Client:
 
         Raises Conflict before the job has ended.
         """
-        reading = Reading(job)
+        return self._results(Reading(job))
+
+    def gather(
+        self,
+        bodies: Iterable[dict[str, Any]],
+        *,
+        endpoint: str = "/v1/chat/completions",
+        model: str | None = None,
+        idempotency_key: str | None = None,
+        progress: bool | Seen = True,
+        poll: float = 2.0,
+        **fields: Any,
+    ) -> list[Result]:
+        """Answer many calls as one job: one result for each body, in their order.
+
+        The calls share provider batches, connections and an idempotency key; without
+        `idempotency_key` the client makes one, so repeats within it never buy twice. With one, a
+        script that is run again finds the job that is there. `fields` are those of `submit`.
+
+        `progress` is a bar on standard error, or what is told of the job every `poll` seconds. The
+        API may be away for ten minutes meanwhile. Whatever ends the waiting, the job goes on.
+        Raises Conflict if the job was rejected or has failed as a whole.
+        """
+        requests = gathering.requests(bodies)
+        if not requests:
+            return []
+        fields |= {"endpoint": endpoint, "model": model, "idempotency_key": idempotency_key}
+        job = self.submit(requests, **fields)
+        with following(job, progress) as seen:
+            self._run(gathering.ended(job, poll, seen))
+            return list(self._results(Reading(job, pauses=gathering.PATIENT_PAUSES)))
+
+    def _results(self, reading: Reading) -> Iterator[Result]:
         while not reading.done:
             try:
                 with self._http.stream(**reading.arguments()) as response:
