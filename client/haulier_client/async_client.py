@@ -6,7 +6,7 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
-from haulier_client import gathering, plans
+from haulier_client import calls, gathering, plans
 from haulier_client.client import JobId, options
 from haulier_client.errors import Unavailable
 from haulier_client.plans import Call, Plan, Requests
@@ -79,6 +79,16 @@ class AsyncClient:
     def results(self, job: JobId) -> AsyncIterator[Result]:
         """See Client.results."""
         return self._results(Reading(job))
+
+    async def call(
+        self,
+        body: dict[str, Any],
+        *,
+        endpoint: str = "/v1/chat/completions",
+        idempotency_key: str | None = None,
+    ) -> Result:
+        """See Client.call."""
+        return await self._run(calls.call(body, endpoint, idempotency_key))
 
     async def gather(
         self,

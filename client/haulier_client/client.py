@@ -7,7 +7,7 @@ from uuid import UUID
 
 import httpx
 
-from haulier_client import gathering, plans
+from haulier_client import calls, gathering, plans
 from haulier_client.errors import Unavailable
 from haulier_client.plans import Call, Plan, Requests
 from haulier_client.progress import Seen, following
@@ -30,6 +30,8 @@ def options(url: str, token: str | None) -> dict[str, Any]:
         "headers": {**authorization, "User-Agent": "haulier-client"},
         # Reading the certificates takes a while, and plain HTTP needs none.
         "verify": url.startswith("https:"),
+        # Each call that waits for its answer holds one.
+        "limits": httpx.Limits(max_connections=None, max_keepalive_connections=20),
         # A proxy would look for this address on its own machine.
         "trust_env": host not in {"127.0.0.1", "::1", "localhost"},
     }
@@ -112,6 +114,23 @@ class Client:
         Raises Conflict before the job has ended.
         """
         return self._results(Reading(job))
+
+    def call(
+        self,
+        body: dict[str, Any],
+        *,
+        endpoint: str = "/v1/chat/completions",
+        idempotency_key: str | None = None,
+    ) -> Result:
+        """Make one ordinary call through Haulier, and wait for its answer: minutes, or hours.
+
+        Several at once share a provider batch; for many, `gather` needs fewer connections. The
+        call is repeated under a key until it is answered, so it is bought once. Pass an
+        `idempotency_key` of your own to find the answer again from another process, for a day.
+        The `custom_id` of the result is the id of the call's job. Raises ProblemError if the call
+        is refused, or has failed after all attempts.
+        """
+        return self._run(calls.call(body, endpoint, idempotency_key))
 
     def gather(
         self,

@@ -126,6 +126,9 @@ def problem_of(response: httpx.Response) -> HaulierError:
         document = {"detail": response.text[:500]}
     if not isinstance(document, dict):
         document = {"detail": response.text[:500]}
+    said = document.get("error")
+    if isinstance(said, dict):  # in Together's form
+        document = {"detail": said.get("message"), "type": said.get("code"), "error": said}
     wait = response.headers.get("retry-after", "")
     kind = ERRORS.get(response.status_code, ProblemError)
     return kind(response.status_code, document, float(wait) if wait.isdecimal() else None)

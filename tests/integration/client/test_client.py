@@ -320,7 +320,7 @@ def test_the_examples_of_the_readme_work(
         for example in examples:
             exec(compile(example, readme, "exec"), {"__name__": "__main__"})
     printed = capsys.readouterr().out
-    assert len(examples) == 5
+    assert len(examples) == 6
     assert "used for job" in printed
     assert "model" in printed
 
