@@ -24,6 +24,12 @@ def script(page: Path) -> str:
     return "\n".join(_commands(block) for block in blocks if block["reason"] is None)
 
 
+def titled(page: Path) -> dict[str, str]:
+    """The page's Python programs that have a title, run or not, by that title."""
+    blocks = _BLOCK.finditer(page.read_text())
+    return {block["title"]: block["text"] for block in blocks if block["title"]}
+
+
 def _commands(block: re.Match[str]) -> str:
     match block["language"], block["title"]:
         case "bash", None:
