@@ -2,18 +2,15 @@
 
 Starts `haulier up --simulate` in a home of its own, makes Together answer badly in every plain
 way, submits a large job and a swarm of small ones, and checks the results against the input and
-against the simulator's books.
+against the simulator's books. With `--calls`, a script makes ordinary calls instead.
 """
 
 import argparse
-import os
 import signal
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -21,41 +18,24 @@ from uuid import UUID
 
 import msgspec
 from haulier_client import HaulierError
+from together import TogetherError
 
 from service.cli.api import Api, Envelope
 from service.cli.documents import Failure, Job
-from service.cli.place import Place, variables_in
 from service.cli.screen import Screen, length, output
 from service.cli.show.watch import shown
 from service.rules.requests import CHAT
 from service.simulator.books import Books, LineBook
+from tests.acceptance import demo_calls
+from tests.acceptance.demo_instance import Instance, running
 from tests.acceptance.demo_swarm import Swarm, play
-from tests.eventually import eventually
-from tests.processes import Processes, Running
-from tests.servers import open_directory
 from tests.simulator import Simulator
 
-KEY = "simulated"
-"""The API key that `haulier up --simulate` uses."""
-
 MODEL = "meta-llama/Llama-3.3-70B-Instruct-Turbo"
-SHARD_REQUESTS = 1000
 MAX_ATTEMPTS = 3
 
 LONGEST_SECONDS = 300
 """What takes longer than this will not come to an end."""
-
-SETTINGS = {
-    "HAULIER_SHARD_REQUESTS": str(SHARD_REQUESTS),
-    "HAULIER_POLL_SECONDS": "0.5",
-    "HAULIER_TICK_SECONDS": "0.2",
-    "HAULIER_RETRY_BASE_SECONDS": "0.2",
-    "HAULIER_CREATE_GRACE_SECONDS": "2",
-    "HAULIER_SETTLE_PATIENCE_SECONDS": "4",
-    "PYTHONUNBUFFERED": "1",
-}
-OTHERS = ("HAULIER_", "TOGETHER_", "DATABASE_URL", "REDIS_URL")
-"""Settings of whoever runs this: the demo is to stand on nothing but itself."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,30 +127,47 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGALRM, _give_up)
     signal.alarm(LONGEST_SECONDS)
     try:
-        with _home(asked.keep) as home:
-            outcome = _played(screen, home, asked.requests, asked.output, asked.small)
-            if asked.keep:
-                screen.line(f"The instance's data stay in {home}")
+        problems, checked = _calls(screen, asked) if asked.calls else _jobs(screen, asked)
     except KeyboardInterrupt:
         return 130
-    except (AssertionError, HaulierError, OSError) as error:
+    except (AssertionError, HaulierError, TogetherError, OSError) as error:
         sys.stderr.write(f"demo: {error}\n")
         return 1
-    problems = check(outcome, custom_ids(asked.requests))
-    _summarize(screen, outcome, asked.output)
     for problem in problems:
         screen.line(f"WRONG: {problem}")
     if not problems:
-        screen.line(
-            "Checked: complete, each request once, in input order, and nothing bought twice."
-        )
+        screen.line(f"Checked: {checked}.")
     return 1 if problems else 0
+
+
+def _jobs(screen: Screen, asked: argparse.Namespace) -> tuple[list[str], str]:
+    """A large job and a swarm. Returns what is wrong, and what was checked."""
+    with running(screen, keep=asked.keep) as instance:
+        outcome = _played(screen, instance, asked.requests, asked.output, asked.small)
+    _summarize(screen, outcome, asked.output)
+    problems = check(outcome, custom_ids(asked.requests))
+    return problems, "complete, each request once, in input order, and nothing bought twice"
+
+
+def _calls(screen: Screen, asked: argparse.Namespace) -> tuple[list[str], str]:
+    """Ordinary calls. Returns the same."""
+    with running(screen, keep=asked.keep, HAULIER_PRICES=demo_calls.PRICES) as instance:
+        played = demo_calls.play(screen, instance, asked.calls)
+    played.summarize(screen)
+    return list(played.problems()), "each call has its own answer, and nothing was bought twice"
 
 
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="demo", description="Haulier, all of it, for a minute.")
     parser.add_argument("--requests", type=int, default=4000)
     parser.add_argument("--small", type=int, default=1000, help="small jobs of the swarm")
+    parser.add_argument(
+        "--calls",
+        type=int,
+        nargs="?",
+        const=1000,
+        help="instead of jobs: so many ordinary calls at once, by Together's SDK",
+    )
     parser.add_argument("--output", type=Path, default=Path("demo-results.jsonl"))
     parser.add_argument("--keep", action="store_true", help="keep the instance's data and logs")
     return parser.parse_args(arguments)
@@ -181,59 +178,23 @@ def _give_up(_number: int, _frame: FrameType | None) -> None:
     raise AssertionError(f"it has not come to an end within {LONGEST_SECONDS} s")
 
 
-@contextmanager
-def _home(keep: bool) -> Iterator[Path]:
-    if keep:
-        home = Path(tempfile.mkdtemp(prefix="haulier-demo-"))
-        home.chmod(0o711)  # root's Postgres runs as another user
-        yield home
-    else:
-        with open_directory("demo") as home:
-            yield home
-
-
-def _played(screen: Screen, home: Path, requests: int, target: Path, small: int) -> Outcome:
-    started = time.monotonic()
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(OTHERS)}
-    processes = Processes(home, {**environment, **SETTINGS, "HAULIER_HOME": str(home / "data")})
-    try:
-        screen.line("Starting Postgres, Valkey, a simulated Together, and Haulier's processes")
-        up = processes.haulier("up", "--simulate", "--port", "0")
-        eventually(lambda: _is_up(up) or not up.alive, timeout=90)
-        assert up.alive, "`haulier up` ended"
-        left = variables_in(home / "data" / "env")
-        screen.line(f"Haulier is up after {time.monotonic() - started:.1f} s")
-        simulator = Simulator(port=_simulator_port(up), data=home)
-        _make_trouble(screen, simulator, requests)
-        place = Place(left["HAULIER_URL"], left["HAULIER_TOKEN"], "haulier up")
-        with Api(place) as api:
-            job = _submitted(screen, api, requests)
-            seen = shown(api, job, screen, as_json=False)
-            _save(api, job, target)
-            books, took = simulator.books(), time.monotonic() - started
-            swarm = play(screen, place, simulator, small) if small else None
-            return Outcome(
-                job=seen,
-                results=_read(target),
-                failures=[document.value for document in api.failures(job)],
-                books=books,
-                took=took,
-                swarm=swarm,
-            )
-    except (AssertionError, HaulierError):
-        sys.stderr.write(f"\n{processes.tails()}\n")
-        raise
-    finally:
-        processes.stop()
-
-
-def _is_up(up: Running) -> bool:
-    return "Haulier is up" in up.output
-
-
-def _simulator_port(up: Running) -> int:
-    line = next(line for line in up.output.splitlines() if line.startswith("Together is simulated"))
-    return int(line.rpartition(":")[2])
+def _played(screen: Screen, instance: Instance, requests: int, target: Path, small: int) -> Outcome:
+    place, simulator = instance.place, instance.simulator
+    _make_trouble(screen, simulator, requests)
+    with Api(place) as api:
+        job = _submitted(screen, api, requests)
+        seen = shown(api, job, screen, as_json=False)
+        _save(api, job, target)
+        books, took = simulator.books(), time.monotonic() - instance.started
+        swarm = play(screen, place, simulator, small) if small else None
+        return Outcome(
+            job=seen,
+            results=_read(target),
+            failures=[document.value for document in api.failures(job)],
+            books=books,
+            took=took,
+            swarm=swarm,
+        )
 
 
 def _make_trouble(screen: Screen, simulator: Simulator, requests: int) -> None:

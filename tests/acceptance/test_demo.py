@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,7 @@ import pytest
 from service.cli.documents import Failure, Job
 from service.simulator.books import AccountBook, Books, LineBook, Totals
 from tests.acceptance.demo import Outcome, ResultLine, check, custom_ids, trouble
+from tests.acceptance.demo_calls import Calls
 
 IDS = custom_ids(100)
 
@@ -37,6 +39,24 @@ def test_the_demo_ends_well_and_leaves_nothing_but_the_results(tmp_path: Path) -
     assert int(taken[1]) < 20
     assert len((tmp_path / "results.jsonl").read_bytes().splitlines()) == 2500
     assert [path.name for path in tmp_path.iterdir()] == ["results.jsonl"]
+
+
+@pytest.mark.slow
+def test_the_demo_of_calls_ends_well(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.acceptance.demo", "--calls", "60"],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Checked: each call has its own answer, and nothing was bought twice." in done.stdout
+    assert re.search(r"calls +60\n", done.stdout)
+    taken = re.search(r"batches bought +(\d+)", done.stdout)
+    assert taken is not None
+    assert int(taken[1]) < 20
 
 
 def perfect() -> Outcome:
@@ -85,6 +105,13 @@ def with_totals(outcome: Outcome, **totals: int) -> Outcome:
 
 
 PERFECT = perfect()
+CALLS = Calls(
+    calls=PERFECT.books.totals.lines_billed,
+    wrong=0,
+    books=PERFECT.books,
+    cost=Decimal(1),
+    took=1,
+)
 (ACCOUNT,) = PERFECT.books.accounts.values()
 
 
@@ -114,3 +141,19 @@ def test_nothing_is_wrong_where_all_is_well() -> None:
 )
 def test_what_is_wrong_is_found(outcome: Outcome, words: str) -> None:
     assert words in "\n".join(check(outcome, IDS))
+
+
+@pytest.mark.parametrize(
+    ("played", "problems"),
+    [
+        (CALLS, []),
+        (replace(CALLS, wrong=2), ["2 calls have other answers than they should"]),
+        (replace(CALLS, calls=4), [f"{CALLS.calls} calls were bought, 4 made"]),
+        (
+            replace(CALLS, books=with_totals(PERFECT, duplicate_successes=1).books),
+            ["1 calls were bought twice"],
+        ),
+    ],
+)
+def test_what_is_wrong_with_calls_is_found(played: Calls, problems: list[str]) -> None:
+    assert list(played.problems()) == problems
