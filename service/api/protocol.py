@@ -6,6 +6,7 @@ a request, for the body, for the client to take its answer, or for the client to
 
 import asyncio
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -67,6 +68,7 @@ class Protocol(H11Protocol):
         now = self.loop.time()
         self.since = now
         """When the present wait for a head, a body or a hang-up began."""
+        self._gone: Callable[[], None] | None = None
         self._head_began = False
         self._patience = BODY_PATIENCE
         self._looked_at = now
@@ -148,16 +150,25 @@ class Protocol(H11Protocol):
         self._timer.cancel()
         self._rooms.leave(self)
         super().connection_lost(exc)
+        if self._gone is not None:
+            self._gone()
 
-    def _wait(self) -> None:
-        """What the present request waits for may take hours: it is a call that is stored."""
-        if not self.transport.is_closing():
-            self._rooms.wait(self)
+    def _wait(self, gone: Callable[[], None]) -> None:
+        """The present request is a call that is stored, and may wait for hours.
+
+        `gone` is called if the client hangs up meanwhile: a task for each would weigh more.
+        """
+        if self.transport.is_closing():
+            gone()
+            return
+        self._gone = gone
+        self._rooms.wait(self)
 
     # --- what uvicorn calls -----------------------------------------------------------------------
 
     def on_response_complete(self) -> None:
         self.since = self.loop.time()
+        self._gone = None
         super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:

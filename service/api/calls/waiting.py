@@ -29,7 +29,11 @@ AGAIN = "2"
 
 
 class Waiting(Response):
-    """Waits for a call to end, and answers. Raises HttpProblem as long as it has not begun."""
+    """Waits for a call to end, and answers.
+
+    Raises HttpProblem if it has to give up before the answer has begun, ConnectionAbortedError
+    afterwards.
+    """
 
     def __init__(
         self,
@@ -48,22 +52,20 @@ class Waiting(Response):
         self._place = place
         self._told = told
         self._has_begun = False
+        self._is_gone = False
         self.background = None
 
-    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._place, self._desk.holding(self._held, at_once=self._is_known):
-            hanging_up = asyncio.create_task(self._until_gone(receive))
-            try:
-                outcome = await self._outcome(send)
-                if outcome is not Ended.GONE:
-                    await self._finish(outcome, send)
-                    self._held.is_delivered = not hanging_up.done()
-            finally:
-                hanging_up.cancel()
+            # From here on the connection counts among those of calls (service.api.protocol).
+            scope["state"]["waits"](self._hang_up)
+            outcome = await self._outcome(send)
+            if outcome is not Ended.GONE:
+                await self._finish(outcome, scope, receive, send)
+                self._held.is_delivered = not self._is_gone
 
-    async def _until_gone(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
+    def _hang_up(self) -> None:
+        self._is_gone = True
         self._held.end(Ended.GONE)
 
     async def _outcome(self, send: Send) -> Outcome:
@@ -94,7 +96,7 @@ class Waiting(Response):
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": 200, "headers": raw})
 
-    async def _finish(self, outcome: Outcome, send: Send) -> None:
+    async def _finish(self, outcome: Outcome, scope: Scope, receive: Receive, send: Send) -> None:
         if isinstance(outcome, Answer):
             body = as_stream(outcome.body) if self._is_streamed else outcome.body
             length = None if self._is_streamed else len(body)
@@ -102,6 +104,9 @@ class Waiting(Response):
             await _send(send, body)
             return
         problem = _problem(outcome)
+        if not self._has_begun and isinstance(outcome, HttpProblem):
+            await self._told(problem)(scope, receive, send)  # the call's own end: it is delivered
+            return
         if not self._has_begun:
             raise problem
         if isinstance(outcome, HttpProblem) and self._is_streamed:

@@ -76,8 +76,6 @@ async def make_call(request: Request, services: Uses, caller: CalledBy) -> Respo
             desk.drop(hold, is_delivered=True)
             return _accepted(request, services, job_id, asynchronous=True)
         request.state.holding.drop()
-        if waits := getattr(request.state, "waits", None):
-            waits()  # the connection no longer counts among the ordinary ones
         return Waiting(
             desk,
             Held(job_id, hold.id, caller),

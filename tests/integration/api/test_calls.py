@@ -84,6 +84,16 @@ class Client:
         )
         return int(count)
 
+    def sent(self) -> list[UUID]:
+        """The calls whose answers were sent whole."""
+        return list(
+            self.api.harness.rows(
+                "SELECT job_id FROM haulier.calls JOIN haulier.jobs ON jobs.id = job_id"
+                " WHERE producer = :name AND delivered_at IS NOT NULL",
+                name=self.name,
+            )
+        )
+
     def settle(self, job_id: UUID, line: bytes = b"", **dead: Any) -> None:
         """End the batch of a call, with an answer or with a dead letter."""
         harness = self.api.harness
@@ -225,6 +235,8 @@ def test_an_error_is_told_as_the_provider_tells_it_and_is_final(
     assert (error(answer)["type"], error(answer)["message"]) == (kind, dead["message"])
     assert answer.headers["x-should-retry"] == "false"
     assert answer.headers["haulier-job"] == str(job.id)
+    (sent,) = eventually(client.sent)
+    assert sent == job.id
 
 
 def test_an_answer_that_has_begun_is_cut_by_an_error_which_the_repeat_gets(
