@@ -92,7 +92,7 @@ async def delete(simulation: Simulation, call: Call) -> Response:
     if row is None:
         return _not_found(call)
     await asyncio.to_thread(simulation.storage.delete_file, row.id)
-    return wire.answer({"id": row.id, "deleted": True})
+    return wire.answer({"id": row.id, "object": "file", "deleted": True})  # 1.x insists on `object`
 
 
 async def content(simulation: Simulation, call: Call) -> Response:

@@ -14,6 +14,8 @@ from functools import partial
 from multiprocessing import get_context
 from multiprocessing.queues import Queue
 
+import httpx
+
 from tests.api import client
 from tests.faults.fuzz_producers import Seen, Target, careless
 from tests.faults.fuzz_provider import odd_provider
@@ -32,6 +34,15 @@ ALONE = 0.2
 """The share of the time for which the honest producer is alone first."""
 
 
+DOORS = ("/v1", "/together/v1", "/openai/v1")
+
+
+def documented(http: httpx.Client, base: str) -> list[str]:
+    """The paths that the OpenAPI document below a path describes."""
+    document = http.get(f"{base}/openapi.json").raise_for_status().json()
+    return [path if path.startswith(base) else base + path for path in document["paths"]]
+
+
 def run(seconds: float, seed: int) -> Found:
     """Send odd things for so long, and look at what that did."""
     found = Found()
@@ -40,7 +51,7 @@ def run(seconds: float, seed: int) -> Found:
         mine = stack.enter_context(client(service.url))
         mine.headers["Authorization"] = f"Bearer {token}"
         alone = at_work(mine, lambda: time.sleep(seconds * ALONE))
-        paths = list(service.http.get("/v1/openapi.json").raise_for_status().json()["paths"])
+        paths = [path for base in DOORS for path in documented(service.http, base)]
         targets = [
             Target(service.url, service.producer(f"careless-{number}"), service.valkey_url, paths)
             for number in range(CARELESS)

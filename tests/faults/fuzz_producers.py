@@ -99,7 +99,15 @@ class Careless(threading.Thread):
         self._redis = redis.Redis.from_url(target.redis_url)
 
     def run(self) -> None:
-        ways = (self._call, self._call, self._submit, self._raw, self._message, self._upload)
+        ways = (
+            self._call,
+            self._call,
+            self._submit,
+            self._raw,
+            self._message,
+            self._upload,
+            self._form,
+        )
         headers = {"Authorization": f"Bearer {self._target.token}"}
         with (
             httpx.Client(
@@ -249,3 +257,23 @@ class Careless(threading.Thread):
                     content=b"\n".join(lines),
                     headers=self._headers(),
                 )
+
+    def _form(self, http: httpx.Client) -> None:
+        """A form with a file in it, at both doors that take one, or something like a form."""
+        path, purpose = self._mutator.one_of(
+            [("/together/v1/files/upload", b"batch-api"), ("/openai/v1/files", b"batch")]
+        )
+        lines = b"\n".join(self._mutator.json(line) for line in chat("a", "b")["requests"])
+        parts = [(b"purpose", purpose), (b"file", lines), (b"expires_after[seconds]", b"3600")]
+        self._luck.shuffle(parts)
+        head = b'--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
+        content = b"".join(head % part for part in parts) + b"--b--\r\n"
+        media_type = {"Content-Type": "multipart/form-data; boundary=b"}
+        self._ask(
+            http,
+            "form",
+            "POST",
+            path,
+            content=self._mutator.bytes(content),
+            headers={**self._headers(), **media_type},
+        )

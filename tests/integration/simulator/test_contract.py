@@ -121,7 +121,8 @@ def test_a_file_is_not_processed_before_it_is_there(api: ByHand) -> None:
 
 def test_a_deleted_file_is_gone(api: ByHand, simulator: Simulator) -> None:
     file_id = api.upload([chat_line("a")])
-    assert api.http.delete(f"/v1/files/{file_id}").json() == {"id": file_id, "deleted": True}
+    deleted = {"id": file_id, "object": "file", "deleted": True}
+    assert api.http.delete(f"/v1/files/{file_id}").json() == deleted
     assert api.http.get(f"/v1/files/{file_id}").status_code == 404
     assert api.content(file_id).status_code == 404
     assert api.http.get("/v1/files").json() == {"data": []}
