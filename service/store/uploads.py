@@ -38,6 +38,8 @@ class Told:
     """What was told of a file when its bytes were all there, where that came last."""
 
     filename: str | None = None
+    sha256: str | None = None
+    """What the bytes ought to hash to (hex)."""
     lifetime: timedelta | None = None
     """How long it is kept, where that is less than usual."""
 

@@ -4,6 +4,7 @@ import re
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -133,6 +134,16 @@ def test_the_name_may_come_with_the_file_or_after_it(api: Api) -> None:
     answer = door.send(*sent, ("file_type", b"jsonl"))
     assert (answer.status_code, answer.json()["filename"]) == (200, "mine.jsonl")
     assert door.form(file_name="ours.jsonl").json()["filename"] == "ours.jsonl"
+
+
+def test_a_checksum_is_compared(api: Api) -> None:
+    door = Door(api, "/together/v1/files/upload")
+    assert door.form(checksum=sha256(LINES).hexdigest()).status_code == 200
+    kept = door.kept()
+    wrong = door.form(checksum="0" * 64)
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "checksum")
+    assert door.kept() == kept
+    assert door.rows() == (1, 0)
 
 
 def test_what_cannot_be_taken_is_refused_and_leaves_nothing(either: Door) -> None:

@@ -35,8 +35,6 @@ from service.store import files
 from service.store import uploads as store
 from service.store.models import File
 
-log = structlog.get_logger()
-
 router = APIRouter()
 open_router = APIRouter()
 
@@ -96,8 +94,8 @@ async def announce(request: Request, services: Uses, caller: CalledBy) -> Respon
 
 async def _fields(request: Request) -> dict[str, str]:
     """The fields of the form. Raises HttpProblem."""
-    async with request.form(max_files=0, max_fields=20, max_part_size=4096) as form:
-        fields = {name: value for name, value in form.items() if isinstance(value, str) and value}
+    async with request.form(max_files=0, max_fields=20, max_part_size=4096) as sent:
+        fields = {name: value for name, value in sent.items() if isinstance(value, str) and value}
     check_there(fields, REQUIRED)
     for name, value in fields.items():
         check(name, value)
@@ -126,6 +124,7 @@ def check(name: str, value: str) -> None:
         file="The file",
         file_name="The name of the file, where it is not the one that comes with it",
         file_type="`jsonl`",
+        checksum="The SHA-256 of its bytes, in lower case hex",
     ),
 )
 async def upload(request: Request, services: Uses, caller: CalledBy) -> dict[str, Any]:
@@ -136,7 +135,7 @@ async def upload(request: Request, services: Uses, caller: CalledBy) -> dict[str
 
 def _told(fields: Mapping[str, str]) -> store.Told:
     check_there(fields, ["purpose"])
-    return store.Told(filename=fields.get("file_name"))
+    return store.Told(filename=fields.get("file_name"), sha256=fields.get("checksum"))
 
 
 @open_router.put("/files/{file_id}/bytes")
