@@ -211,6 +211,8 @@ def test_a_file_may_ask_to_expire_early(door: Door) -> None:
     [
         ({"anchor": "created_at", "seconds": 60}, "3,600"),
         ({"anchor": "created_at", "seconds": 10**12}, "2,592,000"),
+        ({"anchor": "created_at", "seconds": "0000003600" + "9" * 999}, "2,592,000"),
+        ({"anchor": "created_at", "seconds": "٣٦٠٠"}, "seconds"),
         ({"anchor": "created_at", "seconds": "soon"}, "seconds"),
         ({"anchor": "now", "seconds": 3600}, "created_at"),
         ({"anchor": "created_at"}, "missing"),

@@ -1,5 +1,6 @@
 """Files for OpenAI's SDK: upload in one step, list, look, read, delete."""
 
+import re
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Annotated, Any, Literal
@@ -30,6 +31,7 @@ MOST_LISTED = 10_000
 ANCHOR, SECONDS = "expires_after[anchor]", "expires_after[seconds]"
 LIFETIMES = range(3600, 2_592_000 + 1)
 """Seconds that OpenAI takes for `expires_after`."""
+_NUMBER = re.compile(r"[0-9]{1,7}")
 
 router = APIRouter()
 
@@ -63,16 +65,13 @@ async def create_file(request: Request, services: Uses, caller: CalledBy) -> dic
 
 
 def _check(name: str, value: str) -> None:
-    match name:
-        case "purpose" if value != PURPOSE:
-            raise refused(f"purpose: only {PURPOSE!r} is served here", param=name)
-        case _ if name == ANCHOR and value != "created_at":
-            raise refused(f"{name}: only 'created_at' is known", param=name)
-        case _ if name == SECONDS:
-            if not value.isascii() or not value.isdigit() or int(value[:10]) not in LIFETIMES:
-                raise refused(
-                    f"{name}: from {LIFETIMES[0]:,} to {LIFETIMES[-1]:,} seconds", param=name
-                )
+    """Raises HttpProblem for a field of a form whose value is not taken."""
+    if name == "purpose" and value != PURPOSE:
+        raise refused(f"purpose: only {PURPOSE!r} is served here", param=name)
+    if name == ANCHOR and value != "created_at":
+        raise refused(f"{name}: only 'created_at' is known", param=name)
+    if name == SECONDS and not (_NUMBER.fullmatch(value) and int(value) in LIFETIMES):
+        raise refused(f"{name}: from {LIFETIMES[0]:,} to {LIFETIMES[-1]:,} seconds", param=name)
 
 
 def _told(fields: Mapping[str, str]) -> uploads.Told:
