@@ -8,8 +8,9 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
+from config.redis_url import SCHEMES, read_redis_url
 from config.settings import Settings
 
 HIDDEN = "[hidden]"
@@ -74,6 +75,10 @@ def _passwords(url: str) -> Iterator[str]:
     # Libraries disagree on where a password with a / or an @ in it ends.
     found = [match[1] for match in re.finditer("(?=://[^:/@]*:([^@]*)@)", url)]
     found += re.findall("[?&][a-z]*password=([^&]*)", url)
+    if url.startswith(SCHEMES):
+        with suppress(ValueError):
+            parts = read_redis_url(url)
+            found += filter(None, (parts.password, parts.sentinel_password))
     user = None
     with suppress(ValueError):
         user = urlsplit(url).username
@@ -82,3 +87,4 @@ def _passwords(url: str) -> Iterator[str]:
         if password != user:  # no secret, and often a word that stands everywhere
             yield password
             yield unquote(password)
+            yield quote(unquote(password), safe="")

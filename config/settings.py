@@ -20,6 +20,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as SourceError
 
+from config.redis_url import SCHEMES
 from config.secret_files import read_secret, secrets_in_files
 from config.values import (
     AdminToken,
@@ -139,12 +140,13 @@ class Settings(BaseSettings):
     database_url: Annotated[
         str | None, url_of("postgresql://", "postgres://"), AfterValidator(of_postgres)
     ] = Field(default=None, validation_alias="DATABASE_URL")
-    """The URL of Postgres: `postgresql://…`. It holds the state of every job."""
-    redis_url: Annotated[str | None, url_of("redis://", "rediss://"), AfterValidator(of_redis)] = (
-        Field(default=None, validation_alias="REDIS_URL")
+    """The URL of Postgres: `postgresql://…`, with one or several hosts, or that of a PgBouncer. It
+    holds the state of every job."""
+    redis_url: Annotated[str | None, url_of(*SCHEMES), AfterValidator(of_redis)] = Field(
+        default=None, validation_alias="REDIS_URL"
     )
-    """The URL of the broker, Redis or Valkey: `redis://…` or `rediss://…`. The API does not need
-    it."""
+    """The URL of the broker, Redis or Valkey: `redis://…`, `rediss://…` with TLS, or
+    `sentinel://…?master_name=…` for a primary that Sentinels name. The API does not need it."""
     together_api_key: Secret | None = Field(default=None, validation_alias="TOGETHER_API_KEY")
     """The API key of the account `default`."""
     together_base_url: BaseUrl = Field(default=TOGETHER, validation_alias="TOGETHER_BASE_URL")

@@ -10,6 +10,9 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode
 
+from config.postgres_url import conninfo
+from config.redis_url import read_redis_url
+
 
 def _base_url(value: object) -> object:
     """Return the host as Together's SDK takes it, without a trailing `/v1`."""
@@ -43,26 +46,17 @@ def url_of(*schemes: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-_NO_URL = "is not a URL: write : / ? # @ within a password in percent-encoding"
-
-
 def of_postgres(url: str | None) -> str | None:
     """Refuse a URL whose hosts may be the rest of a password: errors quote them."""
-    _, _, rest = (url or "").partition("://")
-    found = re.match(r"[^:/]*(?::[^@]*)?@", rest)
-    hosts = re.split("[/?]", rest[found.end() :] if found else rest, maxsplit=1)[0]
-    for host in hosts.split(","):
-        if "@" in host or not re.fullmatch(r"(\[[^]]*\]|[^:]*)(:\d*)?", host, re.ASCII):
-            raise ValueError(_NO_URL)
+    if url is not None:
+        conninfo(url)
     return url
 
 
 def of_redis(url: str | None) -> str | None:
-    """Refuse a URL whose port may be the rest of a password: errors quote it."""
-    try:
-        urlsplit(url or "").port  # noqa: B018
-    except ValueError:
-        raise ValueError(_NO_URL) from None
+    """Refuse a URL whose port may be the rest of a password, and options that nobody reads."""
+    if url is not None:
+        read_redis_url(url)
     return url
 
 

@@ -140,7 +140,7 @@ def running_postgres(
         major=major,
     )
     postgres.prepare()
-    with _running(Server(postgres.process(), postgres.url)) as server:
+    with running(Server(postgres.process(), postgres.url)) as server:
         yield server
 
 
@@ -149,12 +149,12 @@ def running_valkey(home: Path, *, program: Path | None = None) -> Iterator[Serve
     """A Valkey of our own in `home`, or another program that does the same."""
     valkey = Valkey(home=home, port=free_port(), password=secrets.token_hex(8), program=program)
     valkey.prepare()
-    with _running(Server(valkey.process(), valkey.url)) as server:
+    with running(Server(valkey.process(), valkey.url)) as server:
         yield server
 
 
 @contextmanager
-def _running(server: Server) -> Iterator[Server]:
+def running(server: Server) -> Iterator[Server]:
     server.start()
     try:
         yield server

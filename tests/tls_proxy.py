@@ -65,7 +65,7 @@ def tls_proxy(target: str, directory: Path, *, prefix: str = "") -> Iterator[Tls
         do_GET = do_POST = do_PUT = do_DELETE = _pass_on  # noqa: N815
 
     certificate = directory / "proxy.pem"
-    certificate.write_bytes(_certificate())
+    certificate.write_bytes(self_signed())
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
@@ -81,7 +81,7 @@ def tls_proxy(target: str, directory: Path, *, prefix: str = "") -> Iterator[Tls
         server.server_close()
 
 
-def _certificate() -> bytes:
+def self_signed() -> bytes:
     """A key and a certificate for 127.0.0.1, in PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a proxy of tests")])

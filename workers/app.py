@@ -19,7 +19,7 @@ from kombu import Queue
 
 from config.logging import configure
 from config.settings import SettingsError, settings
-from workers.broker import transport_options
+from workers.broker import celery_settings
 from workers.process import Heartbeat
 
 log = structlog.get_logger()
@@ -89,8 +89,9 @@ def _make() -> Celery:
         config.required("database_url", "redis_url")
     except SettingsError as error:
         raise SystemExit(f"haulier: {error}") from None
-    app = Celery("haulier", broker=config.redis_url, include=["workers.tasks"])
+    app = Celery("haulier", include=["workers.tasks"])
     app.conf.update(
+        **celery_settings(config.redis_url or ""),
         task_queues=[Queue(TRANSFER), Queue(CONTROL)],
         task_default_queue=TRANSFER,
         task_create_missing_queues=False,
@@ -104,9 +105,6 @@ def _make() -> Celery:
         broker_channel_error_retry=True,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        broker_pool_acquire_timeout=5,
-        broker_transport_options=transport_options(),
-        task_publish_retry_policy={"max_retries": 0},
         result_backend=None,
         task_ignore_result=True,
         task_serializer="json",

@@ -23,7 +23,7 @@ from service.rules.retry import backoff
 from service.store import engine, notices
 from service.store.notices import Sending
 from service.store.permissions import reach
-from workers.broker import transport_options
+from workers.broker import celery_settings
 from workers.process import Heartbeat, log_trouble, run
 
 log = structlog.get_logger("workers.notifier")  # the module itself is run as __main__
@@ -199,12 +199,10 @@ class Notifier:
 
 def _producer(settings: Settings) -> Celery:
     """Return a Celery application that may send to queues that Haulier does not know."""
-    app = Celery("haulier-notices", broker=settings.redis_url, set_as_current=False)
+    app = Celery("haulier-notices", set_as_current=False)
     app.conf.update(
+        **celery_settings(settings.redis_url or ""),
         task_create_missing_queues=True,
-        broker_pool_acquire_timeout=5,
-        broker_transport_options=transport_options(),
-        task_publish_retry_policy={"max_retries": 0},
         result_backend=None,
         task_serializer="json",
     )

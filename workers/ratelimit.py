@@ -13,6 +13,7 @@ from limits.strategies import MovingWindowRateLimiter
 from redis.exceptions import RedisError
 
 from service.rules.errors import Transient
+from workers.broker import connect
 
 log = structlog.get_logger()
 
@@ -24,11 +25,11 @@ class RateLimit:
     """A moving window in Redis, which lets a limited number of calls through."""
 
     def __init__(self, redis_url: str, per_second: float) -> None:
+        redis = connect(redis_url, connect_timeout=TIMEOUT, timeout=TIMEOUT)
         self._storage = RedisStorage(
-            redis_url,
+            "redis://",
+            connection_pool=redis.connection_pool,
             key_prefix="haulier.rate",
-            socket_timeout=TIMEOUT,
-            socket_connect_timeout=TIMEOUT,
         )
         self._limiter = MovingWindowRateLimiter(self._storage)
         self._window = window(per_second)

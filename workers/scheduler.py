@@ -11,7 +11,6 @@ from typing import Any
 
 import structlog
 from kombu.exceptions import OperationalError
-from redis import Redis
 from redis.exceptions import RedisError
 
 from config.settings import Settings
@@ -26,7 +25,7 @@ from service.store.due import Due, dispatch
 from service.store.ticks import UP_TO, Bucket, add_ticks
 from service.upkeep.sweep import DAY
 from workers.app import CONTROL, TRANSFER
-from workers.broker import depths
+from workers.broker import connect, depths
 from workers.pipeline import WINDOWS, Window, message, messages
 from workers.process import EVERY, Heartbeat, first_line, log_trouble, run
 
@@ -53,9 +52,7 @@ class Scheduler:
         self._settings = settings
         self._db = engine.database(engine.create(settings.database_url or ""))
         self._stop = threading.Event()
-        self._redis = Redis.from_url(
-            settings.redis_url or "", socket_connect_timeout=3, socket_timeout=5
-        )
+        self._redis = connect(settings.redis_url or "")
         self._admission = Admission()
         self._look_at = 0.0
         self._gather_at = 0.0

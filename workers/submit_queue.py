@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import uuid4
 
-from redis import Redis
+from workers.broker import connect
 
 SUBMIT = "haulier.submit"
 """The queue of producers' submissions. The inbox reads it; a worker never does."""
@@ -67,9 +67,7 @@ class SubmitQueue:
     """One inbox's hold on the queue. Raises RedisError where Redis is away."""
 
     def __init__(self, url: str) -> None:
-        self._redis = Redis.from_url(
-            url, socket_connect_timeout=3, socket_timeout=5, health_check_interval=10
-        )
+        self._redis = connect(url)
         self._id = uuid4().hex
         self._page = _PAGE + self._id
         self._take = self._redis.register_script(_TAKE)

@@ -1,9 +1,11 @@
 """Connections to Postgres, and what an error of the database means."""
 
 from datetime import datetime, timedelta
+from typing import Any
 
 from psycopg.errors import InvalidSchemaName, UndefinedColumn, UndefinedTable
-from sqlalchemy import Engine, create_engine, func, make_url, select, text
+from sqlalchemy import Connection, Engine, create_engine, event, func, select, text
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import (
     DBAPIError,
     InterfaceError,
@@ -13,7 +15,9 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.pool import ConnectionPoolEntry
 
+from config.postgres_url import conninfo
 from config.redaction import redact
 
 Database = sessionmaker[Session]
@@ -77,11 +81,33 @@ def lacks_schema(error: BaseException) -> bool:
     )
 
 
-def create(url: str, *, pool_size: int = 1, statement_timeout: timedelta | None = None) -> Engine:
-    """Return an engine for `postgresql://…`. Do not share it over a fork."""
-    limit = statement_timeout if statement_timeout is not None else timedelta(seconds=60)
-    return create_engine(
-        make_url(url).set(drivername="postgresql+psycopg"),
+_POOLED = "haulier_pooled"
+_READ_ONLY = "25006"
+
+# The arguments are the limits in milliseconds, and the process that the connection is said to
+# lead to. If it is another, they are for this transaction alone.
+_LIMITS = """
+SELECT set_config('statement_timeout', %(statement)s, pooled),
+       set_config('lock_timeout', %(lock)s, pooled),
+       set_config('idle_in_transaction_session_timeout', '60s', pooled),
+       set_config('timezone', 'UTC', pooled), pooled
+FROM (SELECT pg_backend_pid() <> %(pid)s AS pooled) AS found
+"""
+
+
+def create(
+    url: str,
+    *,
+    pool_size: int = 1,
+    statement_timeout: timedelta = timedelta(seconds=60),
+    lock_timeout: timedelta = timedelta(seconds=20),
+) -> Engine:
+    """Return an engine for `postgresql://…`, as libpq takes it. Do not share it over a fork.
+
+    A pooler such as PgBouncer may stand in between, in transaction mode too.
+    """
+    made = create_engine(
+        "postgresql+psycopg://",
         pool_size=pool_size,
         max_overflow=1,
         pool_pre_ping=True,
@@ -93,10 +119,58 @@ def create(url: str, *, pool_size: int = 1, statement_timeout: timedelta | None 
             "keepalives_interval": 5,
             "keepalives_count": 3,
             "tcp_user_timeout": 30_000,
-            "options": f"-c statement_timeout={limit // timedelta(milliseconds=1)}"
-            " -c lock_timeout=20s -c idle_in_transaction_session_timeout=60s -c timezone=UTC",
         },
     )
+    place = conninfo(url)
+
+    def connect_to(_: object, __: object, arguments: list[Any], ___: object) -> None:
+        # libpq reads the URL: SQLAlchemy knows of one host alone.
+        arguments[:] = [place]
+
+    event.listen(made, "do_connect", connect_to)
+    _limit(made, statement_timeout, lock_timeout)
+    event.listen(made, "handle_error", _leave_a_replica)
+    return made
+
+
+def _limit(engine: Engine, statement_timeout: timedelta, lock_timeout: timedelta) -> None:
+    """Bound the statements of all connections: for good, or in each transaction anew.
+
+    A pooler lends out other connections than those that it was asked for: the process behind is
+    not the one that it named. What is set there stays for whoever gets it next, and what was
+    prepared is not there the next time. Limits as startup options, some poolers refuse.
+    """
+    limits = {
+        "statement": str(statement_timeout // timedelta(milliseconds=1)),
+        "lock": str(lock_timeout // timedelta(milliseconds=1)),
+    }
+
+    def connected(connection: Any, record: ConnectionPoolEntry) -> None:
+        asked = {**limits, "pid": connection.info.backend_pid}
+        try:
+            connection.autocommit = True
+            *_, pooled = connection.execute(_LIMITS, asked).fetchone()
+            connection.autocommit = False
+        except BaseException:
+            connection.close()
+            raise
+        record.info[_POOLED] = pooled
+        if pooled:
+            connection.prepare_threshold = None
+
+    def begun(connection: Connection) -> None:
+        if connection.info.get(_POOLED):
+            # No process has the id 0, so the limits are for the transaction alone.
+            connection.exec_driver_sql(_LIMITS, {**limits, "pid": 0})
+
+    event.listen(engine, "connect", connected)
+    event.listen(engine, "begin", begun)
+
+
+def _leave_a_replica(context: ExceptionContext) -> None:
+    """Give up connections to a server that is read-only: after a failover it is another one."""
+    if getattr(context.original_exception, "sqlstate", None) == _READ_ONLY:
+        context.is_disconnect = True
 
 
 def database(engine: Engine) -> Database:

@@ -36,7 +36,8 @@ def _config() -> Config:
 
 @contextmanager
 def _migrating(url: str) -> Iterator[Connection]:
-    engine = create(url, statement_timeout=timedelta(0))
+    # A migration that waits for a lock makes everybody behind it wait as well.
+    engine = create(url, statement_timeout=timedelta(0), lock_timeout=timedelta(seconds=10))
     try:
         with engine.connect() as connection:
             yield connection
@@ -74,7 +75,7 @@ def _take_turn(connection: Connection) -> None:
         with attempt, connection.begin():
             connection.execute(text(_VERSIONS))
     for setting in ("lock_timeout", "idle_in_transaction_session_timeout"):
-        connection.execute(text(f"SET {setting} = 0"))
+        connection.execute(text(f"SET LOCAL {setting} = 0"))
     connection.execute(text(f"LOCK TABLE {SCHEMA}.alembic_version IN SHARE UPDATE EXCLUSIVE MODE"))
 
 

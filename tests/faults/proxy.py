@@ -20,6 +20,7 @@ import struct
 import threading
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
+from ssl import SSLContext
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -32,8 +33,10 @@ T = TypeVar("T")
 class Proxy:
     """Forwards to one server. Runs on a thread of its own."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, *, tls: SSLContext | None = None) -> None:
+        """With `tls`, what connects here speaks TLS, and the server does not."""
         self._upstream = (host, port)
+        self._tls = tls
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._connections: set[asyncio.Task[None]] = set()
@@ -109,7 +112,7 @@ class Proxy:
     async def _listen(self) -> None:
         self._flowing = asyncio.Event()
         self._flowing.set()
-        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", 0, ssl=self._tls)
         self.port = int(self._server.sockets[0].getsockname()[1])
 
     async def _close(self) -> None:
@@ -172,6 +175,8 @@ class Proxy:
             await self._flowing.wait()
             if target.can_write_eof():
                 target.write_eof()
+            else:  # TLS ends both directions at once
+                target.close()
         except OSError:
             _reset(target)
             _reset(behind)

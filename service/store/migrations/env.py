@@ -38,9 +38,6 @@ def record(
 
 
 connection = context.config.attributes["connection"]
-# A migration that waits for a lock makes everybody behind it wait as well.
-connection.execute(text("SET lock_timeout = '10s'"))
-connection.commit()
 context.configure(
     connection=connection,
     target_metadata=Base.metadata,

@@ -109,6 +109,13 @@ def test_a_process_may_know_an_account_without_its_key(monkeypatch: pytest.Monke
         ("DATABASE_URL", "postgresql://u:p@db:secret/x"),
         ("REDIS_URL", "redis://:secret/x@redis:6379/0"),
         ("REDIS_URL", "redis://:secret\x7f@redis:6379/0"),
+        ("DATABASE_URL", "postgresql://u:p@ss/secret@db/x"),
+        ("DATABASE_URL", "postgresql://u:p@s?secret@db/x"),
+        ("DATABASE_URL", "postgresql://u@db/x?host=p@secret"),
+        ("REDIS_URL", "redis://:12/secret@redis:6379/0"),
+        ("REDIS_URL", "redis://:12?secret@redis:6379/0"),
+        ("REDIS_URL", "redis://redis:6379/0#secret"),
+        ("REDIS_URL", "sentinel://:secret@one,two/0"),
         ("HAULIER_URL", "https://user:secret@haulier"),
         ("TOGETHER_BASE_URL", "https://secret@api.together.ai"),
         ("HAULIER_BLOB_URL", "s3://key:secret@bucket/prefix"),
@@ -132,6 +139,7 @@ def test_what_an_error_would_quote_is_refused_and_not_quoted(
         "postgresql://u@h1:5432,h2:5433/x",
         "postgresql://u@[::1]:5432/x",
         "postgresql:///x?host=h1:5432&host=h2",
+        "postgresql://u:a%b c#é@h1,h2/x?target_session_attrs=read-write",
         "postgres://db",
     ],
 )
@@ -145,6 +153,8 @@ SECRET_URLS = [
     ("postgresql://app:pass/word@db/x", ["pass/word"]),
     ("postgresql://db/x?user=app&password=pass%20word", ["pass word"]),
     ("redis://:p@ssword@redis/0", ["p@ssword"]),
+    ("sentinel://:p%3Bssword@one,two?master_name=m&sentinel_password=other%20one", ["p;ssword"]),
+    ("sentinel://one?master_name=m&sentinel_password=other%20one", ["other one"]),
 ]
 
 
