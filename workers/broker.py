@@ -11,7 +11,9 @@ from typing import Any
 from urllib.parse import quote
 
 from redis import Redis
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from config.redis_url import RedisUrl, read_redis_url
@@ -77,6 +79,7 @@ def _of_sentinels(place: RedisUrl) -> dict[str, Any]:
         "password": place.sentinel_password,
         "socket_connect_timeout": 1,
         "socket_timeout": 3,
+        "retry": Retry(NoBackoff(), 0),  # the next Sentinel is asked instead
     }
     return options if place.tls is None else {**options, "ssl": True, **place.tls}
 
