@@ -1,10 +1,5 @@
-"""Connections to Redis, ours and Celery's, and a description of it for `haulier doctor`.
+"""Connections to Redis: ours and Celery's."""
 
-`python -m workers.broker` writes one JSON document about the server to standard output.
-"""
-
-import json
-import sys
 from collections.abc import Iterable, Mapping
 from ssl import CERT_NONE, CERT_OPTIONAL, CERT_REQUIRED
 from typing import Any
@@ -12,20 +7,22 @@ from urllib.parse import quote
 
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from config.redis_url import RedisUrl, read_redis_url
-from config.settings import Settings
-from workers.process import run
 
 
-def connect(url: str, *, connect_timeout: float = 3, timeout: float = 5) -> Redis:
-    """Return a client of the broker: of the server itself, or of the Sentinels' primary."""
+def connect(
+    url: str, *, database: int | None = None, connect_timeout: float = 3, timeout: float = 5
+) -> Redis:
+    """Return a client of the broker: of the server itself, or of the Sentinels' primary.
+
+    `database` is the number of another database than the URL's.
+    """
     place = read_redis_url(url)
     options: dict[str, Any] = {
-        "db": place.database,
+        "db": place.database if database is None else database,
         "username": place.username,
         "password": place.password,
         "socket_connect_timeout": connect_timeout,
@@ -98,29 +95,3 @@ def depths(redis: Redis, queues: Iterable[str]) -> dict[str, int]:
         for name in names:
             asked.llen(name)
         return dict(zip(names, asked.execute(), strict=True))
-
-
-def describe(url: str) -> dict[str, Any]:
-    """Return the server's version and policies, or its `error`, without the URL's password."""
-    try:
-        with connect(url) as redis:
-            server, memory = redis.info("server"), redis.info("memory")
-            replication = redis.info("replication")
-    except (RedisError, OSError, ValueError) as error:
-        return {"error": str(error) or repr(error)}
-    valkey = server.get("valkey_version")
-    return {
-        "name": "Valkey" if valkey else "Redis",
-        "version": valkey or server.get("redis_version"),
-        "maxmemory_policy": memory.get("maxmemory_policy"),
-        "role": replication.get("role"),
-    }
-
-
-def main(settings: Settings) -> None:
-    settings.required("redis_url")
-    sys.stdout.write(json.dumps(describe(settings.redis_url or "")) + "\n")
-
-
-if __name__ == "__main__":
-    run(main)

@@ -28,9 +28,11 @@ from service.store.models import Producer
 from service.store.permissions import newcomer, permissions_of
 from service.store.producers import producers_named
 from service.store.submit import Answer, Submission, Submitted, submit_each
-from workers.messages import Message, Unreadable, check_enabled, check_size, open_message
+from workers.envelopes import Unreadable
+from workers.messages import Message, check_enabled, check_size, open_message
 from workers.process import Every, Heartbeat, log_trouble, run
 from workers.submit_queue import SUBMIT, SubmitQueue
+from workers.unread import UnreadLists
 
 log = structlog.get_logger("workers.inbox")  # the module itself is run as __main__
 
@@ -41,6 +43,8 @@ HELD_PAUSES = (1.0, 15.0)
 """Seconds between tries of messages whose keys are held: at first, and at most."""
 LOST_PAUSE = 10.0
 """Seconds between looks for what dead inboxes held."""
+LOOK_PAUSE = 1.0
+"""Seconds between looks at some keys of Redis, for lists that nobody reads."""
 
 
 class Inbox:
@@ -54,6 +58,8 @@ class Inbox:
         self._queue = SubmitQueue(settings.redis_url or "")
         self._lost = Every(LOST_PAUSE)
         self._held = Every(HELD_PAUSES[0])
+        self._unread = UnreadLists(settings.redis_url or "")
+        self._look = Every(LOOK_PAUSE)
         self._heartbeat = Heartbeat(settings, "inbox")
         self._stop = threading.Event()
 
@@ -70,6 +76,7 @@ class Inbox:
             # What it still holds, because the last round failed, need not wait for a minute.
             with suppress(RedisError):
                 self._queue.leave()
+            self._unread.close()
             self._heartbeat.stop()
             log.info("inbox_stopped")
 
@@ -100,6 +107,8 @@ class Inbox:
             self.store(page)
         if self._held.due():
             self._try_held()
+        if self._look.due():
+            self._unread.look(self._db)
 
     def _try_held(self) -> None:
         page = self._queue.take_held(HELD_AT_ONCE)
@@ -208,7 +217,7 @@ class Inbox:
             sent = message.sent()
             check_size(sent, producer)
             spec = read_spec(sent, permissions_of(producer, self._settings))
-            return Submission(id=job_id, producer=owner, spec=spec)
+            return Submission(id=job_id, producer=owner, spec=spec, not_before=message.not_before)
         except BadInput as error:
             return Submission(id=job_id, producer=owner, spec=Spec(endpoint=""), bad=error)
 

@@ -11,7 +11,7 @@ from service.rules.errors import BadInput, Disabled, Problem
 from service.rules.names import trouble_with
 from service.rules.signatures import is_signed
 from service.store.models import Producer
-from workers.envelopes import Unreadable, read_envelope, storable
+from workers.envelopes import Unreadable, bad, read_envelope, storable
 from workers.options import read_options
 from workers.task_bodies import Task, read_task
 
@@ -70,20 +70,20 @@ class Message:
         """
         named = self.producer
         if named is None and not default and not signed:
-            raise _bad(
+            raise bad(
                 f"the message names no producer in its header {PRODUCER}, and"
                 f" HAULIER_QUEUE_DEFAULT_PRODUCER is empty; its task id is {self.task_id}"
             )
         if named == "default" != default and not signed:
-            raise _bad(
+            raise bad(
                 "a message in the name of 'default' must be signed, because"
                 f" HAULIER_QUEUE_DEFAULT_PRODUCER is {default!r}; its task id is {self.task_id}"
             )
         if trouble := trouble_with(named or ""):
-            raise _bad(f"header {PRODUCER}: {trouble}; its task id is {self.task_id}")
+            raise bad(f"header {PRODUCER}: {trouble}; its task id is {self.task_id}")
         # Of such a name no operator could see or disable the producer: URLs have no place for it.
         if named is not None and ("/" in named or named in {".", ".."}):
-            raise _bad(
+            raise bad(
                 f"header {PRODUCER}: {named!r} holds a slash, or is a dot or two: use another name;"
                 f" its task id is {self.task_id}"
             )
@@ -102,17 +102,17 @@ class Message:
             return
         else:
             words = f"{SIGNATURE} is not a signature of {producer.name!r}"
-        raise _bad(f"{words}; its task id is {self.task_id}")
+        raise bad(f"{words}; its task id is {self.task_id}")
 
 
 def open_message(raw: bytes) -> Message:
     """Read a message. Raises Unreadable if it has no task id."""
     envelope = read_envelope(raw)
-    task, problems = Task(), []
+    task, problems = Task(), list[Problem]()
     try:
         task = read_task(envelope.content())
     except BadInput as error:
-        problems = error.problems
+        problems = list(error.problems)
     ids = (envelope.headers.get("id"), task.named, envelope.properties.get("correlation_id"))
     task_id = next((str(i) for i in ids if i and isinstance(i, str | int)), None)
     if task_id is None:
@@ -122,7 +122,7 @@ def open_message(raw: bytes) -> Message:
     try:
         spec = task.spec() if not problems else b""
     except BadInput as error:
-        problems = error.problems
+        problems = list(error.problems)
     problems = [*problems, *options.problems]
     return Message(
         raw=raw,
@@ -145,14 +145,10 @@ def job_id_of(task_id: str) -> UUID:
 def check_enabled(producer: Producer) -> None:
     """Raise BadInput if the producer is disabled."""
     if producer.disabled_at is not None:
-        raise _bad(str(Disabled(producer.name)))
+        raise bad(str(Disabled(producer.name)))
 
 
 def check_size(spec: bytes, producer: Producer) -> None:
     """Raise BadInput if the spec is larger than the producer's limit."""
     if producer.body_bytes is not None and len(spec) > producer.body_bytes:
-        raise _bad(f"the spec has {len(spec):,} bytes; the limit is {producer.body_bytes:,} bytes")
-
-
-def _bad(words: str) -> BadInput:
-    return BadInput([Problem(words)])
+        raise bad(f"the spec has {len(spec):,} bytes; the limit is {producer.body_bytes:,} bytes")

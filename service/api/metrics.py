@@ -19,7 +19,7 @@ from prometheus_client.utils import floatToGoString
 
 from config import VERSION
 from service.rules.states import OPEN_BATCH_STATES, JobState
-from service.store.counters import SET_ASIDE
+from service.store.counters import SET_ASIDE, UNREAD
 from service.store.engine import Database, is_unavailable, lacks_schema
 from service.store.gauges import Gauges, gauges
 from service.store.ticks import UP_TO
@@ -153,6 +153,11 @@ def _totals(now: Gauges) -> Iterator[Metric]:
         "haulier_messages_set_aside",
         "Messages on the queue that could not be read",
         value=now.counters.get(SET_ASIDE, 0),
+    )
+    yield GaugeMetricFamily(
+        "haulier_messages_nobody_reads",
+        "Messages in lists of Redis that only look like the queue",
+        value=now.counters.get(UNREAD, 0),
     )
 
 

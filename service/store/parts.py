@@ -1,6 +1,7 @@
 """Parts: making them, ending those that wait, and reading those of a batch."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -28,8 +29,14 @@ def manifest_of(part: Part) -> Manifest:
     return part.manifest if part.manifest is not None else part.manifest_blob or ""
 
 
-def new_parts(job: Mapping[str, Any], shards: Iterable[Shard]) -> list[dict[str, Any]]:
-    """The rows of a job's first parts, all waiting. `job` has the columns of its row."""
+def new_parts(
+    job: Mapping[str, Any], shards: Iterable[Shard], *, ready_at: datetime | None = None
+) -> list[dict[str, Any]]:
+    """The rows of a job's first parts, all waiting. `job` has the columns of its row.
+
+    They may travel from `ready_at` on, or at once.
+    """
+    begins = {} if ready_at is None else {"ready_at": ready_at}
     return [
         {
             "id": uuid4(),
@@ -45,6 +52,7 @@ def new_parts(job: Mapping[str, Any], shards: Iterable[Shard]) -> list[dict[str,
             **stored(shard.manifest),
             "bytes": shard.bytes,
             "requests": shard.requests,
+            **begins,
         }
         for number, shard in enumerate(shards)
     ]

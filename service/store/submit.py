@@ -46,6 +46,8 @@ class Submission:
     taken: Taken | None = None
     bad: BadInput | None = None
     call: NewCall | None = None
+    not_before: datetime | None = None
+    """When the work may begin; None: at once."""
 
     @property
     def fingerprint(self) -> str | None:
@@ -168,7 +170,14 @@ def _store(
             [{"job_id": i, "target": rows[i]["state"], "detail": {}} for i in rows if i in new],
         )
         taken = {s.id: s.taken.shards for s in ordered if s.taken is not None and s.id in new}
-        insert_parts(session, [p for i, cut in taken.items() for p in new_parts(rows[i], cut)])
+        insert_parts(
+            session,
+            [
+                part
+                for i, cut in taken.items()
+                for part in new_parts(rows[i], cut, ready_at=rows[i]["not_before"])
+            ],
+        )
         insert_calls(
             session, [(s.id, s.call) for s in ordered if s.call is not None and s.id in new]
         )
@@ -273,6 +282,7 @@ def _row(submission: Submission, now: datetime) -> dict[str, Any]:
         "error": None if bad is None else error_text(str(bad)),
         "problems": None if bad is None else [_problem(problem) for problem in bad.problems],
         "finished_at": None if bad is None else now,
+        "not_before": submission.not_before or now,
     }
 
 

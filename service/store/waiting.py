@@ -10,6 +10,7 @@ from service.rules.admission import TOKENS_PER_BYTE, Capacity
 from service.rules.packing import LARGE, Limits
 from service.rules.retry import MANY_FAILURES
 from service.rules.states import BatchState, JobState, PartState
+from service.store import engine
 from service.store.admit import load
 from service.store.engine import Database
 from service.store.lanes import lane_of, token_rates
@@ -40,7 +41,7 @@ def why(db: Database, job: Job, capacity: Capacity, limits: Limits) -> Reason | 
     if job.finished_at is None and job.failures >= MANY_FAILURES:
         return _failing(job)
     if job.state is JobState.ACCEPTED:
-        return Reason(code="worker", detail="waits for a worker to read its requests")
+        return _to_be_read(db, job)
     if job.state is not JobState.RUNNING:
         return None
     with db.begin() as session:
@@ -78,6 +79,17 @@ def _is_under_way(session: Session, open_batches: Select[Batch]) -> bool:
     return session.scalar(open_batches.where(Batch.parked_at.is_(None)).limit(1)) is not None
 
 
+def _to_be_read(db: Database, job: Job) -> Reason:
+    if job.failures == 0 and job.not_before > engine.clock(db):
+        return _told_to_wait(job.not_before)
+    return Reason(code="worker", detail="waits for a worker to read its requests")
+
+
+def _told_to_wait(until: datetime) -> Reason:
+    detail = "was sent with a time before which it must not begin"
+    return Reason(code="not_before", detail=detail, until=until)
+
+
 def _parked(row: Job | Batch) -> Reason:
     detail = f"only an operator can help: {row.last_error}"
     return Reason(code="parked", detail=detail, error=row.last_error)
@@ -113,6 +125,8 @@ def _hold(session: Session, batch: Batch | None, part: Part | None) -> Reason | 
 
 def _not_let_in(session: Session, part: Part, capacity: Capacity, limits: Limits) -> Reason:
     now = session.scalars(select(func.now())).one()
+    if part.ready_at > now and part.parent_id is None:
+        return _told_to_wait(part.ready_at)
     if part.ready_at > now:
         return Reason(code="retry", detail="pauses before another attempt", until=part.ready_at)
     name = (part.account, part.endpoint, part.model)

@@ -1,6 +1,7 @@
 """Jobs through the whole pipeline: real processes, real servers, the simulator's faults."""
 
 from collections import Counter
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -15,7 +16,7 @@ from service.rules.errors import BadInput
 from service.rules.shared_ids import shared_ids
 from service.rules.spec import Permissions, read_spec
 from service.rules.states import BatchState, JobState
-from service.store import jobs
+from service.store import engine, jobs
 from service.store.cancel import cancel
 from service.store.models import Job
 from service.store.submit import Submission
@@ -389,3 +390,16 @@ def test_a_failure_of_unknown_reason_ends_when_all_pieces_fail_alike(
     assert job.failed == 8
     # Once, once more, and eight pieces.
     assert simulator.batches_created == 10
+
+
+def test_a_message_with_an_eta_is_worked_on_from_then_on(running: Pipeline, redis_url: str) -> None:
+    running.inbox()
+    eta = engine.clock(running.db) + timedelta(seconds=4)
+    queue = "haulier.submit"
+    with Celery("producer", broker=redis_url) as producer:
+        sent = producer.send_task(queue, kwargs={"spec": chat("a")}, queue=queue, eta=eta)
+    job_id = UUID(sent.id)
+    eventually(lambda: jobs.job(running.db, job_id, None))
+    assert running.ended(job_id).succeeded == 1
+    (batch,) = running.batches(job_id)
+    assert batch.created_at >= eta

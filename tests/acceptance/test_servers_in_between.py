@@ -25,7 +25,8 @@ from tests.pipeline import Pipeline, chat
 from tests.processes import Processes
 from tests.servers import Databases, open_directory
 from tests.simulator import Simulator
-from workers.broker import celery_settings, describe
+from workers.broker import celery_settings
+from workers.examine import describe
 
 AWAY = "postgresql://nobody:x@127.0.0.1:1/away"
 

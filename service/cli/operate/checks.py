@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import msgspec
@@ -165,7 +166,7 @@ def broker(settings: Settings) -> Iterator[Finding]:
         return
     try:
         done = subprocess.run(
-            [sys.executable, "-P", "-m", "workers.broker"],
+            [sys.executable, "-P", "-m", "workers.examine"],
             env={**without_secrets(os.environ), "REDIS_URL": settings.redis_url},
             capture_output=True,
             timeout=30,
@@ -175,9 +176,23 @@ def broker(settings: Settings) -> Iterator[Finding]:
     except (subprocess.SubprocessError, ValueError):
         found = {"error": "the check of the broker did not come to an end"}
     yield _broker(found)
+    if found.get("unread") is not None:
+        yield _unread(found["unread"])
+    else:
+        yield from _skipped("Redis does not let this user look", "unread lists")
 
 
-def _broker(found: dict[str, str]) -> Finding:
+def _unread(unread: dict[str, int]) -> Finding:
+    if not unread:
+        return Finding("unread lists", Level.OK, "every list like haulier.submit is read")
+    lists = ", ".join(f"{name!r} ({held:,})" for name, held in sorted(unread.items())[:10])
+    more = f" and {len(unread) - 10:,} more" if len(unread) > 10 else ""
+    detail = f"{sum(unread.values()):,} messages in lists that nobody reads: {lists}{more}"
+    todo = "correct the settings of their producer, and move them: docs/producers.md"
+    return Finding("unread lists", Level.WARNING, detail, todo)
+
+
+def _broker(found: dict[str, Any]) -> Finding:
     if "error" in found:
         todo = "start Redis or Valkey, or correct REDIS_URL"
         return Finding("broker", Level.PROBLEM, redact(found["error"]), todo)

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+import redis
 
 from service.cli.operate.checks import Level, _broker, _postgres
 from service.store import engine
@@ -80,6 +81,7 @@ def test_a_healthy_deployment_is_found_healthy(
         "broker",
     }
     checks |= {"blobs", "scratch", "account default", "admin token", "queue"}
+    checks |= {"unread lists"}
     assert set(found.levels) == checks
     left = [path for path in (tmp_path / "blobs").rglob("*") if path.is_file()]
     assert left == []
@@ -109,6 +111,8 @@ def test_what_is_wrong_is_a_problem_and_what_hangs_on_it_is_skipped(
 ) -> None:
     simulator.keys({KEY: 401})
     (tmp_path / "file").touch()
+    with redis.Redis.from_url(environment["REDIS_URL"]) as broker:
+        broker.lpush("ours.haulier.submit", "a", "b")
     found = examined(
         tmp_path,
         environment,
@@ -126,12 +130,14 @@ def test_what_is_wrong_is_a_problem_and_what_hangs_on_it_is_skipped(
         "migrations": "problem",
         "processes": "skipped",
         "broker": "ok",
+        "unread lists": "warning",
         "blobs": "problem",
         "scratch": "problem",
         "account default": "problem",
         "admin token": "warning",
         "queue": "warning",
     }, found.out
+    assert "2 messages in lists that nobody reads: 'ours.haulier.submit' (2)" in found.out
 
 
 @pytest.mark.parametrize("sourced", [False, True])

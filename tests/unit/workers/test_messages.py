@@ -9,6 +9,7 @@ import pytest
 
 from service.rules.errors import BadInput
 from workers import messages
+from workers.envelopes import Unreadable
 
 MANY = b",".join([b"{}"] * 700_000)
 """Two megabytes that would become forty as objects."""
@@ -43,7 +44,7 @@ def message_of(body: bytes, /, **others: bytes) -> bytes:
 def test_no_message_becomes_many_times_its_bytes_in_memory(raw: bytes) -> None:
     tracemalloc.start()
     try:
-        with suppress(messages.Unreadable):
+        with suppress(Unreadable):
             assert isinstance(messages.open_message(raw).spec, BadInput)
         assert tracemalloc.get_traced_memory()[1] < 6 * len(raw)
     finally:
@@ -66,5 +67,5 @@ def test_a_large_message_is_read_as_a_small_one_is() -> None:
 def test_an_id_that_is_none_leaves_a_message_without_one(named: bytes) -> None:
     body = base64.b64encode(b'{"id": %b, "kwargs": {"spec": {}}}' % named)
     raw = message_of(body, headers=b"{}", properties=b'{"body_encoding": "base64"}')
-    with pytest.raises(messages.Unreadable):
+    with pytest.raises(Unreadable):
         messages.open_message(raw)
