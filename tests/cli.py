@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +36,23 @@ class Ended:
         return [json.loads(line) for line in self.out.splitlines()]
 
 
+def run(*arguments: str, env: Mapping[str, str], cwd: Path, stdin: bytes = b"") -> Ended:
+    """Run one command of `haulier` to its end."""
+    with tempfile.TemporaryDirectory(prefix="haulier-cli-") as home:
+        given, out, err = (Path(home) / name for name in ("stdin", "stdout", "stderr"))
+        given.write_bytes(stdin)
+        command = [*HAULIER, *arguments]
+        running = Forked(command, env=env, cwd=cwd, stdin=given, stdout=out, stderr=err)
+        try:
+            status = running.wait(60)
+        finally:
+            running.kill()
+        # As bytes: a text file would hide "\r".
+        ended = Ended(status, out.read_bytes().decode(), err.read_bytes().decode())
+    assert "Traceback" not in ended.err, ended.err
+    return ended
+
+
 class Cli:
     """Runs `haulier` with the environment of somebody who uses the API from elsewhere."""
 
@@ -50,25 +67,7 @@ class Cli:
         self.environment |= {"HAULIER_URL": url, "HAULIER_TOKEN": "test-admin-token-for-all"}
 
     def __call__(self, *arguments: str, stdin: bytes = b"", **more: str) -> Ended:
-        with tempfile.TemporaryDirectory(prefix="haulier-cli-") as home:
-            given, out, err = (Path(home) / name for name in ("stdin", "stdout", "stderr"))
-            given.write_bytes(stdin)
-            running = Forked(
-                [*HAULIER, *arguments],
-                env={**self.environment, **more},
-                cwd=self.directory,
-                stdin=given,
-                stdout=out,
-                stderr=err,
-            )
-            try:
-                status = running.wait(60)
-            finally:
-                running.kill()
-            # As bytes: a text file would hide "\r".
-            ended = Ended(status, out.read_bytes().decode(), err.read_bytes().decode())
-        assert "Traceback" not in ended.err, ended.err
-        return ended
+        return run(*arguments, env={**self.environment, **more}, cwd=self.directory, stdin=stdin)
 
     @property
     def api(self) -> Running:

@@ -30,9 +30,6 @@ SUPERVISORS = {"up", "worker"}
 LOOPS = {"scheduler", "inbox", "notifier"}
 """Commands that replace their process with another program."""
 
-READ_AT_IMPORT = "HAULIER_CRASH_AT"
-"""The one variable that is read when a module is imported, which a fork has behind it."""
-
 _LIBRARIES = (
     *("celery.app.base", "celery.apps.worker", "celery.bin.celery", "celery.bin.worker"),
     *("celery.concurrency.prefork", "celery.fixups.django", "celery.worker.consumer"),
@@ -59,10 +56,8 @@ def preload() -> None:
             importlib.import_module(module.name)
 
 
-def suits(argv: Sequence[str], env: Mapping[str, str]) -> bool:
-    """Whether a fork does the same as this command line in this environment."""
-    if READ_AT_IMPORT in env:
-        return False
+def suits(argv: Sequence[str]) -> bool:
+    """Whether a fork does the same as this command line."""
     if list(argv[: len(HAULIER)]) == HAULIER:
         return not {*argv[len(HAULIER) :][:1]} & (SUPERVISORS | LOOPS)
     return list(argv[:2]) == PYTHON_MODULE
@@ -82,7 +77,7 @@ class Forked:
         cwd: Path | None = None,
     ) -> None:
         """Start `python -m …`; without `stderr`, both outputs go to `stdout`."""
-        assert suits(argv, env), argv
+        assert suits(argv), argv
         files = (stdin, stdout, stderr or stdout)
         started = (list(argv[2:]), dict(env), cwd or Path.cwd(), files)
         self._argv = argv

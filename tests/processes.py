@@ -80,7 +80,7 @@ class Processes:
         environment = {**self._environment, **more}
         log.touch()
         child: Child | Forked
-        if self._fork and suits(argv, environment):
+        if self._fork and suits(argv):
             child = Forked(argv, env=environment, stdout=log)
         else:
             child = spawn(Process(name=_name(argv), argv=argv, env=environment, log=log))

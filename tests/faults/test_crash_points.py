@@ -280,7 +280,8 @@ ALIKE = {
     *(P.ACCEPT_COPIED, P.WORKER_CLAIMED, P.UPLOAD_FORGOTTEN, P.UPLOAD_SENT, P.POLL_ENDED),
     *(P.FETCH_DOWNLOADED, P.FETCH_WRITTEN, P.BURY_WRITTEN, P.ASSEMBLE_WRITTEN, P.PRUNE_FORGOTTEN),
 }
-"""Points whose way back is another point's too; `make test` leaves them to `make test-all`."""
+"""Points whose way back is another point's too; `make test` leaves them to CI."""
+ALIKE_MARKS = (pytest.mark.slow, pytest.mark.in_ci)
 
 FORGETTING = (P.PRUNE_FORGOTTEN, P.DISCARD_DELETED)
 """Reached when there is nothing of the job any more to hold against the books."""
@@ -290,7 +291,7 @@ UPLOADING = (P.FILE_WRITTEN, P.FILE_STORED, P.FILE_DISCARDED)
 
 def cases(points: Iterable[CrashPoint]) -> list[ParameterSet]:
     """The points as parameters, those that are like another marked as slow."""
-    return [pytest.param(p, marks=[pytest.mark.slow] if p in ALIKE else []) for p in points]
+    return [pytest.param(p, marks=ALIKE_MARKS if p in ALIKE else ()) for p in points]
 
 
 @pytest.fixture
@@ -354,6 +355,7 @@ def test_a_worker_killed_over_a_shared_batch_loses_nothing_of_any_job(
 
 
 @pytest.mark.slow
+@pytest.mark.in_ci
 def test_a_worker_killed_while_it_splits_what_was_enqueued_loses_nothing(
     pipeline: Pipeline, simulator: Simulator, redis_url: str, tmp_path: Path, database_url: str
 ) -> None:

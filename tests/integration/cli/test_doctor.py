@@ -1,7 +1,5 @@
 """`haulier doctor`: on real servers, and on what is wrong with them."""
 
-import json
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +12,8 @@ import redis
 from service.cli.operate.checks import Level, _broker, _postgres
 from service.store import engine
 from service.store.heartbeats import beat
+from tests.cli import run
 from tests.factories import Harness
-from tests.processes import HAULIER
 from tests.simulator import Simulator
 
 KEY = "key-that-nobody-sees"
@@ -31,22 +29,14 @@ class Examined:
 
 
 def examined(directory: Path, environment: Mapping[str, str], **more: str) -> Examined:
-    done = subprocess.run(
-        [*HAULIER, "doctor", "--json"],
-        capture_output=True,
-        text=True,
-        env={**environment, "TOGETHER_API_KEY": KEY, **more},
-        cwd=directory,
-        timeout=60,
-        check=False,
-    )
-    assert done.stderr == ""
-    assert KEY not in done.stdout
-    findings = [json.loads(line) for line in done.stdout.splitlines()]
-    for finding in findings:
+    together = {"TOGETHER_API_KEY": KEY, **more}
+    done = run("doctor", "--json", env={**environment, **together}, cwd=directory)
+    assert done.err == ""
+    assert KEY not in done.out
+    for finding in done.documents:
         assert (finding["todo"] is None) == (finding["level"] in {"ok", "skipped"}), finding
-    levels = {finding["check"]: finding["level"] for finding in findings}
-    return Examined(done.returncode, done.stdout, levels)
+    levels = {str(finding["check"]): str(finding["level"]) for finding in done.documents}
+    return Examined(done.status, done.out, levels)
 
 
 def test_a_healthy_deployment_is_found_healthy(

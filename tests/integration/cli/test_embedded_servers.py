@@ -22,7 +22,7 @@ from service.cli.up.postgres_programs import find_programs, reaches, within_reac
 from service.cli.up.valkey import Valkey
 from tests.eventually import eventually
 from tests.processes import gone
-from tests.servers import UNSYNCED, Server, Servers, open_directory, running_postgres
+from tests.servers import UNSYNCED, Server, Servers, open_directory
 
 ROOT = Path(__file__).parents[3]
 
@@ -70,33 +70,20 @@ def test_the_session_servers_answer(empty_database_url: str, redis_url: str) -> 
         assert client.dbsize() == 0
 
 
-def test_an_immediate_stop_loses_no_committed_row(private_servers: Servers) -> None:
-    postgres = private_servers.postgres
+def test_however_they_are_ended_they_keep_what_was_committed(private_servers: Servers) -> None:
+    valkey, postgres = private_servers.valkey, private_servers.postgres
     keep_a_row(postgres.url)
     postgres.restart(signal.SIGQUIT)
     assert has_the_row(postgres.url)
-
-
-def test_a_killed_postgres_loses_no_committed_row(private_servers: Servers) -> None:
-    postgres = private_servers.postgres
-    keep_a_row(postgres.url)
-    postgres.kill()
-    postgres.start()
+    postgres.restart(signal.SIGKILL)
     assert has_the_row(postgres.url)
 
-
-def test_a_killed_valkey_comes_back_with_its_keys(private_servers: Servers) -> None:
-    valkey = private_servers.valkey
     with redis.Redis.from_url(valkey.url) as client:
         client.set("kept", "1")
-    valkey.kill()
-    valkey.start()
+    valkey.restart(signal.SIGKILL)
     with redis.Redis.from_url(valkey.url) as client:
         assert client.get("kept") == b"1"
 
-
-def test_frozen_servers_answer_again_when_they_are_thawed(private_servers: Servers) -> None:
-    valkey, postgres = private_servers.valkey, private_servers.postgres
     valkey.freeze()
     with (
         redis.Redis.from_url(valkey.url, socket_timeout=0.2, retry=None) as client,
@@ -112,15 +99,22 @@ def test_frozen_servers_answer_again_when_they_are_thawed(private_servers: Serve
         assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
-def test_the_servers_ask_for_their_passwords(private_servers: Servers) -> None:
+def test_the_servers_ask_for_their_passwords_and_take_no_port_but_their_own(
+    private_servers: Servers,
+) -> None:
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         psycopg.connect(private_servers.postgres.url, password="wrong")
     stranger = private_servers.valkey.url.replace("redis://:", "redis://:wrong")
     with redis.Redis.from_url(stranger) as client, pytest.raises(redis.AuthenticationError):
         client.ping()
 
+    sockets = list(Path(private_servers.postgres.process.directory or "").glob(".s.*"))
+    assert sockets == []
+    with psycopg.connect(private_servers.postgres.url) as connection:
+        assert connection.execute("SHOW listen_addresses").fetchone() == ("127.0.0.1",)
+        assert connection.execute("SHOW unix_socket_directories").fetchone() == ("",)
 
-def test_valkey_would_rather_refuse_than_forget(private_servers: Servers) -> None:
+    # Valkey would rather refuse than forget.
     with redis.Redis.from_url(private_servers.valkey.url, decode_responses=True) as client:
         assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
         assert client.config_get("appendonly") == {"appendonly": "yes"}
@@ -158,7 +152,7 @@ def test_a_killed_preparation_is_made_good_by_the_next(home: Path) -> None:
     assert not list(home.glob("postgres-*.new"))
 
 
-def test_a_prepared_directory_is_left_as_it_is(home: Path) -> None:
+def test_what_a_directory_holds_is_used_again_whatever_its_pid_file_says(home: Path) -> None:
     postgres = postgres_in(home)
     postgres.prepare()
     with running(postgres) as server:
@@ -168,12 +162,11 @@ def test_a_prepared_directory_is_left_as_it_is(home: Path) -> None:
     with running(again) as server:
         assert has_the_row(server.url)
 
+    for content in ("", "nonsense\n", "0\n", "-1\n"):
+        (postgres.data / "postmaster.pid").write_text(content)
+        with running(postgres) as server:
+            assert has_the_row(server.url)
 
-def test_a_stale_pid_file_that_names_a_stranger_is_removed(home: Path) -> None:
-    postgres = postgres_in(home)
-    postgres.prepare()
-    with running(postgres) as server:
-        keep_a_row(server.url)
     stranger = subprocess.Popen(["sleep", "1000"], user=postgres.data.stat().st_uid)
     try:
         lines = [str(stranger.pid), str(postgres.data), "0", "1", "", "127.0.0.1", "1 1", "ready"]
@@ -184,15 +177,6 @@ def test_a_stale_pid_file_that_names_a_stranger_is_removed(home: Path) -> None:
     finally:
         stranger.kill()
         stranger.wait()
-
-
-@pytest.mark.parametrize("content", ["", "nonsense\n", "0\n", "-1\n"])
-def test_a_broken_pid_file_is_removed(home: Path, content: str) -> None:
-    postgres = postgres_in(home)
-    postgres.prepare()
-    (postgres.data / "postmaster.pid").write_text(content)
-    with running(postgres) as server:
-        keep_a_row(server.url)
 
 
 def test_servers_of_an_earlier_run_are_ended_first(home: Path) -> None:
@@ -212,14 +196,6 @@ def test_servers_of_an_earlier_run_are_ended_first(home: Path) -> None:
     finally:
         for each in left:
             each.stop()
-
-
-def test_servers_take_no_port_but_their_own(private_servers: Servers) -> None:
-    sockets = list(Path(private_servers.postgres.process.directory or "").glob(".s.*"))
-    assert sockets == []
-    with psycopg.connect(private_servers.postgres.url) as connection:
-        assert connection.execute("SHOW listen_addresses").fetchone() == ("127.0.0.1",)
-        assert connection.execute("SHOW unix_socket_directories").fetchone() == ("",)
 
 
 def test_data_of_another_version_is_refused_with_what_to_do(home: Path) -> None:
@@ -322,14 +298,3 @@ def test_an_ordinary_user_needs_nothing_of_this(home: Path) -> None:
         check=False,
     )
     assert done.stdout == "both ran\n", done.stderr
-
-
-def test_two_servers_can_run_side_by_side(home: Path) -> None:
-    for name in ("one", "two"):
-        (home / name).mkdir()
-        (home / name).chmod(0o711)
-    with (
-        running_postgres(home / "one", UNSYNCED) as one,
-        running_postgres(home / "two", UNSYNCED) as two,
-    ):
-        assert one.url != two.url

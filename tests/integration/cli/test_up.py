@@ -34,7 +34,7 @@ def started(place: Path, tmp_path: Path) -> Iterator[Processes]:
     environment["HAULIER_HOME"] = str(place / "home")
     processes = Processes(tmp_path, environment)
     yield processes
-    processes.stop()
+    processes.kill()
     print(processes.tails())
 
 
@@ -87,102 +87,35 @@ def descendants(pid: int) -> list[int]:
     return below + [grandchild for child in below for grandchild in descendants(child)]
 
 
-def test_everything_survives_a_kill_except_the_processes(started: Processes, place: Path) -> None:
-    up = Up(started, place)
-    with psycopg.connect(up.variables["DATABASE_URL"]) as connection:
-        connection.execute("CREATE TABLE kept AS SELECT 1 AS n")
-    with redis.Redis.from_url(up.variables["REDIS_URL"]) as client:
-        client.set("kept", "1")
-    # Celery's parents and their children.
-    eventually(lambda: len(descendants(up.pid("worker"))) >= 4)
-    family = up.family
-
-    up.running.kill()
-    eventually(lambda: all(map(gone, family)), timeout=10)
-
-    again = Up(started, place)
-    api = {"HAULIER_URL"}
-    assert {k: v for k, v in again.variables.items() if k not in api} == {
-        k: v for k, v in up.variables.items() if k not in api
-    }
-    with psycopg.connect(again.variables["DATABASE_URL"]) as connection:
-        assert connection.execute("SELECT n FROM kept").fetchone() == (1,)
-    with redis.Redis.from_url(again.variables["REDIS_URL"]) as client:
-        assert client.get("kept") == b"1"
-
-
-def test_ctrl_c_stops_all_in_order_and_cleanly(started: Processes, place: Path) -> None:
-    up = Up(started, place)
-    family = up.family
-    assert up.get("/readyz") == 200
-    up.running.signal(signal.SIGINT)
-    assert up.running.wait() == 0
-    assert all(map(gone, family))
-    stopped = [event["process"] for event in said(up.running, "process_stopped")]
-    assert set(stopped[:3]) == {"worker", "scheduler", "inbox"}
-    assert stopped[3:] == ["api", "simulator", "valkey", "postgres"]
-    assert "process_killed" not in up.running.output
-    assert "database system is shut down" in (up.home / "postgres.log").read_text()
-
-
-def test_a_killed_part_comes_back(started: Processes, place: Path) -> None:
-    up = Up(started, place)
-    postmaster = up.pid("postgres")
-    os.kill(postmaster, signal.SIGKILL)
-    eventually(lambda: gone(postmaster))
-    eventually(lambda: psycopg.connect(up.variables["DATABASE_URL"])).close()
-    eventually(lambda: up.get("/readyz") == 200)
-
-
-def test_a_second_one_in_the_same_home_is_refused_and_hurts_nobody(
-    started: Processes, place: Path
+def test_what_a_running_one_keeps_to_itself_and_how_it_ends(
+    started: Processes, place: Path, tmp_path: Path
 ) -> None:
-    up = Up(started, place)
-    second = started.haulier("up", "--simulate", "--port", "0")
-    assert second.wait() == 1
-    assert f"another `haulier up` (process {up.running.pid}) runs in" in second.output
-    assert up.get("/readyz") == 200
-
-
-def test_its_own_environment_file_does_not_confuse_it(started: Processes, place: Path) -> None:
-    up = Up(started, place)
-    up.running.stop()
-    again = Up(started, place, **up.variables)
-    assert again.variables["DATABASE_URL"] == up.variables["DATABASE_URL"]
-    assert again.get("/readyz") == 200
-
-
-def test_servers_named_by_the_environment_are_used(
-    started: Processes, place: Path, empty_database_url: str, redis_url: str
-) -> None:
-    up = Up(started, place, DATABASE_URL=empty_database_url, REDIS_URL=redis_url)
-    assert up.variables["DATABASE_URL"] == empty_database_url
-    assert up.variables["REDIS_URL"] == redis_url
-    assert not (up.home / "postgres").exists()
-    assert not (up.home / "valkey").exists()
-
-
-def test_secrets_do_not_stand_in_a_redirected_output(started: Processes, place: Path) -> None:
-    up = Up(started, place)
+    umask = os.umask(0)
+    try:
+        up = Up(
+            started,
+            place,
+            HAULIER_ACCOUNTS='{"research": {"api_key": "tgp_other"}}',
+            HAULIER_ADMIN_TOKEN_FILE=str(written(tmp_path / "token", "0123456789abcdefghij")),
+            HAULIER_TOKEN="the-token-of-a-client",
+            TOGETHER_API_KEY_FILE=str(written(tmp_path / "key", "tgp_default")),
+        )
+    finally:
+        os.umask(umask)
+    assert up.variables["HAULIER_TOKEN"] == "0123456789abcdefghij"
+    assert up.get("/v1/accounts") == 200
+    if Path("/proc/self/environ").exists():  # only Linux shows it
+        check_secrets_of_the_parts(up)
+    check_a_second_one_is_refused(started, up)
+    check_ctrl_c(up)
+    check_owners_alone(up)
     kept = json.loads((up.home / "up.json").read_text())
-    secrets = (kept["admin_token"], kept["postgres_password"], kept["valkey_password"])
+    secrets = ("0123456789abcdefghij", kept["postgres_password"], kept["valkey_password"])
     assert not [secret for secret in secrets if secret in up.running.output]
 
 
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="only Linux shows it")
-def test_each_part_gets_the_secrets_that_it_needs(
-    started: Processes, place: Path, tmp_path: Path
-) -> None:
-    up = Up(
-        started,
-        place,
-        HAULIER_ACCOUNTS='{"research": {"api_key": "tgp_other"}}',
-        HAULIER_ADMIN_TOKEN_FILE=str(written(tmp_path / "token", "0123456789abcdefghij")),
-        HAULIER_TOKEN="the-token-of-a-client",
-        TOGETHER_API_KEY_FILE=str(written(tmp_path / "key", "tgp_default")),
-    )
-    assert up.variables["HAULIER_TOKEN"] == "0123456789abcdefghij"
-    assert up.get("/v1/accounts") == 200
+def check_secrets_of_the_parts(up: Up) -> None:
+    """Each part gets the secrets that it needs."""
     servers = {"DATABASE_URL", "REDIS_URL"}
     keys = {"TOGETHER_API_KEY", "HAULIER_ACCOUNTS"}
     assert {part: secrets_of(up.pid(part)) for part in PARTS} == {
@@ -212,19 +145,79 @@ def secrets_of(pid: int) -> set[str]:
     return known & pairs.keys()
 
 
-def test_what_it_keeps_is_its_owners_alone(started: Processes, place: Path) -> None:
-    umask = os.umask(0)
-    try:
-        up = Up(started, place)
-        up.running.stop()
-    finally:
-        os.umask(umask)
+def check_a_second_one_is_refused(started: Processes, up: Up) -> None:
+    """And hurts nobody."""
+    second = started.haulier("up", "--simulate", "--port", "0")
+    assert second.wait() == 1
+    assert f"another `haulier up` (process {up.running.pid}) runs in" in second.output
+    assert up.get("/readyz") == 200
+
+
+def check_ctrl_c(up: Up) -> None:
+    """It stops all, in order and cleanly."""
+    family = up.family
+    up.running.signal(signal.SIGINT)
+    assert up.running.wait() == 0
+    assert all(map(gone, family))
+    stopped = [event["process"] for event in said(up.running, "process_stopped")]
+    assert set(stopped[:3]) == {"worker", "scheduler", "inbox"}
+    assert stopped[3:] == ["api", "simulator", "valkey", "postgres"]
+    assert "process_killed" not in up.running.output
+    assert "database system is shut down" in (up.home / "postgres.log").read_text()
+
+
+def check_owners_alone(up: Up) -> None:
+    """What it keeps is its owner's alone."""
     kept = [path for path in up.home.rglob("*") if not path.is_symlink()]
     assert {"env", "lock", "up.json", "blobs", "postgres.log"} <= {path.name for path in kept}
     open_ones = [path for path in kept if path.stat().st_mode & 0o077]
     assert open_ones == []
     # Root's Postgres is another user, who has to enter.
     assert up.home.stat().st_mode & 0o066 == 0
+
+
+def test_a_killed_part_comes_back_and_a_kill_of_all_loses_only_the_processes(
+    started: Processes, place: Path
+) -> None:
+    up = Up(started, place)
+    postmaster = up.pid("postgres")
+    os.kill(postmaster, signal.SIGKILL)
+    eventually(lambda: gone(postmaster))
+    eventually(lambda: psycopg.connect(up.variables["DATABASE_URL"])).close()
+    eventually(lambda: up.get("/readyz") == 200)
+
+    with psycopg.connect(up.variables["DATABASE_URL"]) as connection:
+        connection.execute("CREATE TABLE kept AS SELECT 1 AS n")
+    with redis.Redis.from_url(up.variables["REDIS_URL"]) as client:
+        client.set("kept", "1")
+    # Celery's parents and their children.
+    eventually(lambda: len(descendants(up.pid("worker"))) >= 4)
+    family = up.family
+
+    up.running.kill()
+    eventually(lambda: all(map(gone, family)), timeout=10)
+
+    # In a shell that has read its environment file, as most have.
+    again = Up(started, place, **up.variables)
+    api = {"HAULIER_URL"}
+    assert {k: v for k, v in again.variables.items() if k not in api} == {
+        k: v for k, v in up.variables.items() if k not in api
+    }
+    assert again.get("/readyz") == 200
+    with psycopg.connect(again.variables["DATABASE_URL"]) as connection:
+        assert connection.execute("SELECT n FROM kept").fetchone() == (1,)
+    with redis.Redis.from_url(again.variables["REDIS_URL"]) as client:
+        assert client.get("kept") == b"1"
+
+
+def test_servers_named_by_the_environment_are_used(
+    started: Processes, place: Path, empty_database_url: str, redis_url: str
+) -> None:
+    up = Up(started, place, DATABASE_URL=empty_database_url, REDIS_URL=redis_url)
+    assert up.variables["DATABASE_URL"] == empty_database_url
+    assert up.variables["REDIS_URL"] == redis_url
+    assert not (up.home / "postgres").exists()
+    assert not (up.home / "valkey").exists()
 
 
 def test_without_a_key_it_names_both_ways_out(started: Processes) -> None:

@@ -69,7 +69,14 @@ def test_it_works_with_slots_for_transfers_and_for_control_calls(
     assert (len(children(transfer)), len(children(control))) == (3, 2)
 
 
-def test_kill_9_of_it_leaves_no_process_behind(worker: Running) -> None:
+def test_a_celery_worker_that_dies_comes_back_and_kill_9_of_it_leaves_no_process_behind(
+    worker: Running,
+) -> None:
+    family(worker, 8)
+    (first,) = celery(worker, CONTROL)
+    os.kill(first, signal.SIGKILL)
+    eventually(lambda: [pid for pid in celery(worker, CONTROL) if pid != first])
+
     below = family(worker, 8)
     worker.kill()
     eventually(lambda: all(map(gone, below)), timeout=10)
@@ -91,13 +98,6 @@ def test_sigterm_lets_a_running_task_end(
     assert worker.wait() == 0
     assert all(map(gone, below))
     assert [batch.state for batch in pipeline.batches(job_id)] == ["created"]
-
-
-def test_a_celery_worker_that_dies_comes_back(worker: Running) -> None:
-    family(worker, 8)
-    (first,) = celery(worker, CONTROL)
-    os.kill(first, signal.SIGKILL)
-    eventually(lambda: [pid for pid in celery(worker, CONTROL) if pid != first])
 
 
 def test_for_one_queue_it_becomes_that_worker(processes: Processes) -> None:
