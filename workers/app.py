@@ -19,6 +19,7 @@ from kombu import Queue
 
 from config.logging import configure
 from config.settings import SettingsError, settings
+from workers import transport
 from workers.broker import celery_settings
 from workers.process import Heartbeat
 
@@ -89,6 +90,7 @@ def _make() -> Celery:
         config.required("database_url", "redis_url")
     except SettingsError as error:
         raise SystemExit(f"haulier: {error}") from None
+    transport.use()
     app = Celery("haulier", include=["workers.tasks"])
     app.conf.update(
         **celery_settings(config.redis_url or ""),

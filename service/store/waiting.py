@@ -1,7 +1,7 @@
 """Why a job waits, for whoever asks. Looks, and keeps nothing: waiting costs nothing."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from sqlalchemy import Select, func, or_, select
 from sqlalchemy.orm import Session
@@ -86,7 +86,8 @@ def _to_be_read(db: Database, job: Job) -> Reason:
 
 
 def _told_to_wait(until: datetime) -> Reason:
-    detail = "was sent with a time before which it must not begin"
+    at = until.astimezone(UTC)
+    detail = f"is not to begin before {at:%Y-%m-%d %H:%M:%S} UTC, as its message asks"
     return Reason(code="not_before", detail=detail, until=until)
 
 

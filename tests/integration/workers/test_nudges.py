@@ -67,6 +67,22 @@ def test_whoever_can_write_to_the_broker_cannot_make_workers_do_what_is_not_due(
     assert scheduler.alive
 
 
+NO_MESSAGES = (b"no json", b"\xff\xfe", b"7", b"[]", b"{}", b'{"body": 5, "properties": {}}', b"")
+
+
+def test_what_is_no_message_ends_no_worker(pipeline: Pipeline, redis_url: str) -> None:
+    worker = pipeline.worker()
+    with redis.Redis.from_url(redis_url) as broker:
+        for queue in (TRANSFER, CONTROL):
+            broker.lpush(queue, *NO_MESSAGES)
+        pipeline.scheduler()
+        job = pipeline.ended(pipeline.submit(chat("a")))
+        assert [broker.llen(queue) for queue in (TRANSFER, CONTROL)] == [0, 0]
+    assert job.succeeded == 1
+    assert worker.alive
+    assert worker.output.count('"message_dropped"') >= len(NO_MESSAGES)
+
+
 def test_no_message_to_any_task_changes_what_is_not_due(
     pipeline: Pipeline, simulator: Simulator, database_url: str, redis_url: str
 ) -> None:
