@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import unquote
 
 from config.postgres_url import NO_URL
 
@@ -38,6 +38,12 @@ class RedisUrl:
     sentinel_username: str | None
     sentinel_password: str | None = field(repr=False)
 
+    @property
+    def files(self) -> list[str]:
+        """The files that TLS needs."""
+        names = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+        return [str(self.tls[name]) for name in names if self.tls and self.tls.get(name)]
+
 
 def read_redis_url(url: str) -> RedisUrl:
     """Return the parts of a URL. Raises ValueError, which quotes no password."""
@@ -46,13 +52,14 @@ def read_redis_url(url: str) -> RedisUrl:
     if found is None or f"{found['scheme']}://" not in SCHEMES:
         raise ValueError(NO_URL)
     sentinel = found["scheme"].startswith("sentinel")
-    # A ; or a / in a password would make what is left of it look like a host.
+    # Else what stands before a / in a password could be taken for a host, by others at least.
     if "/" in (found["name"] or "") or "?" in (found["name"] or ""):
         raise ValueError(NO_URL)
     hosts = tuple(_host(host, 26379 if sentinel else 6379) for host in found["hosts"].split(","))
     if len(hosts) > 1 and not sentinel:
         raise ValueError("names several hosts: give the Sentinels' as sentinel://…?master_name=…")
-    query = dict(parse_qsl(found["query"] or "", keep_blank_values=True))
+    pairs = (pair.partition("=") for pair in (found["query"] or "").split("&") if pair)
+    query = {unquote(key): unquote(value) for key, _, value in pairs}
     database = query.pop("db", None) or found["database"] or "0"
     if not re.fullmatch(r"\d{1,5}", database, re.ASCII):
         raise ValueError(f"names the database {database!r}: it must be a number")

@@ -1,6 +1,7 @@
 """The types of settings: what a value may look like. Refusals never quote the value of a secret."""
 
 import json
+import os
 import re
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -55,8 +56,11 @@ def of_postgres(url: str | None) -> str | None:
 
 def of_redis(url: str | None) -> str | None:
     """Refuse a URL whose port may be the rest of a password, and options that nobody reads."""
-    if url is not None:
-        read_redis_url(url)
+    if url is None:
+        return url
+    for file in read_redis_url(url).files:
+        if not os.access(file, os.R_OK):
+            raise ValueError(f"names the file {file}, which this process cannot read")
     return url
 
 

@@ -80,7 +80,8 @@ def _is_under_way(session: Session, open_batches: Select[Batch]) -> bool:
 
 
 def _to_be_read(db: Database, job: Job) -> Reason:
-    if job.failures == 0 and job.not_before > engine.clock(db):
+    was_tried = job.tries or job.failures or job.last_error is not None
+    if not was_tried and job.not_before > engine.clock(db):
         return _told_to_wait(job.not_before)
     return Reason(code="worker", detail="waits for a worker to read its requests")
 

@@ -79,6 +79,7 @@ def test_a_url_of_redis_has_parts(
         ("redis://a/x", "the database 'x'"),
         ("redis://a?socket_timeout=5", "unknown option 'socket_timeout'"),
         ("redis://a?ssl_ca_certs=/ca", "use them with rediss://"),
+        ("rediss://a?ssl_ca_certs=/nowhere/ca.pem", "/nowhere/ca.pem, which this process cannot"),
         ("rediss://a?ssl_cert_reqs=maybe", "required, optional or none"),
         ("redis://a?master_name=m", "use them with sentinel://"),
         ("sentinel://a,b/0", "without .master_name"),
@@ -89,3 +90,8 @@ def test_a_url_of_redis_has_parts(
 def test_a_url_of_redis_that_nobody_could_use_is_refused(url: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         of_redis(url)
+
+
+def test_a_plus_in_a_password_is_one() -> None:
+    found = read_redis_url("sentinel://:a+b@h?master_name=m&sentinel_password=c+d%20e")
+    assert (found.password, found.sentinel_password) == ("a+b", "c+d e")
