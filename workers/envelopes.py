@@ -8,8 +8,10 @@ import base64
 import bz2
 import json
 import lzma
+import re
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +29,10 @@ MESSAGE_BYTES = 2 * UNPACKED_BYTES
 _JSON = frozenset({"application/json", "text/json", "application/x-json"})
 _PLAIN = frozenset({"utf-8", "utf8", "utf_8", "us-ascii", "ascii", "binary", "8bit", "base64", ""})
 """Ways to say that bytes are as they are."""
+# Python knows more, and some of them take minutes for a large text.
+_CHARSETS = re.compile(
+    r"utf[-_]?(16|32)([-_]?[lb]e)?|iso[-_]?8859[-_]\d{1,2}|latin[-_]?1|(windows-|cp)125\d", re.ASCII
+)
 
 
 class Unreadable(Exception):
@@ -60,10 +66,10 @@ class Envelope:
             data = _unpacked(data, packed)
         if charset in _PLAIN:
             return data
-        try:
-            return data.decode(charset).encode()
-        except (LookupError, ValueError):
-            raise bad(f"the body is not text in the charset {charset[:100]!r}") from None
+        if _CHARSETS.fullmatch(charset):
+            with suppress(LookupError, ValueError):
+                return data.decode(charset).encode()
+        raise bad(f"the body is not text in the charset {charset[:100]!r}: use UTF-8")
 
     def _charset(self) -> str:
         kind = self.kind if self.kind is not None else "application/json"

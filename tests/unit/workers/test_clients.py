@@ -163,6 +163,7 @@ LINK = {"task": "after", "args": []}
         ),
         (written(V2, headers={"compression": "application/x-brotli"}), ("x-brotli", "zstd")),
         (written(V2, **{"content-type": "application/x-yaml"}), ("application/x-yaml",)),
+        (written(V2, **{"content-encoding": "punycode"}), ("charset 'punycode'",)),
         (written(V2, **{"content-encoding": "ebcdic-9"}), ("charset 'ebcdic-9'",)),
         (written(b"\xff" + TEXT.encode(), **{"content-encoding": "utf-16"}), ("utf-16",)),
         (written([[SPEC], KWARGS, {}]), ("one keyword argument",)),
