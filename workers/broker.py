@@ -28,6 +28,8 @@ def connect(
         "socket_connect_timeout": connect_timeout,
         "socket_timeout": timeout,
         "health_check_interval": 10,
+        # What moves messages must not be done twice because its answer was lost.
+        "retry": Retry(NoBackoff(), 0),
     }
     if place.tls is not None:
         options |= {"ssl": True, **place.tls}
