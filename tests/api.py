@@ -112,7 +112,7 @@ def refusing_api(databases: Databases, tmp_path_factory: pytest.TempPathFactory)
     settings = Settings.model_validate({"DATABASE_URL": url, "blob_url": blob_url, **_SETTINGS})
     with serving(settings) as running:
         yield running
-    databases.drop(owners_url)
+    databases.give_back(owners_url)
 
 
 @contextmanager

@@ -74,7 +74,7 @@ def database_url(databases: Databases) -> Iterator[str]:
     """A fresh, migrated database."""
     url = databases.create()
     yield url
-    databases.drop(url)
+    databases.give_back(url)
 
 
 @pytest.fixture

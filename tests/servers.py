@@ -19,6 +19,7 @@ from service.cli.run.process import Child, Process, send, spawn, tail
 from service.cli.up.ports import free_port
 from service.cli.up.postgres import Postgres
 from service.cli.up.valkey import Valkey
+from tests import emptying
 from tests.eventually import eventually
 
 UNSYNCED = {"fsync": "off", "full_page_writes": "off"}
@@ -162,25 +163,56 @@ def running(server: Server) -> Iterator[Server]:
         server.stop()
 
 
+_ENDED = """
+    SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+    WHERE datname = %s AND backend_type = 'client backend'
+"""
+
+
 class Databases:
     """Databases on one server, cloned from a migrated template."""
 
     def __init__(self, admin_url: str) -> None:
         self._admin_url = admin_url
         self._template: str | None = None
+        self._wanted: emptying.Template | None = None
+        self._emptied: list[str] = []
         self._role, self._password = f"haulier_runtime_{secrets.token_hex(4)}", secrets.token_hex(8)
 
     def create(self) -> str:
         """Make a migrated database and return its URL."""
         if self._template is None:
             self._template = self._migrated()
-        name = f"haulier_test_{secrets.token_hex(6)}"
+        if self._emptied:
+            return self._emptied.pop()
+        name = _new_name()
         self._run("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy", name, self._template)
         return self._url(name)
 
+    def give_back(self, url: str) -> None:
+        """Let the next `create` have a database from it, under another name, if that is possible.
+
+        Whoever still has the old URL, a thread that a test forgot, finds nothing there.
+        """
+        if self._wanted is None and self._template is not None:
+            self._wanted = emptying.template(self._url(self._template))
+        name, new = urlsplit(url).path.lstrip("/"), _new_name()
+        try:
+            with psycopg.connect(self._admin_url, autocommit=True) as connection:
+                connection.execute(_ENDED, [name])
+                renamed = sql.SQL("ALTER DATABASE {} RENAME TO {}")
+                connection.execute(renamed.format(sql.Identifier(name), sql.Identifier(new)))
+            assert self._wanted is not None
+            if emptying.empty(self._url(new), self._wanted):
+                self._emptied.append(self._url(new))
+                return
+        except psycopg.Error:  # somebody is still there, or may not be thrown out
+            self.drop(url)
+        self.drop(self._url(new))
+
     def create_empty(self) -> str:
         """Make a database with nothing in it and return its URL."""
-        name = f"haulier_test_{secrets.token_hex(6)}"
+        name = _new_name()
         self._run("CREATE DATABASE {} TEMPLATE template0", name)
         return self._url(name)
 
@@ -194,6 +226,8 @@ class Databases:
         self._run("DROP DATABASE IF EXISTS {} WITH (FORCE)", urlsplit(url).path.lstrip("/"))
 
     def close(self) -> None:
+        for url in self._emptied:
+            self.drop(url)
         if self._template is not None:
             self._run("DROP DATABASE IF EXISTS {} WITH (FORCE)", self._template)
             with suppress(psycopg.errors.DependentObjectsStillExist):  # a test left its database
@@ -214,3 +248,7 @@ class Databases:
     def _run(self, statement: str, *names: str) -> None:
         with psycopg.connect(self._admin_url, autocommit=True) as connection:
             connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
+
+
+def _new_name() -> str:
+    return f"haulier_test_{secrets.token_hex(6)}"
