@@ -28,6 +28,7 @@ from service.api.metrics import Metrics
 from service.api.openapi import document, operation_id
 from service.api.services import Services
 from service.api.streams import DOWNLOADS, DOWNLOADS_SHARE, Streams
+from service.api.turns import Turns
 from service.api.v1 import (
     auditing,
     deliveries,
@@ -71,6 +72,7 @@ def create_app(settings: Settings) -> FastAPI:
             authenticator=Authenticator(settings, db),
             failures=Failures(settings.failed_logins_per_minute),
             memory=Memory(),
+            turns=Turns(),
             intake=CapacityLimiter(INTAKES),
             lookups=CapacityLimiter(LOOKUPS),
             gathering=Gathering(db, blobs, settings),

@@ -1,5 +1,6 @@
 """How many connections may be open: over all, from one address, and for calls that wait."""
 
+from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -12,13 +13,16 @@ from config.values import Network
 class Connection(Protocol):
     """`is_spare` says whether it waits for a request or for its end, and `since` for how long.
 
-    `is_proven` says whether it has answered a request, and may well get another.
+    `is_proven` says whether it has answered a request, and may well get another. `site` is that of
+    its address.
     """
 
     since: float
 
     @property
     def address(self) -> str: ...
+    @property
+    def site(self) -> str: ...
     @property
     def is_spare(self) -> bool: ...
     @property
@@ -33,6 +37,7 @@ class Room:
     most: int
     share: int
     trusted: Collection[Network] = ()
+    _noted: "dict[str, Noted]" = field(default_factory=dict, repr=False, compare=False)
 
     def is_free(self, new: Connection, others: Collection[Connection]) -> bool:
         """Whether there is room for one more, and nothing has to end for it."""
@@ -40,8 +45,7 @@ class Room:
             return False
         if len(others) < self.share or lies_in(new.address, self.trusted):
             return True
-        here = site(new.address)
-        return sum(site(one.address) == here for one in others) < self.share
+        return sum(one.site == new.site for one in others) < self.share
 
     def make(self, new: Connection, others: Sequence[Connection]) -> bool:
         """Whether there is room for one more, after the end of one that waits if need be.
@@ -49,10 +53,16 @@ class Room:
         Who sends a request gets in while others only hold connections open.
         """
         if not lies_in(new.address, self.trusted):
-            here = site(new.address)
-            if not _make_room([one for one in others if site(one.address) == here], self.share):
+            here = new.site
+            same = [one for one in others if one.site == here]
+            if len(same) >= self.share and not _make_room(same, self.share, self._of(here)):
                 return False
-        return _make_room(others, self.most)
+        return _make_room(others, self.most, self._of(""))
+
+    def _of(self, place: str) -> "Noted":
+        if len(self._noted) > PLACES:
+            self._noted.clear()
+        return self._noted.setdefault(place, deque())
 
 
 @dataclass
@@ -97,12 +107,29 @@ class Rooms:
         self.for_calls.discard(one)
 
 
-def _make_room(others: Sequence[Connection], most: int) -> bool:
+Noted = deque[tuple[Connection, float]]
+"""Those that are the next to end, with their `since`, oldest first. Who opens connections again and
+again would have all of them looked at each time."""
+NOTED = 50
+PLACES = 1000
+
+
+def _make_room(others: Sequence[Connection], most: int, noted: Noted | None = None) -> bool:
     if len(others) < most:
         return True
+    while noted:
+        one, since = noted.popleft()
+        # Those that were not spare yet when it was noted are younger.
+        if one.since == since and one.is_spare and not one.is_proven and one in others:
+            one.drop()
+            return True
     spare = [one for one in others if one.is_spare]
-    if spare:
-        min(spare, key=lambda one: (one.is_proven, one.since)).drop()
+    spare.sort(key=lambda one: (one.is_proven, one.since))
+    if noted is not None:
+        # The others wait behind unproven ones that may still come.
+        noted.extend((one, one.since) for one in spare[1:NOTED] if not one.is_proven)
+    for one in spare[:1]:
+        one.drop()
     return bool(spare)
 
 

@@ -14,6 +14,7 @@ from service.api.answering import Answer
 from service.api.auth import Caller, unauthorized
 from service.api.problems import INTERNAL, TOO_MANY_FAILURES, HttpProblem, unforeseen
 from service.api.services import Services
+from service.api.turns import Turn, within
 
 LATER = 1.0
 """Seconds after which a caller is looked at again once its body is whole."""
@@ -42,11 +43,21 @@ class Gate:
             return
         services = scope["app"].state.services
         assert isinstance(services, Services)
+        turn = services.turns.turn(services.authenticator.expected(_token(scope)))
+        with within(turn):
+            await self._in_turn(turn, services, scope, receive, send)
+
+    async def _in_turn(
+        self, turn: Turn, services: Services, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        await turn.take()
         try:
             caller = await _caller(scope, services)
         except HttpProblem as problem:
+            turn.leave()
             await self._told(problem)(scope, receive, send)
             return
+        await turn.of(caller.producer)
         structlog.contextvars.bind_contextvars(
             producer=caller.producer, credential=caller.credential
         )
@@ -55,7 +66,9 @@ class Gate:
             let_in_at = time.monotonic()
 
             async def counted() -> Message:
+                turn.leave()
                 message = await receive()
+                await turn.take()
                 holding.arrived(len(message.get("body", b"")))
                 is_whole = message["type"] == "http.request" and not message.get("more_body")
                 # A body may take hours. Whoever lost the right to send it meanwhile gets nothing.
@@ -66,13 +79,25 @@ class Gate:
             async def refuse(problem: HttpProblem) -> None:
                 await self._told(problem)(scope, receive, send)
 
-            await self._app(scope, counted, Answer(send, holding, refuse).send)
+            answer = Answer(send, holding, refuse)
+
+            async def sent(message: Message) -> None:
+                turn.leave()
+                await answer.send(message)
+
+            await self._app(scope, counted, sent)
+
+
+def _token(scope: Scope) -> str:
+    """The token that a request shows, or ""."""
+    scheme, token = get_authorization_scheme_param(Headers(scope=scope).get("authorization"))
+    return token if scheme.lower() == "bearer" else ""
 
 
 async def _caller(scope: Scope, services: Services) -> Caller:
     """Who is calling. Raises HttpProblem."""
-    scheme, token = get_authorization_scheme_param(Headers(scope=scope).get("authorization"))
-    if scheme.lower() != "bearer" or not token:
+    token = _token(scope)
+    if not token:
         raise unauthorized("send `Authorization: Bearer <token>`")
     caller = await services.authenticator.caller(token)
     if caller is not None:

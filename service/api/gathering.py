@@ -1,9 +1,9 @@
 """Group commit: what is submitted while a store is under way is stored together by the next one.
 
 On an idle service a submission is stored at once, by itself; on a busy one it waits a few
-milliseconds for others. What cannot
-be stored because another transaction holds its idempotency key leaves the group, and tries again
-beside it.
+milliseconds for others. Nobody waits for what another producer has under way, and of a producer
+that submits much only a share is stored together with the others'. What cannot be stored because
+another transaction holds its idempotency key leaves the group, and tries again beside it.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from uuid import UUID
 from anyio import CapacityLimiter, to_thread
 
 from config.settings import Settings
+from service.api import turns
 from service.api.problems import INTERNAL, unforeseen
 from service.payloads.blobs import Blobs
 from service.payloads.bundles import BUNDLE_SPECS, take_in_together
@@ -33,6 +34,10 @@ MOMENT = 0.003
 however many are in it."""
 AGAIN = 0.1
 """Seconds until it tries again."""
+PAGES = 3
+"""The most pages that a group stores at the same time, none with a producer of another."""
+SHARE = 8
+"""The most that a producer has in a page with others."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ class Gathering:
         Raises BadInput, Conflict, OverQuota, Contended, and whatever blob storage or Postgres
         raise.
         """
+        turns.leave()
         waiting = _Waiting(submission, asyncio.get_running_loop().create_future())
         key = submission.producer, submission.spec.idempotency_key
         until = time.monotonic() + PATIENCE
@@ -86,32 +92,63 @@ class Gathering:
 
 
 class _Group:
-    """Stores what waits, one page after the other."""
+    """Stores what waits, page after page."""
 
     def __init__(self, storage: "_Storage") -> None:
         self._storage = storage
         self._waiting: list[_Waiting] = []
-        self._under_way: asyncio.Task[None] | None = None
-        self._limiter = CapacityLimiter(1)
+        self._storing = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._under_way: set[str] = set()
+        """The producers of the pages that are being stored."""
+        self._limiter = CapacityLimiter(PAGES)
         self._busy = False
         """Whether several submissions were stored together the last time."""
 
     async def store(self, waiting: _Waiting) -> Accepted:
         self._waiting.append(waiting)
-        if self._under_way is None:
-            self._under_way = asyncio.create_task(self._store_all())
+        if self._storing < PAGES and waiting.submission.producer not in self._under_way:
+            self._storing += 1
+            task = asyncio.create_task(self._store_all())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
         return await waiting.answer
 
     async def _store_all(self) -> None:
         try:
-            while self._waiting:
+            while True:
                 if self._busy:
                     await asyncio.sleep(MOMENT)
-                page, self._waiting = self._waiting[:BUNDLE_SPECS], self._waiting[BUNDLE_SPECS:]
+                page = self._page()
+                if not page:
+                    return
                 self._busy = len(page) > 1
-                await self._answer(page)
+                await self._store(page)
         finally:
-            self._under_way = None
+            self._storing -= 1
+
+    async def _store(self, page: Sequence[_Waiting]) -> None:
+        producers = {waiting.submission.producer for waiting in page}
+        self._under_way |= producers
+        try:
+            await self._answer(page)
+        finally:
+            self._under_way -= producers
+
+    def _page(self) -> list[_Waiting]:
+        """Take the next ones that wait. Those of a producer that is under way go on waiting."""
+        can = [one for one in self._waiting if one.submission.producer not in self._under_way]
+        is_shared = len({one.submission.producer for one in can}) > 1
+        counts: Counter[str] = Counter()
+        page: list[_Waiting] = []
+        for one in can:
+            producer = one.submission.producer
+            if len(page) < BUNDLE_SPECS and not (is_shared and counts[producer] == SHARE):
+                counts[producer] += 1
+                page.append(one)
+        taken = set(map(id, page))
+        self._waiting = [one for one in self._waiting if id(one) not in taken]
+        return page
 
     async def _answer(self, page: Sequence[_Waiting]) -> None:
         answers: Sequence[Accepted | Exception]

@@ -16,7 +16,7 @@ from uvicorn import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from service.api.connections import Rooms, plain
+from service.api.connections import Rooms, plain, site
 from service.api.problems import (
     BROKEN_BODY,
     MEDIA_TYPE,
@@ -69,6 +69,7 @@ class Protocol(H11Protocol):
         self.since = now
         """When the present wait for a head, a body or a hang-up began."""
         self._gone: Callable[[], None] | None = None
+        self.site = ""
         self._head_began = False
         self._patience = BODY_PATIENCE
         self._looked_at = now
@@ -113,6 +114,7 @@ class Protocol(H11Protocol):
         super().connection_made(_Transport(transport, self))
         if self.client is not None:
             self.client = (plain(self.client[0]), self.client[1])
+            self.site = site(self.client[0])
         self._timer = self.loop.call_later(LOOK_SECONDS, self._look)
         if not self._rooms.enter(self):
             self._refuse_for_want_of_room()

@@ -15,6 +15,7 @@ from service.api.gathering import Gathering
 from service.api.memory import Memory
 from service.api.metrics import Metrics
 from service.api.streams import Streams
+from service.api.turns import Turns
 from service.payloads.blobs import Blobs
 from service.store.engine import Database
 
@@ -27,6 +28,7 @@ class Services:
     authenticator: Authenticator
     failures: Failures
     memory: Memory
+    turns: Turns
     intake: CapacityLimiter
     """Threads that read request bodies, limited so that other calls keep theirs."""
     lookups: CapacityLimiter

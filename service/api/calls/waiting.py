@@ -14,6 +14,7 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from service.api import turns
 from service.api.answering import PIECE
 from service.api.auth import unauthorized
 from service.api.calls.chunks import as_stream
@@ -56,6 +57,7 @@ class Waiting(Response):
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        turns.leave()
         with self._place, self._desk.holding(self._held, at_once=self._is_known):
             # From here on the connection counts among those of calls (service.api.protocol).
             scope["state"]["waits"](self._hang_up)

@@ -1,0 +1,67 @@
+"""Who has to make room: which connections end, and what it costs to find out."""
+
+from dataclasses import dataclass, field
+
+from service.api.connections import Room
+
+SHARE = 250
+
+
+@dataclass(eq=False)
+class Client:
+    """A connection as the room sees it, which counts how often it is looked at."""
+
+    since: float
+    spare: bool = True
+    is_proven: bool = False
+    address: str = "10.0.0.1"
+    site: str = "10.0.0.1"
+    looks: int = 0
+    is_dropped: bool = field(default=False)
+
+    @property
+    def is_spare(self) -> bool:
+        self.looks += 1
+        return self.spare
+
+    def drop(self) -> None:
+        self.is_dropped = True
+
+
+def test_the_oldest_that_wait_end_first_whatever_happened_since_they_were_looked_at() -> None:
+    room = Room(most=2 * SHARE, share=SHARE)
+    there = [Client(float(number)) for number in range(SHARE)]
+    there[0].is_proven = True
+    there[1].spare = False
+
+    def next_ended() -> Client:
+        assert room.make(Client(1000.0), there)
+        (ended,) = [one for one in there if one.is_dropped]
+        there.remove(ended)
+        there.append(Client(1000.0))
+        return ended
+
+    assert next_ended().since == 2.0
+    there[1].since = 500.0  # it waits again, after a request
+    assert next_ended().since == 3.0
+    del there[2]  # 4.0 has gone by itself
+    there.append(Client(1000.0))
+    assert next_ended().since == 5.0
+    for one in there:
+        one.spare = one.is_proven
+    assert next_ended().is_proven
+    assert not room.make(Client(1000.0), [*there[:-1], Client(1000.0, spare=False)])
+
+
+def test_opening_connections_again_and_again_looks_at_few_of_the_others() -> None:
+    room = Room(most=2 * SHARE, share=SHARE)
+    there = [Client(float(number)) for number in range(SHARE)]
+    everyone = list(there)
+    for number in range(100):
+        new = Client(1000.0 + number)
+        everyone.append(new)
+        assert room.make(new, there)
+        there = [*(one for one in there if not one.is_dropped), new]
+        assert len(there) == SHARE
+
+    assert sum(one.looks for one in everyone) < 10 * SHARE
