@@ -5,6 +5,7 @@ One query about every second asks for all of them, and their results are read to
 """
 
 import asyncio
+import gc
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -30,6 +31,8 @@ log = structlog.get_logger()
 LOOK_SECONDS = 0.9
 CHECK_SECONDS = 2.0
 """How often the credentials of held calls are looked at."""
+TIDY = 500
+"""By how many held calls must become more, or fewer, until garbage is collected."""
 MOMENT = 0.02
 """How long what is to be written, or looked at, at once waits for others."""
 GROUP_BYTES = 1 << 20
@@ -86,6 +89,7 @@ class Desk:
         self._watching: asyncio.Task[None] | None = None
         self._look_now = asyncio.Event()
         self._sending = 0
+        self._tidied = 0
         self._sent = asyncio.Event()
 
     @property
@@ -184,6 +188,7 @@ class Desk:
                     check_at = time.monotonic() + CHECK_SECONDS
                     await self._check_credentials()
                 await self._look()
+                self._tidy()
             except Exception as error:
                 # The next look tells.
                 if not is_unavailable(error):
@@ -192,6 +197,12 @@ class Desk:
                 await asyncio.wait_for(self._look_now.wait(), LOOK_SECONDS)
                 await asyncio.sleep(MOMENT)
             self._look_now.clear()
+
+    def _tidy(self) -> None:
+        """Free what taking many calls in left behind: Python leaves it be while so much lives."""
+        if abs(len(self._held) - self._tidied) >= TIDY:
+            self._tidied = len(self._held)
+            gc.collect()
 
     async def _check_credentials(self) -> None:
         used = {held.credential for held in self._all()} - {OF_THE_ADMIN}

@@ -370,9 +370,9 @@ def test_a_process_that_stops_lets_every_call_go_on_elsewhere(
     for call in calls:
         with pytest.raises(httpx.RemoteProtocolError):
             call.result()
-    assert client.holds() == 0
     with serving(api_settings) as third:
-        client.http.base_url = httpx.URL(third.url)
+        client.api, client.http.base_url = third, httpx.URL(third.url)
+        assert client.holds() == 0
         repeats = [client.call(str(n), headers=REPEAT) for n in range(10)]
         assert {job.id for job in client.held(10)} == held
         for job_id in held:
