@@ -69,7 +69,7 @@ class Gate:
                 turn.leave()
                 message = await receive()
                 await turn.take()
-                holding.arrived(len(message.get("body", b"")))
+                holding.body_arrived(len(message.get("body", b"")))
                 is_whole = message["type"] == "http.request" and not message.get("more_body")
                 # A body may take hours. Whoever lost the right to send it meanwhile gets nothing.
                 if is_whole and time.monotonic() - let_in_at > LATER:

@@ -1,11 +1,12 @@
 """Bodies of requests and large answers in memory: how much, over all and for one producer."""
 
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from service.api.problems import OVER_LIMIT, RETRY_AFTER, TOO_MANY_BODIES, HttpProblem
+from service.api.problems import OVER_LIMIT, RETRY_AFTER, SLOW_BODY, TOO_MANY_BODIES, HttpProblem
 
 MOST = 50_000_000
 """With so many, and what is made of them, the process stays below 250 MB."""
@@ -13,6 +14,9 @@ SHARE = 33_000_000
 """The most that one producer may have."""
 STREAM = 1 << 19
 """The most that a body takes that is written on as it arrives: a block, and what is behind it."""
+
+HELD_SECONDS = 600.0
+"""For a body of more than `STREAM` bytes that is held whole: others want its room."""
 
 
 class Memory:
@@ -64,6 +68,7 @@ class Holding:
         self._producer = producer
         self.count = 0
         self._most = sys.maxsize
+        self._began = time.monotonic()
 
     def stream(self) -> None:
         """The body will be written on: beyond `STREAM` bytes it takes no more than these."""
@@ -73,6 +78,16 @@ class Holding:
         """What has arrived is no longer held."""
         self._memory.give_back(self._producer, self.count)
         self.count = 0
+
+    def body_arrived(self, count: int) -> None:
+        """More of the body is here. Raises HttpProblem, also where it takes too long."""
+        self.arrived(count)
+        if self.count > STREAM and time.monotonic() - self._began > HELD_SECONDS:
+            raise HttpProblem(
+                SLOW_BODY,
+                f"a body that is no JSONL has {HELD_SECONDS / 60:.0f} minutes to arrive, if it has"
+                f" more than {STREAM:,} bytes; send large ones as JSONL",
+            )
 
     def arrived(self, count: int) -> None:
         """More of the body, or the answer, is here. Raises HttpProblem."""

@@ -314,6 +314,19 @@ def test_what_is_held_of_bodies_is_bounded_for_a_producer_and_over_all(
     eventually(lambda: api.http.post("/v1/jobs", content=content, headers=fields).is_success)
 
 
+def test_a_large_body_that_is_held_has_less_time_than_one_that_is_written_on(
+    small_memory: None, monkeypatch: pytest.MonkeyPatch, api: Api
+) -> None:
+    monkeypatch.setattr(memory, "HELD_SECONDS", -1.0)
+    with ExitStack() as stack:
+        answer = refused([sending(stack, api, TOKEN)])
+
+    assert answer.split()[1] == b"408"
+    assert b"urn:haulier:problem:slow-body" in answer
+    assert api.http.post("/v1/jobs", json=chat("a")).status_code == 201
+    assert post_lines(api, jsonl(*map(str, range(5000)))).status_code == 201
+
+
 def test_a_stream_takes_no_more_than_a_block(small_memory: None, api: Api) -> None:
     lines = jsonl(*map(str, range(5000)))
     assert len(lines) > 300_000
