@@ -268,6 +268,11 @@ class Settings(BaseSettings):
     pack_seconds: SecondsOrNone = timedelta(seconds=5)
     """How long small jobs wait for others to fill a batch with, if their producer has sent a batch
     of the same model as recently."""
+    rest_seconds: Seconds = timedelta(seconds=60)
+    """How long a lane rests at first when requests of several jobs fail alike with trouble at
+    Together. Rests double, up to an hour."""
+    outage_hours: float = Field(default=72, gt=0, le=8760)
+    """For how many hours the trouble of a lane costs a request no attempt. Then attempts count."""
     retry_pack_seconds: SecondsOrNone = timedelta(seconds=60)
     """How long requests that go again wait for others of their job, while it has open batches."""
     concurrency: int = Field(default=2, ge=1)

@@ -164,6 +164,7 @@ def _settings(directory: Path, blob_url: str) -> dict[str, str]:
         "HAULIER_RETRY_PACK_SECONDS": "0.2",
         "HAULIER_POLL_SECONDS": "0.1",
         "HAULIER_PROBE_SECONDS": "0.2",
+        "HAULIER_REST_SECONDS": "0.5",
         "HAULIER_RETRY_BASE_SECONDS": "0.1",
         "HAULIER_TICK_SECONDS": "0.1",
         "PYTHONUNBUFFERED": "1",

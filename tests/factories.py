@@ -8,16 +8,17 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import msgspec
-from sqlalchemy import select, text
+from sqlalchemy import func, select, text
 
 from config.settings import Settings
 from service.payloads.blobs import Blobs
 from service.payloads.intake import Intake, Taken
 from service.payloads.results import LinesWriter
 from service.rules.admission import Capacity
+from service.rules.lanes import Health
 from service.rules.packing import Limits
 from service.rules.spec import Permissions, Spec, read_spec
-from service.rules.states import BatchState, JobState, PartState, Stage
+from service.rules.states import BatchState, JobState, LaneState, PartState, Stage
 from service.rules.work import (
     Advance,
     Assembled,
@@ -41,7 +42,9 @@ from service.store.apply import apply
 from service.store.claim import claim_batches, claim_jobs
 from service.store.due import Due
 from service.store.engine import Database
-from service.store.models import Account, Batch, Job, Part
+from service.store.health import write
+from service.store.lane_verbs import id_of
+from service.store.models import Account, Batch, Job, Lane, Part
 from service.store.parts import batch_for, log_batches
 from service.store.submit import Submission, Submitted, submit_each
 from service.together.client import Together
@@ -260,6 +263,17 @@ AT_ONCE = Limits(requests=10_000, bytes=100_000_000, wait=timedelta(0))
 def admit(db: Database, *, limit: int, capacity: Capacity, limits: Limits = AT_ONCE) -> list[Due]:
     """Let parts in as a scheduler does that has just started."""
     return Admission().admit(db, limit=limit, capacity=capacity, limits=limits)
+
+
+def ill_lane(db: Database, model: str, **health: Any) -> str:
+    """The id of a new lane that rests for an hour."""
+    with db.begin() as session:
+        now = session.scalars(select(func.now())).one()
+        made = Lane(account="default", endpoint="/v1/chat/completions", model=model)
+        session.add(made)
+        ill = {"state": LaneState.RESTING, "since": now, "ill_since": now, "rests": 1}
+        write(session, made, Health(**{**ill, "until": now + timedelta(hours=1), **health}))
+        return id_of(made)
 
 
 def claim_job(db: Database, job_id: UUID, stage: Stage, lease_for: timedelta) -> JobClaim | None:

@@ -166,6 +166,7 @@ class Scheduler:
                 limit=limit - len(due),
                 capacity=Capacity.of(self._settings),
                 limits=Limits.of(self._settings),
+                rest=self._settings.rest_seconds,
             )
         if window.gathers and len(due) == limit:
             self._gather_at = 0.0

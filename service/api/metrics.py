@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from config import VERSION
-from service.rules.states import OPEN_BATCH_STATES, JobState
+from service.rules.states import OPEN_BATCH_STATES, JobState, LaneState
 from service.store.counters import SET_ASIDE, UNREAD
 from service.store.engine import Database, is_unavailable, lacks_schema
 from service.store.gauges import Gauges, gauges
@@ -103,6 +103,15 @@ def _stock(now: Gauges) -> Iterator[Metric]:
     )
     yield GaugeMetricFamily(
         "haulier_lanes_held", "Lanes whose queue at Together is full", now.held_lanes
+    )
+    yield _gauge(
+        "haulier_lanes",
+        "Lanes by state; those that rest or are probed met with trouble at Together",
+        "state",
+        {str(state): now.lanes.get(state, 0) for state in LaneState},
+    )
+    yield GaugeMetricFamily(
+        "haulier_lanes_paused", "Lanes that an operator has paused", now.paused_lanes
     )
     yield _gauge(
         "haulier_accounts_paused",

@@ -17,6 +17,7 @@ from service.cli.documents import (
     Document,
     Failure,
     Job,
+    Lane,
     Page,
     Request,
     Status,
@@ -135,6 +136,13 @@ class Api:
 
     def accounts(self) -> Iterator[Document[Account]]:
         return self.items("/v1/accounts", Account)
+
+    def lanes(self) -> Iterator[Document[Lane]]:
+        return self.items("/v1/lanes", Lane)
+
+    def lane(self, lane_id: str, verb: str) -> Document[Lane]:
+        """`pause`, `resume` or `probe` a lane."""
+        return self.send("POST", f"/v1/lanes/{lane_id}/{verb}", Lane)
 
     def status(self) -> Document[Status]:
         return self.send("GET", "/v1/status", Status)

@@ -182,6 +182,28 @@ class Account(msgspec.Struct, frozen=True):
     reason: str | None = None
 
 
+class Evidence(msgspec.Struct, frozen=True):
+    """Why a lane is not healthy."""
+
+    kind: str
+    text: str
+    batches: int
+
+
+class Lane(msgspec.Struct, frozen=True):
+    id: str
+    account: str
+    endpoint: str
+    model: str
+    state: str
+    next: str
+    since: datetime | None = None
+    until: datetime | None = None
+    evidence: Evidence | None = None
+    paused_at: datetime | None = None
+    held_until: datetime | None = None
+
+
 class Process(msgspec.Struct, frozen=True):
     """A worker, scheduler or inbox that says it lives."""
 

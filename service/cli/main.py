@@ -8,6 +8,7 @@ from config.settings import SettingsError
 from service.cli.arguments import CLIENT
 from service.cli.operate import accounts, audit, deliveries, doctor
 from service.cli.operate import jobs as manage
+from service.cli.operate import lanes as lane_commands
 from service.cli.operate.producers import producer_app, token_app
 from service.cli.run import commands
 from service.cli.show import jobs, results, usage, watch
@@ -23,11 +24,13 @@ app = typer.Typer(
 COMMANDS = (
     *(commands, doctor, submit, estimate),
     *(jobs, watch, results, usage),
-    *(manage, deliveries, accounts, audit),
+    *(manage, deliveries, accounts, lane_commands, audit),
 )
 for group in COMMANDS:
     app.add_typer(group.app)
 app.add_typer(producer_app, name="producer", rich_help_panel=CLIENT)
+for verb_app in lane_commands.VERBS:
+    app.add_typer(verb_app, rich_help_panel=CLIENT)
 app.add_typer(token_app, name="token", rich_help_panel=CLIENT)
 
 

@@ -1,6 +1,5 @@
 """Whether and when to try again. Pure: tables and arithmetic."""
 
-import re
 from collections.abc import Sequence
 from datetime import timedelta
 from enum import StrEnum
@@ -63,6 +62,7 @@ CODES: dict[str, Verdict] = {
 
 # What a repeated request cannot cure. 401, 402 and 403 are the account's trouble, not the line's.
 PERMANENT_STATUSES = frozenset({400, 404, 405, 409, 410, 413, 415, 422})
+TRANSIENT_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 
 
 def classify(
@@ -86,9 +86,10 @@ def classify(
     return Verdict.RETRYABLE
 
 
-def own_texts(
-    *, permanent: Sequence[str], retryable: Sequence[str]
-) -> tuple[tuple[str, Verdict], ...]:
+OwnTexts = tuple[tuple[str, Verdict], ...]
+
+
+def own_texts(*, permanent: Sequence[str], retryable: Sequence[str]) -> OwnTexts:
     """The settings' additions to the table, in its form."""
     return (
         *((text.lower(), Verdict.PERMANENT) for text in permanent),
@@ -96,15 +97,30 @@ def own_texts(
     )
 
 
-def is_outage(message: str) -> bool:
-    """Whether a message tells of trouble at Together, which no request has caused."""
+def is_outage(
+    message: str,
+    code: str | None = None,
+    status: int | None = None,
+    more: Sequence[tuple[str, Verdict]] = (),
+) -> bool:
+    """Whether a failure tells of trouble at Together, which no request has caused.
+
+    An unknown failure does not: what is worth another attempt is not yet an outage.
+    """
     words = message.lower()
-    return any(text in words for text, verdict in TEXTS if verdict is Verdict.RETRYABLE)
+    for text, verdict in (*more, *TEXTS):
+        if text in words:
+            return verdict is Verdict.RETRYABLE
+    if code is not None and code.lower() in CODES:
+        return CODES[code.lower()] is Verdict.RETRYABLE
+    return status in TRANSIENT_STATUSES
 
 
-def alike(message: str) -> str:
-    """Return a message without its numbers, so that equal faults have equal texts."""
-    return re.sub(r"\d+", "#", message)
+def trouble_words(text: str) -> str:
+    """Return what of a text comes from the table itself, and so from nobody's requests."""
+    words = text.lower()
+    known = (text for text, verdict in TEXTS if verdict is Verdict.RETRYABLE and text in words)
+    return next(known, "a transient error")
 
 
 class BatchFault(StrEnum):

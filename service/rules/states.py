@@ -1,4 +1,4 @@
-"""The states and moves of jobs, parts and batches. States are participles: what is true now.
+"""The states and moves of jobs, parts, batches and lanes. States are participles: what is true now.
 
 A row's lease says who works on it, and its `not_before` says when it is due again.
 """
@@ -33,6 +33,12 @@ class BatchState(StrEnum):
     CANCELLED = "cancelled"  # the same, because its jobs were cancelled
 
 
+class LaneState(StrEnum):
+    HEALTHY = "healthy"  # what waits is admitted
+    RESTING = "resting"  # requests of several jobs failed alike: nothing is admitted
+    PROBING = "probing"  # a few requests go first, and show whether it is over
+
+
 class Stage(StrEnum):
     """One step of the work. A stage runs on a leased row and returns an outcome."""
 
@@ -44,7 +50,7 @@ class Stage(StrEnum):
     FETCH = "fetch"
 
 
-J, P, B = JobState, PartState, BatchState
+J, P, B, L = JobState, PartState, BatchState, LaneState
 
 JOB_TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
     J.ACCEPTED: frozenset({J.RUNNING, J.REJECTED, J.FAILED}),
@@ -71,11 +77,18 @@ BATCH_TRANSITIONS: Mapping[BatchState, frozenset[BatchState]] = {
     B.CANCELLED: frozenset(),
 }
 
+LANE_TRANSITIONS: Mapping[LaneState, frozenset[LaneState]] = {
+    L.HEALTHY: frozenset({L.RESTING}),
+    L.RESTING: frozenset({L.PROBING, L.HEALTHY}),  # healthy: an operator says so
+    L.PROBING: frozenset({L.HEALTHY, L.RESTING}),
+}
+
 # By kind: the enums share words, and equal strings would be one key.
 TRANSITIONS: Mapping[type[StrEnum], Mapping[Any, frozenset[Any]]] = {
     JobState: JOB_TRANSITIONS,
     PartState: PART_TRANSITIONS,
     BatchState: BATCH_TRANSITIONS,
+    LaneState: LANE_TRANSITIONS,
 }
 
 # The next stage of a row in each state. A running job waits for its parts; where the last one does
@@ -95,7 +108,7 @@ class IllegalMove(Exception):
     """A stage asked for a move that the table does not list: a bug."""
 
 
-State = JobState | PartState | BatchState
+State = JobState | PartState | BatchState | LaneState
 
 
 def check_move(source: State, target: State) -> None:

@@ -11,7 +11,8 @@ from uuid import UUID
 import msgspec
 
 from service.rules.errors import Problem
-from service.rules.states import BatchState, JobState, PartState
+from service.rules.lanes import Signs
+from service.rules.states import BatchState, JobState, LaneState, PartState
 
 
 class Ending(StrEnum):
@@ -81,6 +82,11 @@ class BatchClaim:
     key_refused_since: datetime | None = None
     lane_held: bool = False
     """Whether a full queue at Together held the lane: the next create that passes releases it."""
+    lane_state: LaneState = LaneState.HEALTHY
+    lane_is_uneasy: bool = False
+    """Whether its lane is not healthy, or remembers failures."""
+    canary: int | None = None
+    """The most requests that it may send, if it goes to find out how its lane is."""
     model: str
     parts: int = 1
     renamed: bool = False
@@ -137,6 +143,8 @@ class PartClaim:
     max_attempts: int
     cancelled: bool
     """Whether its job was cancelled."""
+    outage_since: datetime | None = None
+    """When trouble at Together first cost its requests a round that was no attempt."""
 
 
 Claim = JobClaim | BatchClaim
@@ -208,6 +216,8 @@ class RetryPart:
     """How many batches in a row with these requests FAILED as a whole."""
     company: UUID | None = None
     """The id of the batch that it shares with parts of the same company, and with no others."""
+    outage: bool = False
+    """Whether trouble at Together cost this round."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -324,6 +334,8 @@ class Retry:
     """Whether Together answered 404 for the batch or its files. These are counted by themselves."""
     refused: bool = False
     """Whether Together refused it although the key works. These are counted by themselves, too."""
+    create_failed: bool = False
+    """Whether a create met with a transient error, which may be the lane's."""
 
 
 @dataclass(frozen=True)
@@ -362,6 +374,8 @@ class Settle:
     given_up: bool = False
     oddities: Oddities = Oddities()
     rest: Wait | None = None
+    signs: Signs | None = None
+    """What the batch says of its lane."""
 
 
 @dataclass(frozen=True)
@@ -370,6 +384,17 @@ class SetApart:
 
     parts: tuple[UUID, ...]
     reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """A canary takes only some requests of its part: the others become a waiting part."""
+
+    part: UUID
+    travels: Manifest
+    requests: int
+    bytes: int
+    stays: Manifest
 
 
 @dataclass(frozen=True)
@@ -406,5 +431,16 @@ class Park:
 
 
 Outcome = (
-    Park | Advance | Wait | Retry | Pause | Hold | Settle | SetApart | Fail | Split | Assembled
+    Park
+    | Advance
+    | Wait
+    | Retry
+    | Pause
+    | Hold
+    | Settle
+    | SetApart
+    | Cut
+    | Fail
+    | Split
+    | Assembled
 )

@@ -337,6 +337,7 @@ class Runner:
                         retry_base=self.settings.retry_base_seconds,
                         probe=self.settings.probe_seconds,
                         company=self.settings.retry_pack_seconds,
+                        rest=self.settings.rest_seconds,
                     )
         except StaleLease:
             log.warning("lease_lost", outcome=type(outcome).__name__)

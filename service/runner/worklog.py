@@ -12,6 +12,7 @@ from service.rules.work import (
     Assembled,
     BatchClaim,
     Claim,
+    Cut,
     Fail,
     Hold,
     Outcome,
@@ -66,6 +67,8 @@ def report(outcome: Outcome) -> None:
             )
         case SetApart(parts=parts, reason=reason):
             log.error("set_apart", parts=[str(part) for part in parts], reason=reason)
+        case Cut(requests=requests):
+            log.info("canary_cut", requests=requests)
         case Split(shards=shards):
             log.info("split", shards=len(shards))
         case Assembled(segments=segments):

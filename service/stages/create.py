@@ -52,7 +52,8 @@ def create(batch: BatchClaim, clients: AccountClients) -> Outcome:
         return refuse(batch, clients, "create_refused", str(error))
     except Transient as error:
         # If the create may have been sent, the next try begins with a search.
-        return Retry(str(error), None if not error.sent else timedelta(0), not_sent=not error.sent)
+        pause = None if not error.sent else timedelta(0)
+        return Retry(str(error), pause, not_sent=not error.sent, create_failed=True)
     if job is None:
         return Retry("Together accepted the create but did not return the batch", timedelta(0))
     return _adopted(batch, job, clients)

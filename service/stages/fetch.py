@@ -13,9 +13,9 @@ from typing import IO
 from service.payloads.results import LinesWriter
 from service.rules.crashpoints import CrashPoint, reached
 from service.rules.errors import Missing
-from service.rules.retry import backoff, outage_pause, own_texts
+from service.rules.retry import OwnTexts, backoff, is_outage, outage_pause, own_texts
 from service.rules.shared_ids import prefix_of, renamed
-from service.rules.states import BatchState, PartState
+from service.rules.states import BatchState, LaneState, PartState
 from service.rules.work import (
     BatchClaim,
     Changes,
@@ -35,14 +35,15 @@ from service.stages.poll import when_not_there
 from service.stages.reconcile import (
     BLOCK,
     Answers,
+    Failure,
     FailurePolicy,
     Group,
     Verdicts,
-    is_common_outage,
     judge,
     read_answers,
 )
 from service.stages.settling import Look, illegible, look_again
+from service.stages.signs import is_common_outage, signs_of
 
 
 def fetch(batch: BatchClaim, clients: AccountClients) -> Outcome:
@@ -112,8 +113,10 @@ def _fetch(batch: BatchClaim, clients: AccountClients) -> Outcome:
         )
         attempts = chain.from_iterable((entry.attempts for entry in found) for found in entries)
         failed_before = {number for number, count in enumerate(attempts) if count}
-        outage = is_common_outage(batch.requests, answers, failed_before)
-        decide = _policies(batch, clients, parts, outage)
+        texts = _texts(clients)
+        is_trouble = partial(_is_trouble, texts)
+        outage = is_common_outage(batch.requests, answers, failed_before, is_trouble)
+        decide = _policies(batch, clients, parts, outage, texts)
         judged = [
             _Judged(part, found, called, first, judge(found, answers, decide(part), first))
             for part, found, called, first in zip(parts, entries, names, firsts, strict=True)
@@ -132,6 +135,8 @@ def _fetch(batch: BatchClaim, clients: AccountClients) -> Outcome:
             if parked is not None:
                 return parked
         settlements = _settlements(batch, clients, files, answers, judged)
+        numbered = [(each.part, each.numbers) for each in judged]
+        signs = signs_of(batch, answers, numbered, failed_before, is_trouble)
     missing = len(look.missing)
     return Settle(
         BatchState.SETTLED,
@@ -139,7 +144,26 @@ def _fetch(batch: BatchClaim, clients: AccountClients) -> Outcome:
         changes,
         oddities=answers.oddities(missing=missing),
         rest=again,
+        signs=signs,
     )
+
+
+def _texts(clients: AccountClients) -> OwnTexts:
+    return own_texts(
+        permanent=clients.settings.permanent_errors,
+        retryable=clients.settings.retryable_errors,
+    )
+
+
+def _is_trouble(texts: OwnTexts, failure: Failure) -> bool:
+    return is_outage(failure.message, failure.code, failure.status, texts)
+
+
+def _is_borne(batch: BatchClaim, part: PartClaim, patience: timedelta) -> bool:
+    """Whether what an ill lane does to a part's requests is no attempt. It has an end."""
+    if batch.lane_state is LaneState.HEALTHY:
+        return False
+    return part.outage_since is None or batch.now - part.outage_since < patience
 
 
 def _of_settled_parts(batch: BatchClaim, clients: AccountClients) -> Callable[[str], bool]:
@@ -202,14 +226,19 @@ def _look(
 
 
 def _policies(
-    batch: BatchClaim, clients: AccountClients, parts: Sequence[PartClaim], outage: bool
+    batch: BatchClaim,
+    clients: AccountClients,
+    parts: Sequence[PartClaim],
+    outage: bool,
+    texts: OwnTexts,
 ) -> Callable[[PartClaim], FailurePolicy]:
     """Return what makes the policy of each part."""
-    texts = own_texts(
-        permanent=clients.settings.permanent_errors,
-        retryable=clients.settings.retryable_errors,
-    )
-    by_parts = divisions(batch, parts) if len(parts) > 1 else None
+    patience = timedelta(hours=clients.settings.outage_hours)
+
+    def is_borne(part: PartClaim) -> bool:
+        return _is_borne(batch, part, patience)
+
+    by_parts = divisions(batch, parts, is_borne) if len(parts) > 1 else None
 
     def policy(part: PartClaim) -> FailurePolicy:
         return FailurePolicy(
@@ -218,8 +247,12 @@ def _policies(
             provider_status=batch.provider_status or "",
             provider_error=batch.provider_error,
             own_texts=texts,
-            divide=partial(divide, batch) if by_parts is None else partial(by_parts, part),
+            divide=partial(divide, batch, is_borne=is_borne(part))
+            if by_parts is None
+            else partial(by_parts, part),
             outage=outage,
+            is_ill=batch.lane_state is not LaneState.HEALTHY,
+            is_borne=is_borne(part),
         )
 
     return policy
@@ -321,6 +354,7 @@ def _retries(batch: BatchClaim, clients: AccountClients, judged: _Judged) -> Ite
             delay=_delay(group, judged.part.attempt, clients.settings.retry_base_seconds),
             poison=group.poison,
             company=group.company,
+            outage=group.delay is Delay.OUTAGE,
         )
 
 

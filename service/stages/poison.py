@@ -13,7 +13,8 @@ from uuid import UUID, uuid4
 
 import msgspec
 
-from service.rules.retry import MOST_LOST, MOST_SUSPECTS, BatchFault, alike, batch_fault
+from service.rules.alike import alike
+from service.rules.retry import MOST_LOST, MOST_SUSPECTS, BatchFault, batch_fault
 from service.rules.work import BatchClaim, Entry, PartClaim
 
 T = TypeVar("T")
@@ -44,13 +45,13 @@ class Division:
     company: UUID | None = None
 
 
-def divide(batch: BatchClaim, entries: list[Entry]) -> Division:
+def divide(batch: BatchClaim, entries: list[Entry], *, is_borne: bool = False) -> Division:
     """Decide what happens to requests of a FAILED batch, which are all that it has.
 
-    They have no line in its files.
+    They have no line in its files. What an ill lane does to them is no attempt if it `is_borne`.
     """
     fault = batch_fault(batch.provider_error or "")
-    known = _without_division(batch, fault, entries)
+    known = _without_division(batch, fault, entries, is_borne=is_borne)
     if known is not None:
         return known
     if fault is BatchFault.UNKNOWN and batch.poison == 0:
@@ -60,7 +61,9 @@ def divide(batch: BatchClaim, entries: list[Entry]) -> Division:
 
 
 def divisions(
-    batch: BatchClaim, parts: Sequence[PartClaim]
+    batch: BatchClaim,
+    parts: Sequence[PartClaim],
+    is_borne: Callable[[PartClaim], bool] = lambda _: False,
 ) -> Callable[[PartClaim, list[Entry]], Division]:
     """Return what decides for the requests of each part of a FAILED batch that has several."""
     fault = batch_fault(batch.provider_error or "")
@@ -74,7 +77,7 @@ def divisions(
     together = uuid4() if batch.poison else None
 
     def decide(part: PartClaim, entries: list[Entry]) -> Division:
-        known = _without_division(batch, fault, entries)
+        known = _without_division(batch, fault, entries, is_borne=is_borne(part))
         if known is not None:
             return replace(known, company=together)
         company = companies.get(part.id)
@@ -94,11 +97,13 @@ def divide_parts(
 
 
 def _without_division(
-    batch: BatchClaim, fault: BatchFault, entries: list[Entry]
+    batch: BatchClaim, fault: BatchFault, entries: list[Entry], *, is_borne: bool
 ) -> Division | None:
     """Decide where it is known that no line is to blame; None if one may be."""
     if fault is BatchFault.HOPELESS:
         return Division()
+    if fault is BatchFault.OUTAGE and is_borne:
+        return Division((tuple(entries),), batch.poison, Delay.OUTAGE)
     if fault in {BatchFault.FILE, BatchFault.OUTAGE}:
         # Together lost the file, or is in trouble. Nothing is wrong with the lines.
         again = tuple(msgspec.structs.replace(entry, lost=entry.lost + 1) for entry in entries)

@@ -4,8 +4,7 @@ The comparison is a set difference and never trusts counts or statuses. A succes
 error, the first of two successes wins, and a request that is in neither file is missing.
 """
 
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import IO
 from uuid import UUID, uuid4
@@ -17,7 +16,6 @@ from service.rules.retry import (
     MOST_LOST,
     MOST_UNCOUNTED,
     Verdict,
-    alike,
     classify,
     is_outage,
 )
@@ -27,8 +25,6 @@ from service.stages.poison import Delay, Division
 from service.together.answers import Frame, answer_of, read_frames, says_nothing, tells
 from service.together.lenient import BOM
 
-OUTAGE_LINES = 20
-"""The fewest lines that must fail alike to be a sign of trouble at Together."""
 BLOCK = 1 << 20
 """About how many bytes of lines to read at once. The last line is read to its end."""
 
@@ -206,6 +202,10 @@ class FailurePolicy:
     """Decides how the requests without a line go on if the batch FAILED as a whole."""
     outage: bool = False
     """Whether most requests of the batch failed alike with trouble at Together."""
+    is_ill: bool = False
+    """Whether the batch's lane is not healthy."""
+    is_borne: bool = False
+    """Whether what its lane does to these requests is therefore no attempt."""
     _verdicts: dict[Failure, Verdict] = field(default_factory=dict)
 
     def verdict_of(self, failure: Failure) -> Verdict:
@@ -215,6 +215,12 @@ class FailurePolicy:
             known = classify(failure.code, failure.status, failure.message, self.own_texts)
             self._verdicts[failure] = known
         return known
+
+    def is_trouble(self, failure: Failure) -> bool:
+        """Whether a request failed for trouble at Together, and may go again."""
+        if self.cancelled:
+            return False
+        return is_outage(failure.message, failure.code, failure.status, self.own_texts)
 
 
 @dataclass(frozen=True)
@@ -262,8 +268,9 @@ def judge(
         if place is not None:
             continue
         if (failure := answers.failures.get(number)) is not None:
-            uncounted = policy.outage and entry.lost < MOST_UNCOUNTED and not policy.cancelled
-            if uncounted and is_outage(failure.message):
+            if policy.is_borne and policy.is_trouble(failure):
+                carried.append(entry)
+            elif policy.outage and entry.lost < MOST_UNCOUNTED and policy.is_trouble(failure):
                 carried.append(msgspec.structs.replace(entry, lost=entry.lost + 1))
             else:
                 _assign(verdicts, carried, _fate(entry, failure, policy))
@@ -277,28 +284,9 @@ def judge(
     verdicts.missing = tuple(missing)
     _divide(verdicts, unanswered, policy)
     if carried:
-        delay = Delay.OUTAGE if policy.outage else Delay.BACKOFF
+        delay = Delay.OUTAGE if policy.outage or policy.is_ill else Delay.BACKOFF
         verdicts.groups.append(Group(tuple(carried), delay=delay))
     return verdicts
-
-
-def is_common_outage(requests: int, answers: Answers, failed_before: Collection[int] = ()) -> bool:
-    """Whether most requests of a batch failed alike with trouble at Together.
-
-    A few lines prove nothing: at least OUTAGE_LINES must have failed. Neither do requests that had
-    `failed_before`, at an attempt that counted: they are in this batch because they fail.
-    """
-    messages = Counter(
-        failure.message
-        for number, failure in answers.failures.items()
-        if answers.places[number] is None and number not in failed_before
-    )
-    words: Counter[str] = Counter()
-    for message, count in messages.items():
-        if is_outage(message):
-            words[alike(message)] += count
-    most = max(words.values(), default=0)
-    return most >= OUTAGE_LINES and most * 2 > requests - len(failed_before)
 
 
 def _assign(verdicts: Verdicts, carried: list[Entry], fate: DeadLetter | Entry) -> None:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
 from typing import IO
+from uuid import uuid4
 
 from service.payloads.blobs import BLOCK, Blobs
 from service.payloads.excerpts import excerpt
@@ -18,6 +19,7 @@ from service.rules.work import (
     Advance,
     BatchClaim,
     Changes,
+    Cut,
     Entry,
     Outcome,
     PartClaim,
@@ -40,12 +42,31 @@ def upload(batch: BatchClaim, clients: AccountClients) -> Outcome:
         clients.together.delete_file(file_id)
         reached(CrashPoint.UPLOAD_FORGOTTEN)
     parts = open_parts(clients)
+    if batch.canary is not None and batch.requests > batch.canary and len(parts) == 1:
+        return _cut(batch.canary, parts[0], clients)
     if batch.parts > 1 or batch.renamed:
         return _upload_together(batch, parts, clients)
     (part,) = parts
     ranges = list(joined(clients.blobs.get_manifest(part.manifest)))
     return _send(
         batch, part.bytes, lambda: excerpt(clients.blobs, part.input_blob, ranges), clients
+    )
+
+
+def _cut(size: int, part: PartClaim, clients: AccountClients) -> Cut:
+    """Let only the first requests of a part travel.
+
+    Manifests stand with the job, since the part may leave this batch.
+    """
+    entries = clients.blobs.get_manifest(part.manifest)
+    travels, stays = entries[:size], entries[size:]
+    name = f"jobs/{part.job_id}/{uuid4()}"
+    return Cut(
+        part=part.id,
+        travels=clients.blobs.put_manifest(f"{name}-canary.manifest", travels),
+        requests=len(travels),
+        bytes=sum(entry.length for entry in travels),
+        stays=clients.blobs.put_manifest(f"{name}-rest.manifest", stays),
     )
 
 

@@ -7,15 +7,13 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import timedelta
 from typing import Any
-from uuid import UUID
 
-from sqlalchemy import ARRAY, Uuid, any_, cast, func, select, text
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
-from service.rules.admission import TOKENS_PER_BYTE, Capacity, LaneName, Scene, Waiting, choose
+from service.rules.admission import TOKENS_PER_BYTE, Capacity, LaneName, Scene, choose
 from service.rules.packing import (
     LARGE,
     MOST_PARTS,
@@ -26,13 +24,14 @@ from service.rules.packing import (
     WaitingPart,
     packed,
 )
-from service.rules.states import BatchState, PartState, Stage
+from service.store.canaries import are_unhealthy, send
 from service.store.chores import take_turn
 from service.store.due import Due
 from service.store.engine import Database
+from service.store.forming import GROUP, Group, form
+from service.store.health import FIRST_REST
 from service.store.lanes import token_rates
-from service.store.models import Batch, Lane, Part
-from service.store.parts import log_batches
+from service.store.models import Batch, Lane
 
 UNDER_WAY = text(
     "batches.parked_at IS NULL AND (batches.state IN ('uploaded', 'created')"
@@ -89,7 +88,8 @@ AND NOT EXISTS (SELECT FROM haulier.accounts a
                 WHERE a.name = groups.account AND a.paused_until > now())
 AND NOT EXISTS (SELECT FROM haulier.lanes l
                 WHERE l.account = groups.account AND l.endpoint = groups.endpoint
-                AND l.model = groups.model AND l.held_until > now())
+                AND l.model = groups.model AND (l.held_until > now()
+                  OR l.paused_at IS NOT NULL OR l.state <> 'healthy'))
 """)  # noqa: S608  constant words
 
 # What stands behind the first few of a group and may share a batch with them.
@@ -110,33 +110,6 @@ LONGEST_MEMORY = 10.0
 """Seconds."""
 
 
-@dataclass(frozen=True)
-class _Group:
-    """What may go of one group now, and what was read of it."""
-
-    row: Any
-    packs: list[Pack]
-    tokens_per_byte: float
-
-    @property
-    def lane(self) -> LaneName:
-        return self.row.account, self.row.endpoint, self.row.model
-
-    def waiting(self, pack: Pack) -> Waiting:
-        return Waiting(
-            id=pack.id,
-            lane=self.lane,
-            producer=self.row.producer,
-            priority=self.row.priority,
-            since=pack.parts[0].since,
-            requests=pack.requests,
-            tokens=self.tokens(pack),
-        )
-
-    def tokens(self, pack: Pack) -> int:
-        return round(pack.bytes * self.tokens_per_byte)
-
-
 @dataclass
 class Admission:
     """Admits parts, and remembers for a moment what is under way: to count it takes a while.
@@ -149,13 +122,36 @@ class Admission:
     _counts: dict[LaneName, int] = field(default_factory=dict)
     _until: float = 0.0
 
-    def admit(self, db: Database, *, limit: int, capacity: Capacity, limits: Limits) -> list[Due]:
+    def admit(
+        self,
+        db: Database,
+        *,
+        limit: int,
+        capacity: Capacity,
+        limits: Limits,
+        rest: timedelta = FIRST_REST,
+    ) -> list[Due]:
         """Make at most `limit` batches of what waits, and return them, stamped as dispatched.
 
+        What probes a lane that is not healthy comes on top: such lanes and their batches are few.
         One scheduler at a time; another one finds nothing to do meanwhile.
         """
         if limit <= 0:
             return []
+        return [
+            *self._probe(db, capacity, limits, rest),
+            *self._admit(db, limit, capacity, limits),
+        ]
+
+    def _probe(
+        self, db: Database, capacity: Capacity, limits: Limits, rest: timedelta
+    ) -> list[Due]:
+        with db.begin() as session:
+            if not are_unhealthy(session) or not take_turn(session, "admit"):
+                return []
+            return send(session, lambda: self._known(session), capacity, limits, rest)
+
+    def _admit(self, db: Database, limit: int, capacity: Capacity, limits: Limits) -> list[Due]:
         with db.begin() as session:
             if not take_turn(session, "admit"):
                 return []
@@ -169,7 +165,7 @@ class Admission:
             # Of the others, everything that waits was read.
             deep = [(group, pack) for group, pack in chosen if len(group.row.ids) == limit]
             _fill(session, deep, scene, capacity)
-            admitted = _admit(session, chosen)
+            admitted = form(session, chosen)
         ids = {due.id for due in admitted}
         for group, pack in chosen:
             if pack.id in ids:
@@ -188,7 +184,7 @@ class Admission:
         return self._scene
 
 
-def _groups(session: Session, limit: int, limits: Limits) -> list[_Group]:
+def _groups(session: Session, limit: int, limits: Limits) -> list[Group]:
     """Return the groups of which something may go."""
     rows = session.execute(_GROUPS, {"limit": limit, "wait": limits.wait}).all()
     if not rows:
@@ -200,7 +196,7 @@ def _groups(session: Session, limit: int, limits: Limits) -> list[_Group]:
         packs = packed(_parts(row), limits, row.now, idle=row.idle, small=small)
         if packs:
             lane = (row.account, row.endpoint, row.model)
-            groups.append(_Group(row, packs, rates.get(lane, TOKENS_PER_BYTE)))
+            groups.append(Group(row, packs, rates.get(lane, TOKENS_PER_BYTE)))
     return groups
 
 
@@ -229,7 +225,7 @@ def _parts(row: Any) -> list[WaitingPart]:
 
 
 def _fill(
-    session: Session, chosen: Sequence[tuple[_Group, Pack]], scene: Scene, capacity: Capacity
+    session: Session, chosen: Sequence[tuple[Group, Pack]], scene: Scene, capacity: Capacity
 ) -> None:
     """Add to the last pack of each group what waits behind it, as long as it fits."""
     budget = AT_ONCE - sum(len(pack.parts) for _, pack in chosen)
@@ -243,7 +239,7 @@ def _fill(
         room = capacity.tokens - scene.lanes[group.lane].tokens - loads[group.lane]
         row = group.row
         asked = {
-            **{name: getattr(row, name) for name in _GROUP},
+            **{name: getattr(row, name) for name in GROUP},
             "known": list(row.ids),
             "own_names": pack.own_names,
             "most": min(budget, MOST_PARTS),
@@ -262,9 +258,6 @@ def _fill(
             if not pack.take(taken):
                 break
             budget -= 1
-
-
-_GROUP = ("account", "endpoint", "model", "priority", "producer")
 
 
 def admitted_counts(session: Session) -> dict[LaneName, int]:
@@ -297,94 +290,3 @@ def load(session: Session) -> Scene:
     for name in session.scalars(select(Lane)):
         scene.lanes[name.account, name.endpoint, name.model].admitted = name.admitted
     return scene
-
-
-def _admit(session: Session, chosen: Sequence[tuple[_Group, Pack]]) -> list[Due]:
-    """Give the packs' parts to new batches. Parts that a cancel holds just now stay behind."""
-    if not chosen:
-        return []
-    given = _give(session, [pack for _, pack in chosen])
-    if given is None:
-        session.rollback()
-        return []
-    now: datetime = chosen[0][0].row.now
-    rows: list[dict[str, Any]] = [
-        {
-            "id": pack.id,
-            "state": BatchState.QUEUED,
-            **{name: getattr(group.row, name) for name in _GROUP},
-            "tokens": group.tokens(pack),
-            "dispatched_at": now,
-            **given[pack.id],
-        }
-        for group, pack in chosen
-        if pack.id in given
-    ]
-    if not rows:
-        return []
-    session.execute(insert(Batch), rows)
-    log_batches(
-        session,
-        ((row["id"], {"parts": row["parts"], "requests": row["requests"]}) for row in rows),
-    )
-    counts = Counter((row["account"], row["endpoint"], row["model"]) for row in rows)
-    for (account, endpoint, model), count in sorted(counts.items()):
-        session.execute(
-            insert(Lane)
-            .values(account=account, endpoint=endpoint, model=model, admitted=count)
-            .on_conflict_do_update(
-                index_elements=["account", "endpoint", "model"],
-                set_={"admitted": Lane.admitted + count},
-            )
-        )
-    return [Due(Stage.UPLOAD, row["id"], row["account"]) for row in rows]
-
-
-# Parts are locked in one order, one by one along the key however many wait, and without waiting: a
-# cancel may be writing many parts of a job as well. Requests need other custom_ids where several
-# jobs share a batch, since own ones are unique only within their job; what has one name at Together
-# already keeps it.
-_GIVE = text("""
-WITH asked AS (
-  SELECT a.* FROM unnest(CAST(CAST(:parts AS text) AS uuid[]),
-                         CAST(CAST(:batches AS text) AS uuid[])) AS a (id, batch_id)
-), free AS (
-  SELECT p.id FROM haulier.parts p
-  WHERE p.id = ANY(CAST(CAST(:parts AS text) AS uuid[])) AND p.state = 'waiting'
-  ORDER BY p.id FOR UPDATE SKIP LOCKED
-), given AS (
-  UPDATE haulier.parts p SET state = 'travelling', batch_id = asked.batch_id
-  FROM asked, free WHERE p.id = asked.id AND free.id = asked.id
-  RETURNING p.batch_id, p.job_id, p.requests, p.bytes, p.poison, p.failed_first, p.renamed)
-SELECT batch_id, count(*) AS parts, sum(requests)::bigint AS requests, sum(bytes)::bigint AS bytes,
-  max(poison) AS poison, (array_agg(failed_first))[1] AS failed_first,
-  coalesce(bool_or(renamed), count(DISTINCT job_id) > 1) AS renamed
-FROM given GROUP BY batch_id
-""")
-
-
-def _give(session: Session, packs: Sequence[Pack]) -> dict[UUID, dict[str, Any]] | None:
-    """Give parts to their batches, and return what each batch holds.
-
-    Parts that are not free stay behind. None if that would tear a company apart.
-    """
-    pairs = [(part.id, pack.id) for pack in packs if pack.company is None for part in pack.parts]
-    companies = [pack.company for pack in packs if pack.company is not None]
-    if companies:
-        # All of a company goes together, however much of it was read.
-        members = select(Part.id, Part.company).where(
-            Part.company == any_(cast(companies, ARRAY(Uuid))), Part.state == PartState.WAITING
-        )
-        pairs += [(part_id, company) for part_id, company in session.execute(members) if company]
-    # Written here: the driver takes several times as long over an array of so many.
-    asked = {
-        "parts": f"{{{','.join([part_id.hex for part_id, _ in pairs])}}}",
-        "batches": f"{{{','.join([batch_id.hex for _, batch_id in pairs])}}}",
-    }
-    rows = [dict(row) for row in session.execute(_GIVE, asked).mappings()]
-    given = {row.pop("batch_id"): row for row in rows}
-    together = Counter([batch_id for _, batch_id in pairs])
-    torn = any(
-        company not in given or given[company]["parts"] < together[company] for company in companies
-    )
-    return None if torn else given

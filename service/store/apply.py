@@ -12,15 +12,17 @@ from msgspec import to_builtins
 from sqlalchemy import bindparam, delete, func, select
 from sqlalchemy.orm import Session
 
+from service.rules.alike import alike
 from service.rules.errors import StaleLease, error_text
 from service.rules.pace import spread
-from service.rules.retry import LONGEST_HOLD, MOST_FAULTS, alike, backoff
+from service.rules.retry import LONGEST_HOLD, MOST_FAULTS, backoff
 from service.rules.states import BatchState, JobState, PartState
 from service.rules.work import (
     Advance,
     Assembled,
     BatchClaim,
     Claim,
+    Cut,
     Fail,
     Hold,
     Outcome,
@@ -35,7 +37,9 @@ from service.rules.work import (
 )
 from service.store.accounts import pause_account, probed
 from service.store.complete import complete
+from service.store.cutting import cut, lock_divided
 from service.store.engine import Database
+from service.store.health import FIRST_REST, note_create
 from service.store.lanes import hold_lane, learn_pace, release_lane
 from service.store.models import Batch, Enqueued, Job, Part
 from service.store.moves import move_batch, move_job
@@ -53,14 +57,16 @@ def apply(
     retry_base: timedelta,
     probe: timedelta,
     company: timedelta = timedelta(0),
+    rest: timedelta = FIRST_REST,
 ) -> None:
     """Commit an outcome and give the lease back. Raises StaleLease if it was lost.
 
     `retry_base` and `probe` are the first pauses after a transient error and a refused key;
-    `company` is how long requests that go again wait for others of their job.
+    `company` is how long requests that go again wait for others of their job; `rest` is the first
+    rest of a lane.
     """
     if isinstance(outcome, Settle) and isinstance(claim, BatchClaim):
-        settle(db, claim, outcome, company=company)
+        settle(db, claim, outcome, company=company, rest=rest)
         return
     with db.begin() as session:
         if isinstance(outcome, Wait) and isinstance(claim, BatchClaim):
@@ -68,15 +74,19 @@ def apply(
             return
         # Whoever changes parts and batches locks the parts first.
         apart = _lock_parts(session, claim, outcome) if isinstance(outcome, SetApart) else ()
+        divided = lock_divided(session, claim, outcome) if isinstance(outcome, Cut) else None
         row = _lock(session, claim)
         if row is None or row.lease != claim.lease:
             raise StaleLease(str(claim.id))
         row.lease = row.leased_until = row.dispatched_at = None
         row.tries = 0
         _set_apart(session, apart)
+        if isinstance(outcome, Cut) and isinstance(row, Batch) and divided is not None:
+            cut(session, row, *divided, outcome)
         _schedule(session, row, claim, outcome, retry_base=retry_base, probe=probe)
         if isinstance(row, Batch) and isinstance(claim, BatchClaim):
             _apply_batch(session, row, claim, outcome)
+            _note_create(session, row, claim, outcome, rest)
         elif isinstance(row, Job):
             _apply_job(session, row, outcome)
 
@@ -200,12 +210,22 @@ def _apply_batch(session: Session, batch: Batch, claim: BatchClaim, outcome: Out
             _advance(session, batch, outcome)
             if claim.lane_held and outcome.to is BatchState.CREATED:
                 release_lane(session, batch)
-        case SetApart():
+        case SetApart() | Cut():
             pass
         case _:
             raise TypeError(f"{outcome} is not an outcome for a batch")
     if isinstance(outcome, Retry | Advance) and batch.cancelled_at is not None:
         hurry_cancelled(session, [claim])
+
+
+def _note_create(
+    session: Session, batch: Batch, claim: BatchClaim, outcome: Outcome, rest: timedelta
+) -> None:
+    match outcome:
+        case Retry(create_failed=True, reason=reason):
+            note_create(session, batch, reason, rest)
+        case Advance(to=BatchState.CREATED) if claim.lane_is_uneasy:
+            note_create(session, batch, None, rest)
 
 
 def _count_failure(batch: Batch, claim: BatchClaim, outcome: Park | Retry | Pause | Hold) -> None:

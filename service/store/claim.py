@@ -25,7 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session, aliased
 
 from service.rules.errors import StaleLease
-from service.rules.states import BATCH_STAGES, JOB_STAGES, BatchState, JobState, Stage
+from service.rules.states import BATCH_STAGES, JOB_STAGES, BatchState, JobState, LaneState, Stage
 from service.rules.work import BatchClaim, Claim, Ending, FinalLines, JobClaim
 from service.store.complete import settled_lines
 from service.store.engine import Database
@@ -48,7 +48,10 @@ def is_free(row: type[Job | Batch]) -> ColumnElement[bool]:
 def may_be_sent(row: type[Batch]) -> ColumnElement[bool]:
     """Whether neither its account nor its lane keeps a batch from going on."""
     paused = exists().where(Account.paused_until > func.now(), _holds(row))
-    held = exists().where(_HeldLane.held_until > func.now(), lane_of(row, _HeldLane))
+    held = exists().where(
+        or_(_HeldLane.held_until > func.now(), _HeldLane.paused_at.is_not(None)),
+        lane_of(row, _HeldLane),
+    )
     return and_(~paused, or_(_ends_here(row), ~row.state.in_(_UNSENT), ~held))
 
 
@@ -198,6 +201,15 @@ _DUE = (
         Batch.submitted_at,
         Lane.seconds.label("expected"),
         func.coalesce(Lane.refusals > 0, False).label("lane_held"),
+        func.coalesce(Lane.state, LaneState.HEALTHY).label("lane_state"),
+        func.coalesce(
+            or_(
+                Lane.state != LaneState.HEALTHY,
+                func.jsonb_array_length(Lane.health["failures"]) > 0,
+            ),
+            False,
+        ).label("lane_is_uneasy"),
+        Batch.canary,
     )
     .outerjoin(Lane, lane_of(Batch))
     .where(is_free(Batch), may_be_sent(Batch))

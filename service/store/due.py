@@ -67,7 +67,8 @@ WITH RECURSIVE groups AS (
                     AND (NOT a.spending OR g.state IN ('queued', 'uploaded')))
   AND NOT EXISTS (SELECT FROM haulier.lanes l
                   WHERE g.state IN ('queued', 'uploaded') AND l.account = g.account
-                  AND l.endpoint = g.endpoint AND l.model = g.model AND l.held_until > now())
+                  AND l.endpoint = g.endpoint AND l.model = g.model
+                  AND (l.held_until > now() OR l.paused_at IS NOT NULL))
   UNION
   SELECT b.id, b.priority, b.not_before FROM haulier.batches b
   WHERE b.ending IS NOT NULL AND b.finished_at IS NULL AND {_BATCHES}

@@ -43,6 +43,10 @@ GROUP BY state
 _WAITING = "SELECT count(*) FROM {schema}.parts WHERE state = 'waiting'"
 
 _HELD_LANES = "SELECT count(*) FROM {schema}.lanes WHERE held_until > now()"
+_LANES = """
+SELECT state, count(*) AS lanes, count(*) FILTER (WHERE paused_at IS NOT NULL) AS paused
+FROM {schema}.lanes GROUP BY state
+"""
 _COUNTERS = "SELECT name, count FROM {schema}.counters"
 
 _PARKED_BATCHES = "SELECT count(*) FROM {schema}.batches WHERE parked_at IS NOT NULL"
@@ -95,6 +99,9 @@ class Gauges:
     failing: dict[str, int]
     """Rows that failed many times in a row and go on trying."""
     held_lanes: int
+    paused_lanes: int
+    lanes: dict[str, int]
+    """By state."""
     counters: dict[str, int]
     blocked_accounts: int
     slowed_accounts: int
@@ -117,7 +124,7 @@ def gauges(db: Database) -> Gauges:
 
         jobs, batches = rows(_JOBS), rows(_BATCHES)
         (deliveries,), (accounts,), (used,) = rows(_DELIVERIES), rows(_ACCOUNTS), rows(_USED)
-        processes = rows(_PROCESSES)
+        processes, lanes = rows(_PROCESSES), rows(_LANES)
         return Gauges(
             jobs={row["state"]: row["rows"] for row in jobs},
             batches={row["state"]: row["rows"] for row in batches},
@@ -142,6 +149,8 @@ def gauges(db: Database) -> Gauges:
                 "batch": sum(row["failing"] for row in batches),
             },
             held_lanes=number(_HELD_LANES),
+            paused_lanes=sum(row["paused"] for row in lanes),
+            lanes={row["state"]: row["lanes"] for row in lanes},
             counters={row["name"]: row["count"] for row in rows(_COUNTERS)},
             blocked_accounts=accounts["blocked"],
             slowed_accounts=accounts["slowed"],

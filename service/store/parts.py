@@ -58,6 +58,21 @@ def new_parts(
     ]
 
 
+def rest_of(part: Part, manifest: Manifest) -> Part:
+    """A waiting part with the requests that a canary leaves behind. It keeps its place."""
+    same = (
+        *("job_id", "parent_id", "shard", "attempt", "renamed", "account", "endpoint", "producer"),
+        *("priority", "model", "input_blob", "poison", "failed_first", "patient_until"),
+        *("ready_at", "outage_since"),
+    )
+    return Part(
+        id=uuid4(),
+        state=PartState.WAITING,
+        **{name: getattr(part, name) for name in same},
+        **stored(manifest),
+    )
+
+
 def successor(parent: Part, manifest: Manifest, requests: int, size: int) -> Part:
     """A waiting part of the same shard, one attempt later."""
     return Part(
@@ -154,6 +169,7 @@ def parts_of(db: Database, claim: BatchClaim) -> tuple[PartClaim, ...]:
                 manifest=row.manifest if row.manifest is not None else row.manifest_blob,
                 max_attempts=row.max_attempts,
                 cancelled=row.cancelled,
+                outage_since=row.outage_since,
             )
             for row in session.execute(_PARTS, {"row": claim.id})
         )
@@ -171,6 +187,7 @@ _PARTS = (
         Part.input_blob,
         func.coalesce(Part.manifest_blob, "").label("manifest_blob"),
         Part.manifest,
+        Part.outage_since,
         Job.max_attempts,
         Job.cancel_requested_at.is_not(None).label("cancelled"),
     )

@@ -38,6 +38,7 @@ from service.store.accounts import probed
 from service.store.claim import suspects
 from service.store.complete import end_jobs
 from service.store.engine import Database, is_unavailable
+from service.store.health import FIRST_REST, note_end
 from service.store.lanes import learn_tokens
 from service.store.models import SCHEMA, Base, Batch, DeadLetter, Event, Job, Part
 from service.store.moves import move_batch
@@ -50,10 +51,18 @@ SLICE = 200
 """The most parts that one transaction settles: it locks their jobs."""
 
 
-def settle(db: Database, claim: BatchClaim, outcome: Settle, *, company: timedelta) -> None:
+def settle(
+    db: Database,
+    claim: BatchClaim,
+    outcome: Settle,
+    *,
+    company: timedelta,
+    rest: timedelta = FIRST_REST,
+) -> None:
     """Commit a Settle and give the lease back. Raises StaleLease if it was lost.
 
-    `company` is how long requests that go again wait for others of their job. A part that cannot
+    `company` is how long requests that go again wait for others of their job, `rest` the first rest
+    of a lane. A part that cannot
     be stored keeps no other from it; then its error is raised, and the batch stays open with it.
     """
     divides = any(retry.company for part in outcome.parts for retry in part.retries)
@@ -67,7 +76,7 @@ def settle(db: Database, claim: BatchClaim, outcome: Settle, *, company: timedel
     last = pages[-1] if pages else ()
     if trouble is None:
         try:
-            _store(db, claim, last, outcome, company, is_last=True)
+            _store(db, claim, last, outcome, company, rest=rest, is_last=True)
         except Exception as error:
             if len(outcome.parts) < 2 or isinstance(error, StaleLease) or is_unavailable(error):
                 raise
@@ -106,6 +115,7 @@ def _store(
     outcome: Settle,
     company: timedelta,
     *,
+    rest: timedelta = FIRST_REST,
     is_last: bool = False,
 ) -> None:
     with db.begin() as session:
@@ -129,6 +139,7 @@ def _store(
         closes = is_last and outcome.rest is None
         if closes:
             _close(session, batch, outcome)
+            note_end(session, batch, outcome.signs, rest)
         elif is_last and outcome.rest is not None:
             session.flush()
             if write_waits(session, [(claim, outcome.rest)]):
@@ -259,6 +270,8 @@ def _retried(parent: Part, batch: Batch, retry: RetryPart, company: timedelta) -
     part = successor(parent, retry.manifest, retry.requests, retry.bytes)
     part.ready_at = func.now() + retry.delay
     part.poison, part.company = retry.poison, retry.company
+    if retry.outage:
+        part.outage_since = parent.outage_since or func.now()
     if retry.company is not None:
         part.failed_first = batch.failed_first or batch.id
     else:

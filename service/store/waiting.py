@@ -7,12 +7,14 @@ from sqlalchemy import Select, func, or_, select
 from sqlalchemy.orm import Session
 
 from service.rules.admission import TOKENS_PER_BYTE, Capacity
+from service.rules.lanes import next_step
 from service.rules.packing import LARGE, Limits
-from service.rules.retry import MANY_FAILURES
-from service.rules.states import BatchState, JobState, PartState
+from service.rules.retry import MANY_FAILURES, trouble_words
+from service.rules.states import BatchState, JobState, LaneState, PartState
 from service.store import engine
 from service.store.admit import load
 from service.store.engine import Database
+from service.store.health import health_of
 from service.store.lanes import lane_of, token_rates
 from service.store.models import Account, Batch, Job, Lane, Part
 
@@ -65,7 +67,11 @@ def why(db: Database, job: Job, capacity: Capacity, limits: Limits) -> Reason | 
             return Reason(code="worker", detail="waits for a worker to put its results together")
         if stuck is not None and stuck.parked_at is not None:
             return _parked(stuck)
-        pause = _pause(session, job.account) or _hold(session, first, part)
+        pause = (
+            _pause(session, job.account)
+            or _hold(session, first, part)
+            or _not_healthy(session, part)
+        )
         if pause is not None:
             return pause
         if stuck is not None:
@@ -123,6 +129,25 @@ def _hold(session: Session, batch: Batch | None, part: Part | None) -> Reason | 
         return None
     detail = f"Together's queue for {row.model} is full: {lane.reason}"
     return Reason(code="lane_held", detail=detail, until=lane.held_until)
+
+
+def _not_healthy(session: Session, part: Part | None) -> Reason | None:
+    """Why the lane of a waiting part admits nothing, whatever of the job is under way."""
+    lane = None if part is None else session.scalar(select(Lane).where(lane_of(part)))
+    if part is None or lane is None:
+        return None
+    if lane.paused_at is not None:
+        return Reason(code="lane_paused", detail=f"an operator has paused {part.model}")
+    if lane.state is LaneState.HEALTHY:
+        return None
+    health = health_of(lane)
+    found = health.evidence
+    words = "" if found is None else f" ({trouble_words(found.text)})"
+    detail = (
+        f"requests for {part.model} failed alike in several jobs{words}, so the lane is"
+        f" {lane.state}: {next_step(health, paused=False)}"
+    )
+    return Reason(code=f"lane_{lane.state}", detail=detail, until=lane.until)
 
 
 def _not_let_in(session: Session, part: Part, capacity: Capacity, limits: Limits) -> Reason:

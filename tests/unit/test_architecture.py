@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from service.rules.states import TRANSITIONS, BatchState, JobState, PartState
+from service.rules.states import TRANSITIONS, BatchState, JobState, LaneState, PartState
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "architecture.md"
@@ -21,7 +21,12 @@ def chart(heading: str) -> set[tuple[str, str]]:
     return set(ARROW.findall(text.split("```mermaid\n", 1)[1].split("```", 1)[0]))
 
 
-STATES = [("A job", JobState), ("A part", PartState), ("A batch", BatchState)]
+STATES = [
+    ("A job", JobState),
+    ("A part", PartState),
+    ("A batch", BatchState),
+    ("A lane", LaneState),
+]
 
 
 @pytest.mark.parametrize(("heading", "states"), STATES)

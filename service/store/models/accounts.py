@@ -1,13 +1,13 @@
 """Accounts at Together, and what is known of each model under them."""
 
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import (
-    text,
-)
+from sqlalchemy import CheckConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from service.store.models.base import Base
+from service.rules.states import LaneState
+from service.store.models.base import Base, one_of
 
 
 class Account(Base):
@@ -44,3 +44,15 @@ class Lane(Base):
     reason: Mapped[str | None]
     refusals: Mapped[int] = mapped_column(server_default="0")
     """How many times in a row its queue was found full."""
+    state: Mapped[LaneState] = mapped_column(server_default=text("'healthy'"))
+    """Whether what waits may be admitted, as its batches have shown."""
+    since: Mapped[datetime | None]
+    """Since when it is in this state; None if it was never in another."""
+    until: Mapped[datetime | None]
+    """When it leaves this state by itself, where that is known."""
+    health: Mapped[dict[str, Any] | None]
+    """All that its state depends on, as a `service.rules.lanes.Health`."""
+    paused_at: Mapped[datetime | None]
+    """Set while an operator keeps everything from being sent into it."""
+
+    __table_args__ = (CheckConstraint(one_of("state", LaneState), name="state"),)

@@ -18,7 +18,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from service.rules.states import BatchState, JobState, PartState
+from service.rules.states import BatchState, JobState, LaneState, PartState
 from service.rules.work import Ending
 
 SCHEMA = "haulier"
@@ -51,6 +51,7 @@ class Base(DeclarativeBase):
         JobState: Enum(JobState, native_enum=False, length=16, values_callable=_values),
         PartState: Enum(PartState, native_enum=False, length=16, values_callable=_values),
         BatchState: Enum(BatchState, native_enum=False, length=16, values_callable=_values),
+        LaneState: Enum(LaneState, native_enum=False, length=16, values_callable=_values),
         Ending: Enum(Ending, native_enum=False, length=16, values_callable=_values),
     }
 

@@ -63,6 +63,8 @@ class Part(Base):
     patient_until: Mapped[datetime | None]
     """Until when it waits for company, if it goes again while its job has other open batches."""
 
+    outage_since: Mapped[datetime | None]
+    """When trouble at Together first cost its requests a round, unless another error came since."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     ready_at: Mapped[datetime] = mapped_column(server_default=func.now())
     """From when on it may be let in."""

@@ -19,7 +19,7 @@ from service.store.notices import deliveries
 from service.store.producers import add_credential, add_producer, disable
 from service.store.submit import Submission
 from tests.api import Api, chat, messages, problem
-from tests.factories import CHAT, chat_request, settlement, submit
+from tests.factories import CHAT, chat_request, ill_lane, settlement, submit
 from tests.integration.api.test_walls import as_bearer, filled, of_admins
 
 HOOK = [{"webhook": "https://example.com/hook"}]
@@ -61,6 +61,7 @@ def test_whatever_only_an_admin_may_change_leaves_a_line(api: Api, api_settings:
             if path.endswith("/enable"):
                 disable(api.db, name)
             known = {"name": name, "token_id": token.id, "job_id": str(parked(api))}
+            known["lane_id"] = ill_lane(api.db, f"model-{number}")
             body = None if method == "DELETE" else BODIES.get(f"{method} {path}", {})
             before = lines(api)[0]["id"]
 

@@ -9,10 +9,12 @@ from service.rules.states import (
     BATCH_TRANSITIONS,
     JOB_STAGES,
     JOB_TRANSITIONS,
+    LANE_TRANSITIONS,
     OPEN_BATCH_STATES,
     BatchState,
     IllegalMove,
     JobState,
+    LaneState,
     Stage,
     check_move,
 )
@@ -38,6 +40,24 @@ JOB_MOVES = {
     ("completed", "running"),
     ("cancelled", "running"),
 }
+
+
+LANE_MOVES = {
+    ("healthy", "resting"),
+    ("resting", "probing"),
+    ("resting", "healthy"),
+    ("probing", "healthy"),
+    ("probing", "resting"),
+}
+
+
+@pytest.mark.parametrize(("source", "target"), [*product(LaneState, LaneState)])
+def test_a_lane_makes_the_listed_moves_and_no_other(source: LaneState, target: LaneState) -> None:
+    if (source, target) in LANE_MOVES:
+        check_move(source, target)
+    else:
+        with pytest.raises(IllegalMove, match=f"{source} → {target}"):
+            check_move(source, target)
 
 
 @pytest.mark.parametrize(("source", "target"), [*product(BatchState, BatchState)])
@@ -69,6 +89,7 @@ def test_words_that_both_tables_share_are_not_confused() -> None:
 def test_every_state_is_in_its_table() -> None:
     assert set(BATCH_TRANSITIONS) == set(BatchState)
     assert set(JOB_TRANSITIONS) == set(JobState)
+    assert set(LANE_TRANSITIONS) == set(LaneState)
 
 
 def test_a_batch_is_open_exactly_while_a_stage_has_something_to_do_for_it() -> None:

@@ -21,10 +21,10 @@ from service.stages.reconcile import (
     Answers,
     FailurePolicy,
     Verdicts,
-    is_common_outage,
     judge,
     read_answers,
 )
+from service.stages.signs import is_common_outage
 from tests.factories import entry
 
 STATUSES = ["COMPLETED", "EXPIRED", "CANCELLED", "FAILED"]

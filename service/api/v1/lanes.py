@@ -1,0 +1,131 @@
+"""The lanes: how they are, and what an operator does to them."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Self
+
+from fastapi import APIRouter
+from pydantic import Field
+
+from service.api.acting import ActedBy
+from service.api.auth import ADMIN, READ, CalledBy
+from service.api.problems import LANE_AS_IT_IS, NOT_FOUND, HttpProblem
+from service.api.services import Uses
+from service.api.v1.schemas import Page
+from service.rules.errors import Conflict
+from service.rules.lanes import Phase, Trouble, next_step
+from service.rules.retry import trouble_words
+from service.rules.states import LaneState
+from service.store import lane_verbs
+from service.store.audit import Actor
+from service.store.engine import Database, clock
+from service.store.health import health_of
+from service.store.models import Lane
+from service.store.views import View
+
+router = APIRouter()
+
+
+class EvidenceView(View):
+    """Why a lane is not healthy."""
+
+    kind: Trouble = Field(description="What failed alike: requests (`lines`), batches or creates.")
+    text: str = Field(description="The error, without numbers, ids, quotes and places.")
+    at: datetime = Field(description="When it was last seen.")
+    batches: int = Field(description="The batches that failed like this lately.")
+
+
+class LaneView(View):
+    """An account, an endpoint and a model: what Together admits, paces and fails as one."""
+
+    id: str
+    account: str
+    endpoint: str
+    model: str
+    state: LaneState
+    phase: Phase | None = Field(description="What is under way while the lane is being probed.")
+    since: datetime | None = Field(description="Null if the lane was never in another state.")
+    until: datetime | None = Field(description="When the lane leaves its state by itself.")
+    next: str = Field(description="What comes next, in words.")
+    evidence: EvidenceView | None
+    rests: int = Field(description="The number of rests in a row.")
+    paused_at: datetime | None = Field(description="Set while an operator has paused the lane.")
+    held_until: datetime | None = Field(description="Set while the lane's queue is full.")
+    reason: str | None = Field(description="Together's words about the full queue.")
+
+    @classmethod
+    def of(cls, lane: Lane, now: datetime, *, all_told: bool) -> Self:
+        """Return the view. Others' errors may hold what is theirs: only operators are told."""
+        health = health_of(lane)
+        found = health.evidence
+        evidence = None
+        if found is not None:
+            like = [(other.kind, other.text) for other in health.failures]
+            evidence = EvidenceView(
+                kind=found.kind,
+                text=found.text if all_told else trouble_words(found.text),
+                at=found.at,
+                batches=like.count((found.kind, found.text)),
+            )
+        is_held = lane.held_until is not None and lane.held_until > now
+        return cls(
+            id=lane_verbs.id_of(lane),
+            account=lane.account,
+            endpoint=lane.endpoint,
+            model=lane.model,
+            state=lane.state,
+            phase=health.phase,
+            since=lane.since,
+            until=lane.until,
+            next=next_step(health, paused=lane.paused_at is not None),
+            evidence=evidence,
+            rests=0 if health.is_healthy else health.rests,
+            paused_at=lane.paused_at,
+            held_until=lane.held_until if is_held else None,
+            reason=lane.reason if is_held else None,
+        )
+
+
+@router.get("/lanes", dependencies=[READ])
+def list_lanes(services: Uses, caller: CalledBy) -> Page[LaneView]:
+    """List the lanes of the accounts that the caller may use, and how each is."""
+    now = clock(services.db)
+    sees_all = caller.sees is None
+    return Page(
+        data=[
+            LaneView.of(lane, now, all_told=sees_all)
+            for lane in lane_verbs.lanes(services.db)
+            if sees_all or lane.account in caller.permissions.accounts
+        ]
+    )
+
+
+Verb = Callable[..., Lane | None]
+
+
+def _done(verb: Verb, lane_id: str, db: Database, by: Actor) -> LaneView:
+    try:
+        lane = verb(db, lane_id, by=by)
+    except Conflict as error:
+        raise HttpProblem(LANE_AS_IT_IS, str(error)) from None
+    if lane is None:
+        raise HttpProblem(NOT_FOUND, "there is no such lane; GET /v1/lanes lists their ids")
+    return LaneView.of(lane, clock(db), all_told=True)
+
+
+@router.post("/lanes/{lane_id}/pause", dependencies=[ADMIN])
+def pause_lane(lane_id: str, services: Uses, acting: ActedBy) -> LaneView:
+    """Let nothing be sent into a lane until it is resumed. What Together holds is fetched."""
+    return _done(lane_verbs.pause, lane_id, services.db, acting)
+
+
+@router.post("/lanes/{lane_id}/resume", dependencies=[ADMIN])
+def resume_lane(lane_id: str, services: Uses, acting: ActedBy) -> LaneView:
+    """End a lane's pause, or its rest: what waits is admitted."""
+    return _done(lane_verbs.resume, lane_id, services.db, acting)
+
+
+@router.post("/lanes/{lane_id}/probe", dependencies=[ADMIN])
+def probe_lane(lane_id: str, services: Uses, acting: ActedBy) -> LaneView:
+    """Let a canary into a lane that rests, or another one into a lane that is being probed."""
+    return _done(lane_verbs.probe, lane_id, services.db, acting)
