@@ -33,4 +33,4 @@ def alike(message: str) -> str:
     text = message[: 4 * LONGEST].lower()
     for pattern, sign in _OUT:
         text = pattern.sub(sign, text)
-    return text.strip()[:LONGEST]
+    return text[: 2 * LONGEST].strip()[:LONGEST].strip()
