@@ -20,6 +20,7 @@ Faults      fault(operation, kind, **fields) — kind: "lost" "status" "slow" "c
             hold(operation, after_commit=False, **fields) · clear_faults()
             held() -> list[HeldCall] · wait_held(operation, count=1, timeout=10) -> list[HeldCall]
             release(operation=None, answered=True) -> how many
+Outages     outage("lines" | "batches" | "creates", **fields)
 Rules       line_rule(effect, **fields) · batch_rule(**fields) · rule(lines=[…], batches=[…])
             switch(**switches) · keys({key: 401}) · scenario(switches=…, lines=…, …): replaces all
 Books       books(lines=True) -> Books: .totals.batches_created/.lines_billed/.duplicate_successes/…
@@ -184,6 +185,10 @@ class Simulator:
     ) -> None:
         """Append rules."""
         self._call("POST", "rules", {"lines": lines, "batches": batches})
+
+    def outage(self, kind: str, **fields: Any) -> None:
+        """Declare an outage of lines, batches or creates; see `outages` in docs/simulator.md."""
+        self._call("POST", "rules", {"outages": [{"kind": kind, **fields}]})
 
     def scenario(self, **parts: Any) -> Scenario:
         """Replace the whole scenario."""

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from service.simulator import wire
 from service.simulator.operations import Call
+from service.simulator.outages import Outage, lasting
 from service.simulator.rows import TERMINAL, BatchRow
 from service.simulator.simulation import Simulation
 from service.simulator.validation import first_model
@@ -39,6 +40,13 @@ async def create_targets(simulation: Simulation, request: Request) -> tuple[str,
     return (wanted.input_file_id, file.filename, *([model] if model else []))
 
 
+def _outage(simulation: Simulation, file_id: str) -> Outage | None:
+    """The outage that keeps a batch of this file from being created."""
+    found = lasting(simulation.scenario.outages, "creates", wire.now())
+    model = first_model(simulation.storage.path(file_id)) if found else None
+    return next((outage for outage in found if outage.hits_model(model)), None)
+
+
 async def create(simulation: Simulation, call: Call) -> Response:
     """POST /v1/batches."""
     try:
@@ -49,6 +57,9 @@ async def create(simulation: Simulation, call: Call) -> Response:
         return wire.string_error(400, f"Invalid endpoint: {wanted.endpoint}")
     switches = simulation.scenario.switches
     file = simulation.storage.file(wanted.input_file_id, account=call.account)
+    outage = await asyncio.to_thread(_outage, simulation, wanted.input_file_id)
+    if outage is not None:
+        return wire.string_error(outage.status, outage.message)
     if file is None and switches.refuse_unknown_file:
         return wire.string_error(400, f"Input file not found: {wanted.input_file_id}")
     filename = file.filename if file else ""

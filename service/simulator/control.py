@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from service.simulator import books, scenario, wire
+from service.simulator.outages import Outage
 from service.simulator.scenario import AnyFault, BatchRule, LineRule, Switches
 from service.simulator.simulation import Simulation
 
@@ -24,6 +25,7 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     lines: tuple[LineRule, ...] = ()
     batches: tuple[BatchRule, ...] = ()
+    outages: tuple[Outage, ...] = ()
 
 
 class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -123,6 +125,7 @@ async def _add_rules(simulation: Simulation, request: Request) -> Response:
             current,
             lines=current.lines + rules.lines,
             batches=current.batches + rules.batches,
+            outages=current.outages + rules.outages,
         )
     )
     return wire.answer(simulation.scenario)

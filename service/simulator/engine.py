@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple, TypeVar
 from uuid import uuid4
 
 from service.simulator import execution, validation, wire
+from service.simulator.outages import lasting
 from service.simulator.rows import BatchRow, BatchStatus, FileRow, LineBooking
 from service.simulator.scenario import Scenario
 from service.simulator.storage import Storage
@@ -107,6 +108,8 @@ class Engine:
         if await self._until(batch.created_at + wait, cancelled=self._cancelled[batch.id]):
             return True
         problem = await self._thread(self._problem, batch)
+        if problem is None:
+            problem = await self._thread(self._outage, batch)
         if problem is None and batch.rule.outcome == "fail":
             problem = batch.rule.message
         if problem is None:
@@ -134,6 +137,12 @@ class Engine:
         scenario = self._scenario()
         poisons = [rule for rule in scenario.lines if rule.effect == "poison"]
         return validation.problem(path, batch.input_file_id, scenario.switches, poisons)
+
+    def _outage(self, batch: BatchRow) -> str | None:
+        """The error of a batch that an outage of batches befalls."""
+        found = lasting(self._scenario().outages, "batches", wire.now())
+        model = validation.first_model(self._storage.path(batch.input_file_id)) if found else None
+        return next((outage.message for outage in found if outage.hits_model(model)), None)
 
     async def _cancelled_in_execution(self, batch: BatchRow) -> bool:
         """Wait until the execution is over, or somebody cancels it."""

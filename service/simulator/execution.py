@@ -14,9 +14,11 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from service.simulator import answers
+from service.simulator import answers, wire
+from service.simulator.outages import Outage, lasting
 from service.simulator.rows import LineBooking
 from service.simulator.scenario import LineRule, Scenario
+from service.simulator.validation import model_of
 
 BUFFER = 1 << 20
 
@@ -55,6 +57,7 @@ class _Run:
     bookings: list[LineBooking] = field(default_factory=list)
     encoder: msgspec.json.Encoder = field(default_factory=msgspec.json.Encoder)
     refused_models: frozenset[str] = frozenset()
+    outages: tuple[Outage, ...] = ()
 
 
 def execute(
@@ -79,6 +82,7 @@ def execute(
         errors.open("wb", BUFFER) as bad,
     ):
         run = _Run(batch_id, endpoint, scenario, executions, good, bad)
+        run.outages = lasting(scenario.outages, "lines", wire.now())
         run.refused_models = frozenset(scenario.switches.refused_models)
         if source.stat().st_size > 0:
             with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -110,6 +114,9 @@ def _shuffled(content: mmap.mmap, batch_id: str, share: float) -> Iterator[bytes
 
 def _execute_line(run: _Run, line: bytes) -> None:
     custom_id = msgspec.json.decode(line, type=_CustomId).custom_id
+    for outage in run.outages:
+        if outage.hits_line(custom_id, line) and outage.hits_model(model_of(line)):
+            return _fail(run, custom_id, answers.CLIENT_ERROR, outage.message)
     rule = _rule(run, custom_id, line)
     if rule is not None and rule.effect == "error":
         return _fail(run, custom_id, rule.code, rule.message)

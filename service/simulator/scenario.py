@@ -11,6 +11,8 @@ from typing import Literal
 
 import msgspec
 
+from service.simulator.outages import Outage
+
 Operation = Literal[
     "create_file",
     "put",
@@ -259,6 +261,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     faults: tuple[AnyFault, ...] = ()
     lines: tuple[LineRule, ...] = ()
     batches: tuple[BatchRule, ...] = ()
+    outages: tuple[Outage, ...] = ()
 
 
 def parse(content: bytes, *, source: str) -> Scenario:

@@ -3,9 +3,13 @@
 import asyncio
 from pathlib import Path
 
+import msgspec
+
+from service.simulator import wire
 from service.simulator.calls import CallLog
 from service.simulator.engine import Engine
 from service.simulator.faults import Faults, Holds
+from service.simulator.outages import declared
 from service.simulator.scenario import Scenario
 from service.simulator.storage import Storage
 
@@ -20,6 +24,8 @@ class Simulation:
         self.holds = Holds()
         self.calls = CallLog()
         self.scenario = scenario or self.storage.saved_scenario() or Scenario()
+        outages = declared(self.scenario.outages, wire.now())
+        self.scenario = msgspec.structs.replace(self.scenario, outages=outages)
         self.faults.arm(self.scenario.faults)
         self._initial = scenario or Scenario()
         self._batch_seconds = batch_seconds
@@ -39,6 +45,8 @@ class Simulation:
 
     def follow(self, scenario: Scenario) -> None:
         """Take up switches, keys and rules, and leave the queue of faults as it is."""
+        outages = declared(scenario.outages, wire.now())
+        scenario = msgspec.structs.replace(scenario, outages=outages)
         self.scenario = scenario
         self.storage.save_scenario(scenario)
 

@@ -54,7 +54,7 @@ def problem(
                     return poison.message.replace("{line}", str(place))
                 if len(seen) > switches.max_requests:
                     return f"Input file has more than {switches.max_requests} requests"
-                if len(seen) == 1 and (model := _model(line)) in switches.refused_models:
+                if len(seen) == 1 and (model := model_of(line)) in switches.refused_models:
                     return f"Invalid model ID: Unable to access non-serverless model {model}"
     except FileNotFoundError:
         return not_there(file_id)
@@ -97,12 +97,12 @@ def first_model(path: Path) -> str | None:
     """The model that the first line of a file asks for, if there is such a line."""
     try:
         with path.open("rb") as lines:
-            return _model(lines.readline(BUFFER))
+            return model_of(lines.readline(BUFFER))
     except OSError:
         return None
 
 
-def _model(line: bytes) -> str | None:
+def model_of(line: bytes) -> str | None:
     """The model a line asks for, if it says so properly."""
     try:
         return _models.decode(_frames.decode(line).body).model

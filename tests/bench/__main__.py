@@ -15,6 +15,7 @@ from tests.bench import (
     database,
     end_to_end,
     memory,
+    outage,
     polling,
     reconcile,
     scheduling,
@@ -36,6 +37,7 @@ MEASUREMENTS: dict[str, Callable[[Size], Section]] = {
     "swarm": swarm.measure,
     "calls": calls.measure,
     "database": database.measure,
+    "outage": outage.measure,
 }
 COUNTS = [name for name, kind in Size.__annotations__.items() if kind is int]
 
