@@ -1,4 +1,4 @@
-"""A month of a lane in virtual time: what outages cost, with and without lanes that have a state."""
+"""A month of a lane in virtual time: what outages cost where lanes have a state, and where not."""
 
 from statistics import median
 
@@ -35,7 +35,12 @@ def measure(_size: Size) -> Section:
     return Section(
         [
             _count("requests executed in vain", new.vain, old.vain, f"of {total:,} in the month"),
-            _count("requests that became dead letters", new.dead, old.dead, "jobs lost: 0"),
+            _count(
+                "requests that became dead letters",
+                new.dead,
+                old.dead,
+                f"requests without an end: {total - new.served - new.dead}",
+            ),
             Row(
                 "from the end of an outage until nothing waits, median",
                 median(took for _, took in long) / MINUTE,
