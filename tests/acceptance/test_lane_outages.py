@@ -78,7 +78,7 @@ def test_two_lanes_are_ill_at_once_and_a_third_one_does_not_notice(
     pipeline.worker()
     pipeline.scheduler()
     ill = [
-        pipeline.submit(of_model(model, chat(*names(prefix, 30))), shard_requests=10)
+        pipeline.submit(of_model(model, chat(*names(f"{model}-{prefix}", 30))), shard_requests=10)
         for model in ("failing", "refusing")
         for prefix in "abc"
     ]

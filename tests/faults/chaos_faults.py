@@ -243,6 +243,18 @@ def _refuse_model(deployment: Deployment, luck: random.Random) -> Mend:
     return _nothing
 
 
+def _outage(kind: str, least: float, most: float) -> Callable[[Deployment, random.Random], Mend]:
+    """Together is in trouble with all of one kind, of one model or of all."""
+
+    def strike(deployment: Deployment, luck: random.Random) -> Mend:
+        if deployment.simulator.running:
+            model = luck.choice((*MODELS, "."))
+            deployment.simulator.outage(kind, seconds=luck.uniform(least, most), model=model)
+        return _nothing
+
+    return strike
+
+
 def _switched(deployment: Deployment, on: Mend) -> Mend:
     if not deployment.simulator.running:
         return _nothing
@@ -286,6 +298,10 @@ FAULTS = (
     Fault("files late", 4, (3, 8), _late),
     Fault("odd types", 5, (3, 8), _odd),
     Fault("model refused", 5, (0, 0), _refuse_model),
+    # So short that it costs a request that fails by itself as well no attempt too many.
+    Fault("outage of lines", 4, (0, 0), _outage("lines", 0.3, 0.8)),
+    Fault("outage of batches", 4, (0, 0), _outage("batches", 2, 8)),
+    Fault("outage of creates", 4, (0, 0), _outage("creates", 2, 8)),
 )
 
 EXCLUSIVE = {
