@@ -5,6 +5,7 @@ from typing import Any
 
 import structlog
 from msgspec import convert, to_builtins
+from msgspec.structs import replace
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
@@ -21,10 +22,11 @@ FIRST_REST = timedelta(seconds=60)
 
 
 def health_of(lane: Lane | None) -> Health:
-    """Return a lane's health. Its state is that of the row."""
+    """Return a lane's health. What has a column of its own is read from there."""
     if lane is None or not lane.health:
         return Health()
-    return convert(lane.health, Health)
+    health = convert(lane.health, Health)
+    return replace(health, state=lane.state, since=lane.since, until=lane.until)
 
 
 def write(session: Session, lane: Lane, new: Health) -> None:

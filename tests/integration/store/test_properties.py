@@ -7,7 +7,7 @@ that is not done must be one that somebody will pick up.
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from itertools import count
 from random import Random
@@ -29,6 +29,7 @@ from sqlalchemy.orm import sessionmaker
 
 from service.rules.admission import Capacity
 from service.rules.errors import Conflict, StaleLease
+from service.rules.lanes import Signs, Trouble
 from service.rules.packing import Limits
 from service.rules.states import BATCH_STAGES, BatchState, JobState, PartState, Stage
 from service.rules.work import (
@@ -37,6 +38,7 @@ from service.rules.work import (
     BatchClaim,
     Changes,
     Claim,
+    Cut,
     DeadLetter,
     Ending,
     Fail,
@@ -61,6 +63,7 @@ from service.store.cancel import cancel
 from service.store.claim import claim_batches, extend
 from service.store.due import Due, dispatch
 from service.store.engine import Database
+from service.store.lane_verbs import id_of, lanes, pause, probe, resume
 from service.store.models import Batch, Job, Part
 from service.store.parked import abandon, unpark
 from service.store.parts import parts_of
@@ -82,7 +85,7 @@ ACTS = (
     *["deliver_everything"] * 4,
     *["die"] * 2,
     *("tick", "deliver", "deliver", "deliver_what_nobody_sent"),
-    *("keep", "cancel", "retry", "retry", "give_up"),
+    *("keep", "cancel", "retry", "retry", "give_up", "operate"),
 )
 """What may happen next, and how likely that is."""
 EXAMPLES = int(os.environ.get("PROPERTY_EXAMPLES", "40"))
@@ -120,7 +123,7 @@ OUR_CLOCKS = {
     "parts": ("ready_at", "patient_until"),
     "batches": ("not_before", "created_at", "leased_until", "dispatched_at", "create_deadline"),
     "accounts": ("paused_until",),
-    "lanes": ("held_until",),
+    "lanes": ("held_until", "until"),
 }
 
 
@@ -135,8 +138,14 @@ def database(databases: Databases) -> Iterator[Engine]:
 
 @pytest.mark.parametrize("examples", [8, pytest.param(EXAMPLES, marks=pytest.mark.slow)])
 def test_every_request_stays_in_one_place_and_no_row_is_forgotten(
-    database: Engine, examples: int
+    database: Engine, examples: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # So that jobs of a few requests fall ill, and canaries are cut.
+    monkeypatch.setattr("service.rules.lanes.CANARY", 2)
+    monkeypatch.setattr("service.store.canaries.CANARY", 2)
+    monkeypatch.setattr("service.rules.lanes.FEW", 2)
+    monkeypatch.setattr("service.rules.lanes.EVIDENCE_LINES", 1)
+
     class Here(Store):
         connections = database
 
@@ -310,6 +319,12 @@ class Store(RuleBasedStateMachine):
         else:
             assert given_up == len(parked) > 0
 
+    def operate(self, luck: Random) -> None:
+        """An operator does something to a lane."""
+        for lane in lanes(self.db):
+            with suppress(Conflict):
+                luck.choice((probe, resume, pause))(self.db, id_of(lane), by=None)
+
     def retry(self, luck: Random) -> None:
         """An operator retries a job; more often than not, one that has come to its end."""
         job_id = luck.choice(self.jobs)
@@ -418,6 +433,12 @@ class Store(RuleBasedStateMachine):
 
     def look_for_forgotten_rows(self) -> None:
         with self.a_day_later() as db:
+            # What probes a lane that is not healthy is a part of what waits: `teardown` sees that
+            # the lane comes to itself.
+            with db.begin() as session:
+                session.execute(
+                    text("UPDATE haulier.lanes SET state = 'healthy', paused_at = NULL")
+                )
             found = {due.id for lane in LANES for due in sent(db, lane, 999, WIDE)}
             with db.begin() as session:
                 left = select(Part.id).where(Part.state == PartState.WAITING)
@@ -439,6 +460,7 @@ class Store(RuleBasedStateMachine):
         self.look_for_forgotten_rows()
         self.harness.run("UPDATE haulier.jobs SET parked_at = NULL")
         self.harness.run("UPDATE haulier.batches SET parked_at = NULL")
+        self.harness.run("UPDATE haulier.lanes SET paused_at = NULL")
         for _ in range(200):
             if not self.work_once(DAY.total_seconds()):
                 break
@@ -523,6 +545,7 @@ class Store(RuleBasedStateMachine):
         transient: list[Outcome] = [
             Retry("503"),
             Retry("no answer", timedelta(0)),
+            Retry("no answer", timedelta(0), create_failed=isinstance(claim, BatchClaim)),
             Retry("busy", SECOND),
             Pause("429", SECOND),
             Pause("401", blocked=True),
@@ -563,6 +586,8 @@ class Store(RuleBasedStateMachine):
         if claim.ending in {Ending.DEAD, Ending.AGAIN}:
             return self.given_up(claim)
         match claim.state:
+            case BatchState.QUEUED if self.is_large(claim):
+                return self.cut(claim)
             case BatchState.QUEUED:
                 changes = Changes(input_file_id=self.named("file"))
                 return Advance(BatchState.UPLOADED, changes)
@@ -574,7 +599,26 @@ class Store(RuleBasedStateMachine):
             case _:
                 parts = self.parts[claim.lease]
                 done = tuple(self.settled(part, self.requests_of(part), (), ()) for part in parts)
-                return Settle(BatchState.SETTLED, done)
+                jobs = tuple({part.job_id for part in parts})
+                return Settle(BatchState.SETTLED, done, signs=Signs(jobs=jobs, well=True))
+
+    def is_large(self, claim: BatchClaim) -> bool:
+        """Whether a canary has more requests than it may send."""
+        alone = len(self.parts[claim.lease]) == 1 and not claim.cancel_requested
+        return claim.canary is not None and claim.requests > claim.canary and alone
+
+    def cut(self, claim: BatchClaim) -> Cut:
+        (part,) = self.parts[claim.lease]
+        ordinals, most = self.requests_of(part), claim.canary or 0
+        travels, stays = self.named("manifest"), self.named("manifest")
+        self.carried[travels], self.carried[stays] = ordinals[:most], ordinals[most:]
+        return Cut(part=part.id, travels=travels, requests=most, bytes=1, stays=stays)
+
+    def signs(self, parts: Sequence[PartClaim], luck: Random) -> Signs | None:
+        """What such a batch could say of its lane."""
+        jobs = tuple({part.job_id for part in parts})
+        ill = Signs(jobs=jobs, trouble=Trouble.LINES, text="trouble", lines=9)
+        return luck.choice((None, Signs(jobs=jobs, well=True), ill, ill))
 
     def split(self, claim: JobClaim) -> Split:
         shards = tuple(shard(size) for size in self.unread[claim.id])
@@ -611,7 +655,8 @@ class Store(RuleBasedStateMachine):
             good, bad, *groups = fates
             done.append(self.settled(part, good, bad, groups))
         rest = Wait(SECOND) if len(done) > 1 and luck.random() < 0.3 else None
-        return Settle(BatchState.SETTLED, tuple(done[1:] if rest else done), rest=rest)
+        signs = self.signs(parts, luck)
+        return Settle(BatchState.SETTLED, tuple(done[1:] if rest else done), rest=rest, signs=signs)
 
     def divided(self, claim: BatchClaim) -> Settle:
         """Half of the parts travel in one batch from now on, half in another."""
@@ -647,7 +692,13 @@ class Store(RuleBasedStateMachine):
                 manifest = self.named("manifest")
                 self.carried[manifest] = tuple(group)
                 retries.append(
-                    RetryPart(manifest=manifest, requests=len(group), bytes=1, delay=SECOND)
+                    RetryPart(
+                        manifest=manifest,
+                        requests=len(group),
+                        bytes=1,
+                        delay=SECOND,
+                        outage=len(group) % 2 == 0,
+                    )
                 )
         return Settlement(
             part=part.id,
