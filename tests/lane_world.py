@@ -227,6 +227,8 @@ class World:
             self._tenth()
         elif health.state is LaneState.PROBING and not health.out:
             self._canary()
+        elif health.state is LaneState.PROBING:
+            self._at_once()
         if self.health.is_healthy:
             for part in [one for one in self.waiting if one.ready <= self.now]:
                 self._send(part, part.requests, canary=False)

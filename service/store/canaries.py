@@ -145,6 +145,9 @@ class _Sender:
                 health = self._tenth(health, health.budget)
         elif not health.out:
             health = self._canary(health)
+        else:
+            # Another one is under way, which may take long.
+            health = self._at_once(health)
         write(self._session, self._lane, health)
         return self._admitted
 

@@ -130,11 +130,12 @@ def _note(
 
 
 def _read(session: Session, batch: Batch) -> tuple[Lane | None, datetime]:
-    now = session.scalars(select(func.now())).one()
-    lane = session.scalar(
-        select(Lane).where(lane_of(batch)).execution_options(populate_existing=True)
-    )
-    return lane, now
+    found = session.execute(
+        select(Lane, func.now()).where(lane_of(batch)).execution_options(populate_existing=True)
+    ).one_or_none()
+    if found is None:
+        return None, session.scalars(select(func.now())).one()
+    return found[0], found[1]
 
 
 def _matters(health: Health, seen: Seen, rest: timedelta) -> bool:

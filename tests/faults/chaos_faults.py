@@ -299,9 +299,9 @@ FAULTS = (
     Fault("odd types", 5, (3, 8), _odd),
     Fault("model refused", 5, (0, 0), _refuse_model),
     # So short that it costs a request that fails by itself as well no attempt too many.
-    Fault("outage of lines", 4, (0, 0), _outage("lines", 0.3, 0.8)),
-    Fault("outage of batches", 4, (0, 0), _outage("batches", 2, 8)),
-    Fault("outage of creates", 4, (0, 0), _outage("creates", 2, 8)),
+    Fault("outage of lines", 7, (0, 0), _outage("lines", 0.3, 0.8)),
+    Fault("outage of batches", 7, (0, 0), _outage("batches", 2, 8)),
+    Fault("outage of creates", 7, (0, 0), _outage("creates", 2, 8)),
 )
 
 EXCLUSIVE = {
