@@ -87,6 +87,7 @@ def take(
     shard_requests: int = 50_000,
     shard_bytes: int = 100_000_000,
     hashed: bool = False,
+    canary: int | None = None,
 ) -> Taken:
     """Take lines in as the API does. Raises BadInput."""
     with Intake(
@@ -95,6 +96,7 @@ def take(
         endpoint,
         Settings(shard_requests=shard_requests, shard_bytes=shard_bytes),
         hashed=hashed,
+        canary=canary,
     ) as intake:
         for line in lines:
             intake.add(line)

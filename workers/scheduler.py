@@ -167,6 +167,7 @@ class Scheduler:
                 capacity=Capacity.of(self._settings),
                 limits=Limits.of(self._settings),
                 rest=self._settings.rest_seconds,
+                prices=self._settings.prices,
             )
         if window.gathers and len(due) == limit:
             self._gather_at = 0.0

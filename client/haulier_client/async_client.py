@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from decimal import Decimal
 from typing import Any, Self, TypeVar
 
 import httpx
@@ -69,6 +70,10 @@ class AsyncClient:
 
     async def cancel(self, job: JobId) -> Job:
         return await self._run(plans.cancel(job))
+
+    async def release(self, job: JobId, max_cost: float | str | Decimal | None = None) -> Job:
+        """Let the rest of a job go that its `canary` holds, or give it a new `max_cost` (USD)."""
+        return await self._run(plans.release(job, max_cost))
 
     async def retry(self, job: JobId, custom_ids: Iterable[str] | None = None) -> Job:
         return await self._run(plans.retry(job, custom_ids))

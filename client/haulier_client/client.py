@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Any, Self, TypeVar
 from uuid import UUID
 
@@ -67,7 +68,8 @@ class Client:
         """Stream requests (`custom_id` and `body`), in constant memory.
 
         `model` is for bodies that name none; `fields` are those of the batch spec: `account`,
-        `max_attempts`, `priority`, `metadata`, `notify`. What can be gone through again, such as a
+        `max_attempts`, `priority`, `metadata`, `notify`, `check`, `canary`, `canary_failures`,
+        `max_cost`. What can be gone through again, such as a
         list, is sent again when the connection breaks, under a key that is made for it where none
         is given. An iterator is sent once: after `Unreachable`, only with an `idempotency_key` is
         it safe to submit the same again.
@@ -99,6 +101,10 @@ class Client:
     def cancel(self, job: JobId) -> Job:
         """Ask for a job to be cancelled; what is done stays."""
         return self._run(plans.cancel(job))
+
+    def release(self, job: JobId, max_cost: float | str | Decimal | None = None) -> Job:
+        """Let the rest of a job go that its `canary` holds, or give it a new `max_cost` (USD)."""
+        return self._run(plans.release(job, max_cost))
 
     def retry(self, job: JobId, custom_ids: Iterable[str] | None = None) -> Job:
         """Run failed requests of a finished job again: those named, or all."""

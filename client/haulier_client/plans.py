@@ -143,6 +143,11 @@ def cancel(job: Job | UUID | str) -> Plan[Job]:
     return post(f"/v1/jobs/{id_of(job)}/cancel", {}, repeatable=True)
 
 
+def release(job: Job | UUID | str, max_cost: object) -> Plan[Job]:
+    body = {} if max_cost is None else {"max_cost": str(max_cost)}
+    return post(f"/v1/jobs/{id_of(job)}/release", body, repeatable=False)
+
+
 def retry(job: Job | UUID | str, custom_ids: Iterable[str] | None) -> Plan[Job]:
     body = {} if custom_ids is None else {"custom_ids": list(custom_ids)}
     return post(f"/v1/jobs/{id_of(job)}/retry", body, repeatable=False)
@@ -180,8 +185,8 @@ def submit(
     """`again`: whether the content can be made a second time."""
     key = key or (str(uuid4()) if again else None)
     params = {name: value for name, value in fields.items() if value is not None}
-    for name in ("metadata", "notify"):
-        if name in params:
+    for name in ("metadata", "notify", "check"):
+        if name in params and not isinstance(params[name], str):
             params[name] = json.dumps(params[name], allow_nan=False)
     headers = {"Content-Type": "application/x-ndjson"}
     if key is not None:

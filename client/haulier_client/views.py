@@ -69,6 +69,11 @@ class Result:
         return self.error is None
 
     @property
+    def answer(self) -> dict[str, Any] | None:
+        """The answer that was paid for, if the request failed because of its job's `check`."""
+        return self.raw.get("answer")
+
+    @property
     def text(self) -> str | None:
         if not isinstance(self.body, dict):
             return None

@@ -45,6 +45,12 @@ class Envelope:
     priority: int | None = None
     metadata: str | None = None
     """A JSON object."""
+    check: str | None = None
+    """A word, or JSON."""
+    canary: int | None = None
+    canary_failures: int | None = None
+    max_cost: str | None = None
+    """USD."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +164,10 @@ class Api:
         """Retry failed requests: those named, or all."""
         body = {} if custom_ids is None else {"custom_ids": custom_ids}
         return self.send("POST", f"/v1/jobs/{job_id}/retry", Job, body)
+
+    def release(self, job_id: UUID, max_cost: str | None) -> Document[Job]:
+        body = {} if max_cost is None else {"max_cost": max_cost}
+        return self.send("POST", f"/v1/jobs/{job_id}/release", Job, body)
 
     def abandon(self, job_id: UUID, requests: str) -> Document[Job]:
         """Give up the parked batches of a job: their requests are `dead`, or go `again`."""

@@ -72,6 +72,14 @@ class Job(msgspec.Struct, frozen=True):
     last_error: str | None = None
     """The last trouble on Haulier's side of the work."""
     waiting: Reason | None = None
+    canary: int | None = None
+    canary_failures: int | None = None
+    max_cost: str | None = None
+    """USD."""
+    held_at: datetime | None = None
+    """Set while the rest of the job waits for a decision."""
+    check: msgspec.Raw = msgspec.Raw(b"null")
+    """What its answers must pass, as JSON."""
 
     @property
     def uuid(self) -> UUID:

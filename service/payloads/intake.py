@@ -8,6 +8,8 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
 from itertools import accumulate, chain
 from types import TracebackType
 from typing import Self
@@ -17,8 +19,10 @@ from service.payloads.blobs import Destination, Writer
 from service.payloads.duplicates import Hashes
 from service.payloads.opening import Opening
 from service.payloads.problems import LineNumbers, Problems
+from service.rules.budgets import Load, likely_cost, usd
 from service.rules.encoding import BOM
 from service.rules.requests import (
+    AUDIO,
     LINE_BYTES,
     LineError,
     LineSplitter,
@@ -77,7 +81,13 @@ def take_in(spec: Spec, blobs: Destination, prefix: str, settings: Settings) -> 
     if spec.requests is None:
         return None
     with Intake(
-        blobs, prefix, spec.endpoint, settings, hashed=spec.idempotency_key is not None
+        blobs,
+        prefix,
+        spec.endpoint,
+        settings,
+        hashed=spec.idempotency_key is not None,
+        canary=spec.canary,
+        max_cost=spec.max_cost,
     ) as intake:
         for line in request_lines(spec):
             intake.add(line, hash_as=canonical)
@@ -91,6 +101,10 @@ class Intake:
     collected and left out, and `finish` raises BadInput for all of them. `feed` raises BadInput
     where it is no use to read on. `most_bytes` bounds what a packed input may unpack to, and `keep`
     is called every now and then: a block may unpack to a thousand times its size.
+
+    The first `canary`
+    requests share no shard with others. An input that costs more than `max_cost` (USD), answers
+    aside, is refused.
     """
 
     def __init__(
@@ -103,12 +117,17 @@ class Intake:
         hashed: bool = False,
         most_bytes: int | None = None,
         keep: Callable[[], None] = lambda: None,
+        canary: int | None = None,
+        max_cost: Decimal | None = None,
     ) -> None:
         self._blobs = blobs
         self._prefix = prefix
         self._endpoint = endpoint
         self._shard_requests = settings.shard_requests
         self._shard_bytes = settings.shard_bytes
+        self._canary = canary or 0
+        self._max_cost = max_cost
+        self._prices = settings.prices
         self._sha256 = hashlib.sha256() if hashed else None
         self._stack = ExitStack()
         unpacked = settings.unpacked_bytes
@@ -164,6 +183,7 @@ class Intake:
         self._problems.raise_any()
         for shards in self._models.values():
             self._cut(shards)
+        self._check_cost()
         self._stack.close()
         self._shards.sort(key=lambda found: found[0])
         return Taken(
@@ -235,6 +255,15 @@ class Intake:
 
     def _accept(self, requests: Sequence[RequestLine], lines: list[bytes]) -> None:
         """Store good requests. The last of them stands in the current line."""
+        first = self._canary - self._total
+        if 0 < first < len(lines):
+            line, self._line = self._line, self._line - len(lines) + first
+            self._accept(requests[:first], lines[:first])
+            self._line = line
+            requests, lines = requests[first:], lines[first:]
+        if self._total == self._canary:
+            for shards in self._models.values():
+                self._cut(shards)
         ids = [request.custom_id for request in requests]
         ordinals = range(self._total, self._total + len(ids))
         self._places.note(self._total, self._line - len(ids) + 1)
@@ -312,10 +341,30 @@ class Intake:
             manifest=self._blobs.put_manifest(name, shards.entries),
             requests=len(shards.entries),
             bytes=shards.bytes,
+            held=0 < self._canary <= shards.entries[0].ordinal,
         )
         self._shards.append((shards.entries[0].ordinal, shard))
         shards.entries = []
         shards.bytes = 0
+
+    def _check_cost(self) -> None:
+        """Raise BadInput if the requests alone cost too much. Audio does not tell its length."""
+        if self._max_cost is None or self._endpoint in AUDIO:
+            return
+        today = datetime.now(UTC).date()
+        cost = sum(
+            (
+                likely_cost(self._prices, Load(shard.model, shard.requests, shard.bytes), today)
+                for _, shard in self._shards
+            ),
+            Decimal(0),
+        )
+        if cost > self._max_cost:
+            self._problems.note(
+                f"`max_cost` is {usd(self._max_cost)}, and the requests cost about {usd(cost)}"
+                " before any answer; raise it, or submit fewer requests"
+            )
+            self._problems.raise_any()
 
     # --- repeated custom_ids ----------------------------------------------------------------------
 

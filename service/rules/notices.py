@@ -30,6 +30,7 @@ class NoticeEvent(StrEnum):
     REJECTED = "job.rejected"
     FAILED = "job.failed"
     PROGRESS = "job.progress"
+    HELD = "job.held"
 
 
 ENDS = {
@@ -49,7 +50,7 @@ class Notice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     queue: str | None = None
     webhook: str | None = None
     events: list[NoticeEvent] | None = None
-    """The ends of a job to send notices of; None is all of them."""
+    """What to send notices of: ends of a job, and that it is held; None is all of them."""
     progress: _Percent | None = None
     """Send a notice whenever so many percent more of the requests are done."""
     results: bool | None = None
@@ -71,7 +72,7 @@ class Notice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return f"webhook {parts.hostname}:{port}"
 
     def wants(self, event: NoticeEvent) -> bool:
-        """Whether this end of a job is to be sent."""
+        """Whether this event is to be sent: an end of a job, or that it is held."""
         return self.events is None or event in self.events
 
     def steps(self, done: int, total: int) -> int:

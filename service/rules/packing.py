@@ -4,7 +4,7 @@ Small parts of one group (lane, producer, priority) share batches, in the order 
 waited. A large one has its batch for itself, and so do the parts of one company.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Self
@@ -89,6 +89,13 @@ class Pack:
         self.requests += part.requests
         self.bytes += size
         return True
+
+    def leave(self, gone: Collection[UUID]) -> None:
+        """Let parts leave, by their ids."""
+        if gone:
+            self.parts = [part for part in self.parts if part.id not in gone]
+            self.requests = sum(part.requests for part in self.parts)
+            self.bytes = sum(part.bytes + RENAMED * part.requests for part in self.parts)
 
     @property
     def company(self) -> UUID | None:

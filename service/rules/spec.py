@@ -4,6 +4,7 @@ import hashlib
 import re
 import threading
 from collections.abc import Iterator
+from decimal import Decimal
 from posixpath import normpath
 from typing import Annotated, Any
 from urllib.parse import unquote, urlsplit
@@ -11,11 +12,15 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from service.rules.addresses import NOWHERE, Reach
+from service.rules.budgets import cost_problems
+from service.rules.canary import canary_problems
+from service.rules.checks import check_problem
 from service.rules.encoding import BOM, NotUtf8, check_utf8, json_trouble
 from service.rules.errors import MOST_PROBLEMS, BadInput, Problem
 from service.rules.kinds import HEAD, binary_kind, spec_kind
 from service.rules.names import trouble_with
 from service.rules.notices import notice_problems
+from service.rules.prices import written
 from service.rules.requests import ENDPOINTS
 
 SPEC_BYTES = 32_000_000
@@ -25,6 +30,7 @@ SPEC_REQUESTS = 400_000
 ENVELOPE_BYTES = 1_000_000
 """The most bytes of a spec as it was written, but for its requests."""
 METADATA_BYTES = 16_384
+MOST_CANARY = 100_000
 METADATA_DEPTH = 100
 """Postgres could store deeper nesting, but the API could not show it."""
 
@@ -41,12 +47,28 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     priority: Annotated[int, msgspec.Meta(ge=-1000, le=1000)] = 0
     metadata: dict[str, Any] = {}
     notify: list[dict[str, Any]] = []
+    check: str | dict[str, Any] | list[Any] | None = None
+    canary: Annotated[int, msgspec.Meta(ge=1, le=MOST_CANARY)] | None = None
+    canary_failures: Annotated[int, msgspec.Meta(ge=0, lt=MOST_CANARY)] | None = None
+    max_cost: Decimal | None = None
 
     def envelope(self) -> bytes:
-        """Everything but the requests, in one fixed form."""
+        """Everything but the requests, in one fixed form.
+
+        A field that came later is left out where it is not given: the fingerprints of jobs that
+        were submitted before it must not change.
+        """
         fields = {k: v for k, v in msgspec.structs.asdict(self).items() if k != "requests"}
         del fields["idempotency_key"]
+        for name in _LATER:
+            if fields[name] is None:
+                del fields[name]
+        if self.max_cost is not None:
+            fields["max_cost"] = written(self.max_cost)
         return msgspec.json.encode(fields, order="deterministic")
+
+
+_LATER = ("check", "canary", "canary_failures", "max_cost")
 
 
 class Permissions(msgspec.Struct, frozen=True):
@@ -83,6 +105,10 @@ class _Parts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     priority: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     metadata: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     notify: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    check: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    canary: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    canary_failures: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    max_cost: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Counted(msgspec.Struct, gc=False):
@@ -220,6 +246,7 @@ def envelope_problems(spec: Spec, permissions: Permissions) -> list[Problem]:
             private=permissions.private_webhooks,
         ),
     )
+    problems += _answer_problems(spec)
     if _deeper(spec.metadata, METADATA_DEPTH):
         return [*problems, Problem("`metadata` nests too deep")]
     try:
@@ -232,6 +259,14 @@ def envelope_problems(spec: Spec, permissions: Permissions) -> list[Problem]:
     except RecursionError:
         problems.append(Problem("`metadata` nests too deep"))
     return problems
+
+
+def _answer_problems(spec: Spec) -> Iterator[Problem]:
+    """Yield what is wrong with what a spec asks of answers."""
+    if spec.check is not None and (trouble := check_problem(spec.check)) is not None:
+        yield Problem(trouble)
+    yield from map(Problem, canary_problems(spec.canary, spec.canary_failures))
+    yield from map(Problem, cost_problems(spec.max_cost))
 
 
 def _name_problems(spec: Spec) -> Iterator[Problem]:

@@ -5,6 +5,7 @@ claim → stage(claim, clients) → Outcome → apply
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 from enum import StrEnum
 from uuid import UUID
 
@@ -12,6 +13,7 @@ import msgspec
 
 from service.rules.errors import Problem
 from service.rules.lanes import Signs
+from service.rules.spec import Spec
 from service.rules.states import BatchState, JobState, LaneState, PartState
 
 
@@ -41,6 +43,8 @@ class JobClaim:
     account: str
     max_attempts: int
     input: str | None
+    canary: int | None = None
+    max_cost: Decimal | None = None
     enqueued: bytes | None = None
     cancel_requested: bool = False
     final_lines: "tuple[FinalLines, ...]" = ()
@@ -145,6 +149,8 @@ class PartClaim:
     """Whether its job was cancelled."""
     outage_since: datetime | None = None
     """When trouble at Together first cost its requests a round that was no attempt."""
+    check: str | None = None
+    """The check of its job as JSON; equal ones are one object."""
 
 
 Claim = JobClaim | BatchClaim
@@ -163,6 +169,8 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     attempts: int = 0
     lost: int = 0
     """How often the provider returned the batch without serving this request; not an attempt."""
+    answer: str | None = None
+    """The range of a blob that holds its last answer, if that failed its check: it is paid for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +182,8 @@ class Shard:
     manifest: Manifest
     requests: int
     bytes: int
+    held: bool = False
+    """Whether it waits for how the canary of its job fares."""
 
 
 # --- settlements: what became of a part's requests ----------------------------------------------
@@ -411,9 +421,10 @@ class Fail:
 
 @dataclass(frozen=True)
 class Split:
-    """The job's requests have been read and cut."""
+    """The job's requests have been read and cut. `spec` is given if it was enqueued by SQL."""
 
     shards: tuple[Shard, ...]
+    spec: Spec | None = None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from uuid import uuid4
 
 import msgspec
 
+from service.payloads.blobs import Blobs, place_of
 from service.payloads.results import LinesWriter
 from service.rules.crashpoints import CrashPoint, reached
 from service.rules.errors import error_text
@@ -67,7 +68,8 @@ def settle_unserved(
             for entry in clients.blobs.get_manifest(part.manifest):
                 letter = dead_letter(entry, code, message, entry.attempts)
                 letters.append(letter)
-                writer.write(entry.ordinal, result_line(letter))
+                answer = kept_answer(clients.blobs, entry.answer)
+                writer.write(entry.ordinal, result_line(letter, answer))
                 clients.lease.keep()
             settlements.append(
                 Settlement(
@@ -114,12 +116,27 @@ def dead_letter(entry: Entry, code: str, message: str, attempts: int) -> DeadLet
     )
 
 
-def result_line(letter: DeadLetter) -> bytes:
-    """Return the line that stands in the job's results for a dead letter, without a line feed."""
-    return msgspec.json.encode(
-        {
-            "custom_id": letter.custom_id,
-            "error": {"code": letter.code, "message": letter.message},
-            "attempts": letter.attempts,
-        }
-    )
+def result_line(letter: DeadLetter, answer: bytes | None = None) -> bytes:
+    """Return the line that stands in the job's results for a dead letter, without a line feed.
+
+    `answer` is JSON: the last answer that failed its check.
+    """
+    line = {
+        "custom_id": letter.custom_id,
+        "error": {"code": letter.code, "message": letter.message},
+        "attempts": letter.attempts,
+    }
+    if answer is not None:
+        line["answer"] = msgspec.Raw(answer)
+    return msgspec.json.encode(line)
+
+
+def kept_answer(blobs: Blobs, answer: str | None) -> bytes | None:
+    """Return the last answer to a request, if one failed its check. A lost one stops nothing."""
+    if answer is None:
+        return None
+    name, offset, length = place_of(answer)
+    try:
+        return b"".join(blobs.stream(name, offset, length))
+    except FileNotFoundError:
+        return None

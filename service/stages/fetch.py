@@ -1,6 +1,5 @@
 """Download what Together made of a batch, and account for every request."""
 
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,7 +12,7 @@ from typing import IO
 from service.payloads.results import LinesWriter
 from service.rules.crashpoints import CrashPoint, reached
 from service.rules.errors import Missing
-from service.rules.retry import OwnTexts, backoff, is_outage, outage_pause, own_texts
+from service.rules.retry import OwnTexts, backoff, outage_pause, own_texts
 from service.rules.shared_ids import prefix_of, renamed
 from service.rules.states import BatchState, LaneState, PartState
 from service.rules.work import (
@@ -28,22 +27,30 @@ from service.rules.work import (
     Settlement,
     Wait,
 )
+from service.stages.checking import check_answers, keep_answers, line_at
 from service.stages.clients import AccountClients
-from service.stages.dead_letters import blob_prefix, names_of, open_parts, result_line
+from service.stages.dead_letters import (
+    blob_prefix,
+    kept_answer,
+    names_of,
+    open_parts,
+    result_line,
+)
 from service.stages.poison import Delay, divide, divisions
 from service.stages.poll import when_not_there
 from service.stages.reconcile import (
     BLOCK,
     Answers,
-    Failure,
     FailurePolicy,
     Group,
     Verdicts,
+    is_trouble,
     judge,
     read_answers,
 )
 from service.stages.settling import Look, illegible, look_again
 from service.stages.signs import is_common_outage, signs_of
+from service.together.said import body_of
 
 
 def fetch(batch: BatchClaim, clients: AccountClients) -> Outcome:
@@ -101,7 +108,7 @@ def _fetch(batch: BatchClaim, clients: AccountClients) -> Outcome:
     parts = open_parts(clients)
     entries = [clients.blobs.get_manifest(part.manifest) for part in parts]
     names = [names_of(batch, part, found) for part, found in zip(parts, entries, strict=True)]
-    firsts = accumulate(map(len, entries[:-1]), initial=0)
+    firsts = list(accumulate(map(len, entries[:-1]), initial=0))
     with _downloads(batch, clients) as (files, whole):
         reached(CrashPoint.FETCH_DOWNLOADED)
         answers = read_answers(
@@ -111,11 +118,15 @@ def _fetch(batch: BatchClaim, clients: AccountClients) -> Outcome:
             by_request=batch.parts > 1,
             ignored=_of_settled_parts(batch, clients),
         )
+        numbers = (
+            range(first, first + len(found)) for first, found in zip(firsts, entries, strict=True)
+        )
+        check_answers(files, answers, list(zip(parts, numbers, strict=True)), clients)
         attempts = chain.from_iterable((entry.attempts for entry in found) for found in entries)
         failed_before = {number for number, count in enumerate(attempts) if count}
         texts = _texts(clients)
-        is_trouble = partial(_is_trouble, texts)
-        outage = is_common_outage(batch.requests, answers, failed_before, is_trouble)
+        is_ill = partial(is_trouble, texts=texts)
+        outage = is_common_outage(batch.requests, answers, failed_before, is_ill)
         decide = _policies(batch, clients, parts, outage, texts)
         judged = [
             _Judged(part, found, called, first, judge(found, answers, decide(part), first))
@@ -136,7 +147,7 @@ def _fetch(batch: BatchClaim, clients: AccountClients) -> Outcome:
                 return parked
         settlements = _settlements(batch, clients, files, answers, judged)
         numbered = [(each.part, each.numbers) for each in judged]
-        signs = signs_of(batch, answers, numbered, failed_before, is_trouble)
+        signs = signs_of(batch, answers, numbered, failed_before, is_ill)
     missing = len(look.missing)
     return Settle(
         BatchState.SETTLED,
@@ -153,10 +164,6 @@ def _texts(clients: AccountClients) -> OwnTexts:
         permanent=clients.settings.permanent_errors,
         retryable=clients.settings.retryable_errors,
     )
-
-
-def _is_trouble(texts: OwnTexts, failure: Failure) -> bool:
-    return is_outage(failure.message, failure.code, failure.status, texts)
 
 
 def _is_borne(batch: BatchClaim, part: PartClaim, patience: timedelta) -> bool:
@@ -298,6 +305,7 @@ def _settlements(
     else:
         places = [None] * len(judged)
     reached(CrashPoint.FETCH_WRITTEN)
+    _keep_unfit(batch, clients, files, answers, judged)
     retries = [tuple(_retries(batch, clients, each)) for each in judged]
     if any(retries):
         reached(CrashPoint.FETCH_CARRIED)
@@ -324,23 +332,57 @@ def _write(
 ) -> None:
     """Write a part's final lines in input order: the provider's lines and those of dead letters."""
     places = answers.places[judged.first : judged.numbers.stop]
-    requests = zip(judged.entries, judged.names, places, strict=True)
+    requests = zip(judged.numbers, judged.entries, judged.names, places, strict=True)
     again = {entry.ordinal for entry in judged.verdicts.carried}
-    final = (request for request in requests if request[0].ordinal not in again)
+    final = (request for request in requests if request[1].ordinal not in again)
     # A step fits in a block even if all its lines are as long as the longest one. A dead letter's
     # line takes a few kilobytes at most.
     step = min(256, max(1, BLOCK // (answers.longest + 1)))
     while some := list(islice(final, step)):
         lines = []
-        for entry, name, place in some:
+        for number, entry, name, place in some:
             if place is None:
-                lines.append(result_line(judged.verdicts.dead[entry.ordinal]))
+                letter = judged.verdicts.dead[entry.ordinal]
+                unfit = answers.unfit.get(number)
+                answer = (
+                    kept_answer(clients.blobs, entry.answer)
+                    if unfit is None
+                    else body_of(line_at(descriptors, unfit))
+                )
+                lines.append(result_line(letter, answer))
                 continue
-            line = os.pread(descriptors[place[0]], place[2], place[1])
+            line = line_at(descriptors, place)
             same = name == entry.custom_id
             lines.append(line if same else renamed(line, name, entry.custom_id))
-        writer.write_all([entry.ordinal for entry, _, _ in some], lines)
+        writer.write_all([entry.ordinal for _, entry, _, _ in some], lines)
         clients.lease.keep()
+
+
+def _keep_unfit(
+    batch: BatchClaim,
+    clients: AccountClients,
+    files: list[IO[bytes]],
+    answers: Answers,
+    judged: Sequence[_Judged],
+) -> None:
+    """Let the requests that go again name their answers that failed the check."""
+    if not answers.unfit:
+        return
+    unfit = [
+        {entry.ordinal: answers.unfit[number] for number, entry in each if number in answers.unfit}
+        for each in (zip(each.numbers, each.entries, strict=True) for each in judged)
+    ]
+    carried = [
+        [found[entry.ordinal] for entry in each.verdicts.carried if entry.ordinal in found]
+        for each, found in zip(judged, unfit, strict=True)
+    ]
+    descriptors = [file.fileno() for file in files]
+    name = f"{blob_prefix(batch)}-answers"
+    kept = keep_answers(name, descriptors, list(chain.from_iterable(carried)), clients)
+    for each, found in zip(judged, unfit, strict=True):
+        each.verdicts.name_answers(
+            {ordinal: kept[place] for ordinal, place in found.items() if place in kept}
+        )
 
 
 def _retries(batch: BatchClaim, clients: AccountClients, judged: _Judged) -> Iterator[RetryPart]:

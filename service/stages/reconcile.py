@@ -4,8 +4,8 @@ The comparison is a set difference and never trusts counts or statuses. A succes
 error, the first of two successes wins, and a request that is in neither file is missing.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import IO
 from uuid import UUID, uuid4
 
@@ -36,6 +36,14 @@ class Failure:
     code: str | None
     status: int | None
     message: str
+    own: Verdict | None = None
+    """The verdict, if the reason is not Together's: its answer fails the check of its job."""
+
+
+def is_trouble(failure: Failure, texts: Sequence[tuple[str, Verdict]] = ()) -> bool:
+    """Whether a request failed because Together is in trouble. `texts` are the operator's own."""
+    own = failure.own is not None
+    return not own and is_outage(failure.message, failure.code, failure.status, texts)
 
 
 Place = tuple[int, int, int]
@@ -52,6 +60,8 @@ class Answers:
     places: list[Place | None]
     """Where the first success of each request stands."""
     failures: dict[int, Failure] = field(default_factory=dict)
+    unfit: dict[int, Place] = field(default_factory=dict)
+    """Where the answers stand that fail their check: their requests are among the failures."""
     used: dict[int, Usage] | None = None
     """The usage of each success, if it is asked for by request."""
     prompt_tokens: int = 0
@@ -75,6 +85,13 @@ class Answers:
         """Return the usage of some requests; `used` must have been asked for."""
         known = self.used or {}
         return sum((known[number] for number in numbers if number in known), Usage())
+
+    def reject(self, number: int, failure: Failure) -> None:
+        """Turn the answer to a request into a failure."""
+        place, self.places[number] = self.places[number], None
+        if place is not None:
+            self.unfit[number] = place
+            self.failures[number] = failure
 
     def oddities(self, missing: int) -> Oddities:
         return Oddities(
@@ -210,6 +227,8 @@ class FailurePolicy:
 
     def verdict_of(self, failure: Failure) -> Verdict:
         """Classify a failure. Many requests of a batch fail in the same words."""
+        if failure.own is not None:
+            return failure.own
         known = self._verdicts.get(failure)
         if known is None:
             known = classify(failure.code, failure.status, failure.message, self.own_texts)
@@ -218,9 +237,7 @@ class FailurePolicy:
 
     def is_trouble(self, failure: Failure) -> bool:
         """Whether a request failed for trouble at Together, and may go again."""
-        if self.cancelled:
-            return False
-        return is_outage(failure.message, failure.code, failure.status, self.own_texts)
+        return not self.cancelled and is_trouble(failure, self.own_texts)
 
 
 @dataclass(frozen=True)
@@ -250,6 +267,21 @@ class Verdicts:
     def carried(self) -> list[Entry]:
         """The requests that go into new parts."""
         return [entry for group in self.groups for entry in group.entries]
+
+    def name_answers(self, kept: Mapping[int, str]) -> None:
+        """Let requests that go again name an answer that is kept for them, by ordinal."""
+        self.groups = [
+            replace(
+                group,
+                entries=tuple(
+                    msgspec.structs.replace(entry, answer=kept[entry.ordinal])
+                    if entry.ordinal in kept
+                    else entry
+                    for entry in group.entries
+                ),
+            )
+            for group in self.groups
+        ]
 
 
 def judge(
@@ -322,9 +354,9 @@ def _fate(entry: Entry, failure: Failure, policy: FailurePolicy) -> DeadLetter |
     """Return a dead letter, or the entry that goes into a new part."""
     verdict = policy.verdict_of(failure)
     attempts = entry.attempts + 1
-    if verdict is Verdict.RETRYABLE and policy.cancelled:
+    if verdict is Verdict.RETRYABLE and policy.cancelled and failure.own is None:
         return dead_letter(entry, "cancelled", "the job was cancelled", attempts)
-    if verdict is Verdict.PERMANENT or attempts >= policy.max_attempts:
+    if verdict is Verdict.PERMANENT or attempts >= policy.max_attempts or policy.cancelled:
         code = failure.code or (f"status_{failure.status}" if failure.status else "error")
         return dead_letter(entry, code, failure.message, attempts)
     return msgspec.structs.replace(entry, attempts=attempts)

@@ -5,19 +5,15 @@ from collections.abc import Callable, Collection, Sequence
 
 from service.rules.alike import alike
 from service.rules.lanes import EVIDENCE_LINES, KEPT_JOBS, Signs, Trouble
-from service.rules.retry import BatchFault, batch_fault, is_outage
+from service.rules.retry import BatchFault, batch_fault
 from service.rules.work import BatchClaim, PartClaim
-from service.stages.reconcile import Answers, Failure
+from service.stages.reconcile import Answers, Failure, is_trouble
 
 Judge = Callable[[Failure], bool]
 
 
-def of_trouble(failure: Failure) -> bool:
-    return is_outage(failure.message, failure.code, failure.status)
-
-
 def common_trouble(
-    answers: Answers, failed_before: Collection[int] = (), is_trouble: Judge = of_trouble
+    answers: Answers, failed_before: Collection[int] = (), judge: Judge = is_trouble
 ) -> tuple[str, list[int]]:
     """Return the text with which most requests met trouble at Together, and their numbers.
 
@@ -30,7 +26,7 @@ def common_trouble(
         if answers.places[number] is not None or number in failed_before:
             continue
         if failure not in words:
-            words[failure] = alike(failure.message) if is_trouble(failure) else None
+            words[failure] = alike(failure.message) if judge(failure) else None
         text = words[failure]
         if text is not None:
             numbers.setdefault(text, []).append(number)
@@ -41,13 +37,13 @@ def is_common_outage(
     requests: int,
     answers: Answers,
     failed_before: Collection[int] = (),
-    is_trouble: Judge = of_trouble,
+    judge: Judge = is_trouble,
 ) -> bool:
     """Whether most requests of a batch failed alike with trouble at Together.
 
     A few lines prove nothing: at least EVIDENCE_LINES must have failed.
     """
-    _, numbers = common_trouble(answers, failed_before, is_trouble)
+    _, numbers = common_trouble(answers, failed_before, judge)
     most = len(numbers)
     return most >= EVIDENCE_LINES and most * 2 > requests - len(failed_before)
 
@@ -57,7 +53,7 @@ def signs_of(
     answers: Answers,
     parts: Sequence[tuple[PartClaim, range]],
     failed_before: Collection[int],
-    is_trouble: Judge = of_trouble,
+    judge: Judge = is_trouble,
 ) -> Signs | None:
     """Return what a batch says of its lane, or None if it says nothing.
 
@@ -79,7 +75,7 @@ def signs_of(
         )
     # A canary was chosen to find out, whatever it met with before.
     before = () if batch.canary is not None else failed_before
-    text, found = common_trouble(answers, before, is_trouble)
+    text, found = common_trouble(answers, before, judge)
     if not found or len(found) * 2 <= requests - len(before):
         return None
     ill = set(found)

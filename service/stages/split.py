@@ -36,18 +36,25 @@ def split(job: JobClaim, clients: Clients) -> Outcome:
     if taken is None:
         return Fail("the job has neither requests nor an input")
     reached(CrashPoint.SPLIT_COPIED)
-    return Split(taken.shards)
+    return Split(taken.shards, spec)
 
 
 def _taken(job: JobClaim, spec: Spec | None, clients: Clients) -> Taken | None:
     if spec is not None and spec.input is None:
         return take_in(spec, clients.blobs, _prefix(job), clients.settings)
-    return None if job.input is None else _take_input(job, job.input, clients)
+    return None if job.input is None else _take_input(job, job.input, spec, clients)
 
 
-def _take_input(job: JobClaim, url: str, clients: Clients) -> Taken:
+def _take_input(job: JobClaim, url: str, spec: Spec | None, clients: Clients) -> Taken:
+    bounds = job if spec is None else spec
     with Intake(
-        clients.blobs, _prefix(job), job.endpoint, clients.settings, keep=clients.lease.keep
+        clients.blobs,
+        _prefix(job),
+        job.endpoint,
+        clients.settings,
+        keep=clients.lease.keep,
+        canary=bounds.canary,
+        max_cost=bounds.max_cost,
     ) as intake:
         for block in _blocks(url, clients):
             intake.feed(block)

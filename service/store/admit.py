@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
+from config.settings import PriceTable
 from service.rules.admission import TOKENS_PER_BYTE, Capacity, LaneName, Scene, choose
 from service.rules.packing import (
     LARGE,
@@ -32,6 +33,7 @@ from service.store.forming import GROUP, Group, form
 from service.store.health import FIRST_REST
 from service.store.lanes import token_rates
 from service.store.models import Batch, Lane
+from service.store.spending import Asking, withhold
 
 UNDER_WAY = text(
     "batches.parked_at IS NULL AND (batches.state IN ('uploaded', 'created')"
@@ -86,6 +88,8 @@ FROM groups, LATERAL (
 WHERE first.ids IS NOT NULL
 AND NOT EXISTS (SELECT FROM haulier.accounts a
                 WHERE a.name = groups.account AND a.paused_until > now())
+AND NOT EXISTS (SELECT FROM haulier.producers o
+                WHERE o.name = groups.producer AND o.short_until > now())
 AND NOT EXISTS (SELECT FROM haulier.lanes l
                 WHERE l.account = groups.account AND l.endpoint = groups.endpoint
                 AND l.model = groups.model AND (l.held_until > now()
@@ -130,6 +134,7 @@ class Admission:
         capacity: Capacity,
         limits: Limits,
         rest: timedelta = FIRST_REST,
+        prices: PriceTable | None = None,
     ) -> list[Due]:
         """Make at most `limit` batches of what waits, and return them, stamped as dispatched.
 
@@ -140,7 +145,7 @@ class Admission:
             return []
         return [
             *self._probe(db, capacity, limits, rest),
-            *self._admit(db, limit, capacity, limits),
+            *self._admit(db, limit, capacity, limits, prices or {}),
         ]
 
     def _probe(
@@ -151,7 +156,9 @@ class Admission:
                 return []
             return send(session, lambda: self._known(session), capacity, limits, rest)
 
-    def _admit(self, db: Database, limit: int, capacity: Capacity, limits: Limits) -> list[Due]:
+    def _admit(
+        self, db: Database, limit: int, capacity: Capacity, limits: Limits, prices: PriceTable
+    ) -> list[Due]:
         with db.begin() as session:
             if not take_turn(session, "admit"):
                 return []
@@ -165,6 +172,7 @@ class Admission:
             # Of the others, everything that waits was read.
             deep = [(group, pack) for group, pack in chosen if len(group.row.ids) == limit]
             _fill(session, deep, scene, capacity)
+            chosen = _affordable(session, chosen, prices)
             admitted = form(session, chosen)
         ids = {due.id for due in admitted}
         for group, pack in chosen:
@@ -258,6 +266,17 @@ def _fill(
             if not pack.take(taken):
                 break
             budget -= 1
+
+
+def _affordable(
+    session: Session, chosen: list[tuple[Group, Pack]], prices: PriceTable
+) -> list[tuple[Group, Pack]]:
+    """Return what may be spent for."""
+    if not chosen:
+        return []
+    asking = [Asking(pack, group.lane, group.row.producer) for group, pack in chosen]
+    stay = withhold(session, asking, prices, chosen[0][0].row.now)
+    return [(group, pack) for group, pack in chosen if pack.id not in stay]
 
 
 def admitted_counts(session: Session) -> dict[LaneName, int]:

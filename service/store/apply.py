@@ -13,6 +13,7 @@ from sqlalchemy import bindparam, delete, func, select
 from sqlalchemy.orm import Session
 
 from service.rules.alike import alike
+from service.rules.canary import Held
 from service.rules.errors import StaleLease, error_text
 from service.rules.pace import spread
 from service.rules.retry import LONGEST_HOLD, MOST_FAULTS, backoff
@@ -31,7 +32,6 @@ from service.rules.work import (
     Retry,
     SetApart,
     Settle,
-    Shard,
     Split,
     Wait,
 )
@@ -43,7 +43,7 @@ from service.store.health import FIRST_REST, note_create
 from service.store.lanes import hold_lane, learn_pace, release_lane
 from service.store.models import Batch, Enqueued, Job, Part
 from service.store.moves import move_batch, move_job
-from service.store.parts import end_waiting, insert_parts, new_parts, take_out
+from service.store.parts import canary_of, end_waiting, insert_parts, new_parts, take_out
 from service.store.quotas import count_late
 from service.store.settle import BATCH, change, settle
 from service.store.wait import hurry_cancelled, write_waits
@@ -270,8 +270,8 @@ def _apply_job(session: Session, job: Job, outcome: Outcome) -> None:
     match outcome:
         case Wait() | Retry() | Pause() | Park():
             pass
-        case Split(shards=shards):
-            _split(session, job, shards)
+        case Split():
+            _split(session, job, outcome)
         case Assembled():
             complete(session, job, outcome.segments)
         case Fail():
@@ -295,7 +295,15 @@ def _drop_enqueued(session: Session, job: Job) -> bool:
     return session.scalar(of_job) is not None
 
 
-def _split(session: Session, job: Job, shards: tuple[Shard, ...]) -> None:
+def _split(session: Session, job: Job, outcome: Split) -> None:
+    shards = outcome.shards
+    if outcome.spec is not None:
+        job.answer_check = outcome.spec.check
+        job.max_cost = outcome.spec.max_cost
+        for name, value in canary_of(outcome.spec, shards).items():
+            setattr(job, name, value)
+    elif any(shard.held for shard in shards):
+        job.held = Held.CANARY
     total = sum(shard.requests for shard in shards)
     # Before the job's row is written: who submits with its key at this moment has locked the
     # producer's row, and waits for what is written, but not for what is only locked.
@@ -307,7 +315,9 @@ def _split(session: Session, job: Job, shards: tuple[Shard, ...]) -> None:
     move_job(session, job, JobState.RUNNING, parts=len(shards), requests=job.total)
     _drop_enqueued(session, job)
     session.flush()
-    insert_parts(session, new_parts({name: getattr(job, name) for name in _OF_A_JOB}, shards))
+    now = session.scalars(select(func.now())).one()
+    row = {name: getattr(job, name) for name in _OF_A_JOB}
+    insert_parts(session, new_parts(row, shards, now))
     if job.cancel_requested_at is not None:
         end_waiting(session, [job.id])
 

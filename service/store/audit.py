@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from functools import cache
 from typing import Any
 from urllib.parse import quote
@@ -14,6 +15,7 @@ from urllib.parse import quote
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
+from service.rules.prices import written
 from service.store.engine import Database
 from service.store.models import Audit
 
@@ -67,10 +69,20 @@ def record(
             request_id=actor.request_id,
             verb=verb,
             object=object,
-            before=None if before is None else dict(before),
-            after=None if after is None else dict(after),
+            before=_as_json(before),
+            after=_as_json(after),
         )
     )
+
+
+def _as_json(fields: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Amounts of money are texts in JSON."""
+    if fields is None:
+        return None
+    return {
+        name: written(value) if isinstance(value, Decimal) else value
+        for name, value in fields.items()
+    }
 
 
 def lines(

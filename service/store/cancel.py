@@ -36,6 +36,7 @@ def cancel(db: Database, job_id: UUID, *, operator: Actor | None = None) -> None
         if job.cancel_requested_at is not None:
             return
         job.cancel_requested_at = func.now()
+        job.held = job.held_at = None
         if job.parked_at is not None or job.failures:
             job.parked_at, job.not_before = None, func.now()
             job.tries = job.failures = job.faults = 0

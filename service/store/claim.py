@@ -123,6 +123,8 @@ def _job_claim(
         account=job.account,
         max_attempts=job.max_attempts,
         input=job.input,
+        canary=job.canary,
+        max_cost=job.max_cost,
         enqueued=_enqueued(session, job),
         cancel_requested=job.cancel_requested_at is not None,
         final_lines=tuple(lines),

@@ -21,6 +21,12 @@ def job(db: Database, job_id: UUID, producer: str | None) -> Job | None:
         return found if found is not None and producer in {None, found.producer} else None
 
 
+def check_of(db: Database, job_id: UUID) -> Any:
+    """Return what every answer of a job must pass, as its spec has it; None for no check."""
+    with db.begin() as session:
+        return session.scalar(select(Job.answer_check).where(Job.id == job_id))
+
+
 def jobs_by_id(db: Database, ids: Collection[UUID]) -> dict[UUID, Job]:
     """Return those of the jobs that exist, by id."""
     with db.begin() as session:

@@ -30,6 +30,13 @@ def announce(session: Session, job: Job) -> None:
         _add(session, [_row(job.id, event, notice) for notice in wanted])
 
 
+def announce_held(session: Session, job: Job) -> None:
+    """Tell that the rest of a job waits for a decision."""
+    if job.notify:
+        wanted = [notice for notice in read_notices(job.notify) if notice.wants(NoticeEvent.HELD)]
+        _add(session, [_row(job.id, NoticeEvent.HELD, notice) for notice in wanted])
+
+
 def announce_progress(session: Session, job: Job, done_before: int) -> None:
     """Tell of the steps that a job has passed since `done_before` of its requests were done."""
     if not job.notify:

@@ -5,11 +5,14 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
+import msgspec
 from sqlalchemy import ARRAY, Uuid, any_, bindparam, cast, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from service.rules.canary import HELD_UNTIL, Held, most_failures
 from service.rules.errors import StaleLease
+from service.rules.spec import Spec
 from service.rules.states import BatchState, PartState
 from service.rules.work import BatchClaim, Ending, Manifest, PartClaim, Shard
 from service.store.engine import Database
@@ -29,14 +32,29 @@ def manifest_of(part: Part) -> Manifest:
     return part.manifest if part.manifest is not None else part.manifest_blob or ""
 
 
+def canary_of(spec: Spec, shards: Collection[Shard]) -> dict[str, Any]:
+    """Return what a job's row says of its canary, and of what is held meanwhile."""
+    if spec.canary is None:
+        return {"canary": None, "canary_failures": None, "held": None}
+    return {
+        "canary": spec.canary,
+        "canary_failures": most_failures(spec.canary, spec.canary_failures),
+        "held": Held.CANARY if any(shard.held for shard in shards) else None,
+    }
+
+
 def new_parts(
-    job: Mapping[str, Any], shards: Iterable[Shard], *, ready_at: datetime | None = None
+    job: Mapping[str, Any],
+    shards: Iterable[Shard],
+    now: datetime,
+    *,
+    ready_at: datetime | None = None,
 ) -> list[dict[str, Any]]:
     """The rows of a job's first parts, all waiting. `job` has the columns of its row.
 
-    They may travel from `ready_at` on, or at once.
+    They may travel from `ready_at` on, or at once; those that are held, once they are released.
     """
-    begins = {} if ready_at is None else {"ready_at": ready_at}
+    begins = now if ready_at is None else ready_at
     return [
         {
             "id": uuid4(),
@@ -52,7 +70,7 @@ def new_parts(
             **stored(shard.manifest),
             "bytes": shard.bytes,
             "requests": shard.requests,
-            **begins,
+            "ready_at": HELD_UNTIL if shard.held else begins,
         }
         for number, shard in enumerate(shards)
     ]
@@ -157,6 +175,8 @@ def parts_of(db: Database, claim: BatchClaim) -> tuple[PartClaim, ...]:
     with db.begin() as session:
         if session.scalar(_LEASE, {"row": claim.id}) != claim.lease:
             raise StaleLease(str(claim.id))
+        rows = session.execute(_PARTS, {"row": claim.id}).all()
+        checks = _checks(session, claim) if any(row.checked for row in rows) else {}
         return tuple(
             PartClaim(
                 id=row.id,
@@ -170,9 +190,20 @@ def parts_of(db: Database, claim: BatchClaim) -> tuple[PartClaim, ...]:
                 max_attempts=row.max_attempts,
                 cancelled=row.cancelled,
                 outage_since=row.outage_since,
+                check=checks.get(row.job_id),
             )
-            for row in session.execute(_PARTS, {"row": claim.id})
+            for row in rows
         )
+
+
+def _checks(session: Session, claim: BatchClaim) -> dict[UUID, str]:
+    """Return the checks of a batch's jobs. Many jobs may have the same, which is read once."""
+    return {
+        job_id: data
+        for check, job_ids in session.execute(_CHECKS, {"row": claim.id})
+        for data in (msgspec.json.encode(check).decode(),)
+        for job_id in job_ids
+    }
 
 
 _LEASE = select(Batch.lease).where(Batch.id == bindparam("row"))
@@ -190,10 +221,17 @@ _PARTS = (
         Part.outage_since,
         Job.max_attempts,
         Job.cancel_requested_at.is_not(None).label("cancelled"),
+        Job.answer_check.is_not(None).label("checked"),
     )
     .join(Job, Job.id == Part.job_id)
     .where(Part.batch_id == bindparam("row"))
     .order_by(Part.ready_at, Part.shard, Part.id)
+)
+_CHECKS = (
+    select(Job.answer_check, func.array_agg(Job.id.distinct()))
+    .join(Part, Part.job_id == Job.id)
+    .where(Part.batch_id == bindparam("row"), Job.answer_check.is_not(None))
+    .group_by(Job.answer_check)
 )
 
 

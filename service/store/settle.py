@@ -29,6 +29,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session, aliased
 
+from service.rules.canary import HELD_UNTIL
 from service.rules.crashpoints import CrashPoint, reached
 from service.rules.errors import StaleLease, error_text
 from service.rules.retry import MOST_SUSPECTS
@@ -39,6 +40,7 @@ from service.store.claim import suspects
 from service.store.complete import end_jobs
 from service.store.engine import Database, is_unavailable
 from service.store.health import FIRST_REST, note_end
+from service.store.hold import judge_canary
 from service.store.lanes import learn_tokens
 from service.store.models import SCHEMA, Base, Batch, DeadLetter, Event, Job, Part
 from service.store.moves import move_batch
@@ -219,6 +221,7 @@ def _settle_parts(
         end_waiting(session, cancelled)
     for job in jobs.values():
         announce_progress(session, job, done_before[job.id])
+        judge_canary(session, job)
     _end_patience(session, [job.id for job in jobs.values() if job.open_parts and job.attempts > 1])
 
 
@@ -233,7 +236,11 @@ def _end_patience(session: Session, job_ids: Sequence[UUID]) -> None:
         other.model == Part.model,
         or_(
             other.state == PartState.TRAVELLING,
-            and_(other.state == PartState.WAITING, other.patient_until.is_(None)),
+            and_(
+                other.state == PartState.WAITING,
+                other.patient_until.is_(None),
+                other.ready_at < HELD_UNTIL,
+            ),
         ),
     )
     session.execute(

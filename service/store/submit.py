@@ -29,7 +29,7 @@ from service.store.calls import NewCall, insert_calls
 from service.store.engine import Database, is_contended
 from service.store.models import Event, Job, table_of
 from service.store.notices import announce_rejected
-from service.store.parts import insert_parts, new_parts
+from service.store.parts import canary_of, insert_parts, new_parts
 from service.store.quotas import Asked, over_quota
 
 
@@ -175,7 +175,7 @@ def _store(
             [
                 part
                 for i, cut in taken.items()
-                for part in new_parts(rows[i], cut, ready_at=rows[i]["not_before"])
+                for part in new_parts(rows[i], cut, now, ready_at=rows[i]["not_before"])
             ],
         )
         insert_calls(
@@ -270,6 +270,9 @@ def _row(submission: Submission, now: datetime) -> dict[str, Any]:
         "metadata": spec.metadata,
         "notify": spec.notify,
         "is_call": submission.call is not None,
+        "answer_check": spec.check,
+        "max_cost": spec.max_cost,
+        **canary_of(spec, () if taken is None else taken.shards),
         # A refused job must not hold the key that its mended successor will come with.
         "idempotency_key": spec.idempotency_key if bad is None else None,
         "fingerprint": submission.fingerprint if bad is None else None,

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.rules.prices import written
 from service.rules.states import JobState
 from service.store.models import Job
 
@@ -61,6 +62,12 @@ class JobView(View):
     results_generation: int = Field(
         description="The version of the results; 0 until the job has results."
     )
+    canary: int | None
+    canary_failures: int | None = Field(description="How many requests of the canary may fail.")
+    held_at: datetime | None = Field(
+        description="Since when the rest of the job waits for `release` or `cancel`."
+    )
+    max_cost: str | None = Field(description="USD, as a decimal number.")
     parked_at: datetime | None = Field(description="When the job stopped to wait for an operator.")
     last_error: str | None = Field(description="The last error on Haulier's side of the work.")
 
@@ -71,6 +78,7 @@ class JobView(View):
         return cls.model_validate(
             {
                 **fields,
+                "max_cost": None if job.max_cost is None else written(job.max_cost),
                 "usage": UsageView.model_validate(job),
                 # SQLAlchemy reserves the attribute `metadata` on the row.
                 "metadata": job.labels,

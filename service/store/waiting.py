@@ -16,7 +16,7 @@ from service.store.admit import load
 from service.store.engine import Database
 from service.store.health import health_of
 from service.store.lanes import lane_of, token_rates
-from service.store.models import Account, Batch, Job, Lane, Part
+from service.store.models import Account, Batch, Job, Lane, Part, Producer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +38,9 @@ def why(db: Database, job: Job, capacity: Capacity, limits: Limits) -> Reason | 
 
     A row that is parked, or fails again and again, is told even while others are in progress.
     """
-    if job.parked_at is not None:
-        return _parked(job)
-    if job.finished_at is None and job.failures >= MANY_FAILURES:
-        return _failing(job)
+    stopped = _stopped(job)
+    if stopped is not None:
+        return stopped
     if job.state is JobState.ACCEPTED:
         return _to_be_read(db, job)
     if job.state is not JobState.RUNNING:
@@ -78,7 +77,16 @@ def why(db: Database, job: Job, capacity: Capacity, limits: Limits) -> Reason | 
             return _failing(stuck)
         if part is None or _is_under_way(session, open_batches):
             return None
-        return _not_let_in(session, part, capacity, limits)
+        return _short(session, job) or _not_let_in(session, part, capacity, limits)
+
+
+def _stopped(job: Job) -> Reason | None:
+    """Return what keeps the job's own row."""
+    if job.parked_at is not None:
+        return _parked(job)
+    if job.finished_at is None and job.failures >= MANY_FAILURES:
+        return _failing(job)
+    return None if job.held_at is None else _held(job)
 
 
 def _is_under_way(session: Session, open_batches: Select[Batch]) -> bool:
@@ -103,6 +111,14 @@ def _parked(row: Job | Batch) -> Reason:
     return Reason(code="parked", detail=detail, error=row.last_error)
 
 
+def _held(job: Job) -> Reason:
+    detail = (
+        f"{job.failed:,} of the first {job.canary:,} requests failed, and {job.canary_failures:,}"
+        " may: the others are held until somebody releases them, or cancels the job"
+    )
+    return Reason(code="held", detail=detail)
+
+
 def _failing(row: Job | Batch) -> Reason:
     detail = f"{row.failures:,} tries in a row have failed, the last one with: {row.last_error}"
     return Reason(code="failing", detail=detail, until=row.not_before, error=row.last_error)
@@ -116,6 +132,19 @@ def _pause(session: Session, name: str) -> Reason | None:
         return None
     detail = f"account {name} is paused: {account.reason}"
     return Reason(code="account_paused", detail=detail, until=account.paused_until)
+
+
+def _short(session: Session, job: Job) -> Reason | None:
+    """Return why nothing may be spent for a job."""
+    if job.short_reason is not None:
+        return Reason(code="max_cost", detail=f"the job's `max_cost`: {job.short_reason}")
+    producer = session.scalar(
+        select(Producer).where(Producer.name == job.producer, Producer.short_until > func.now())
+    )
+    if producer is None:
+        return None
+    detail = f"the {producer.short_reason}"
+    return Reason(code="budget", detail=detail, until=producer.short_until)
 
 
 def _hold(session: Session, batch: Batch | None, part: Part | None) -> Reason | None:

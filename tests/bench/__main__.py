@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tests.bench import (
     calls,
+    checks,
     database,
     end_to_end,
     memory,
@@ -29,6 +30,7 @@ from tests.bench.size import LONG, SHORT, Size
 MEASUREMENTS: dict[str, Callable[[Size], Section]] = {
     "split": split.measure,
     "reconcile": reconcile.measure,
+    "checks": checks.measure,
     "end-to-end": end_to_end.measure,
     "memory": memory.measure,
     "polling": polling.measure,

@@ -60,7 +60,7 @@ def prepare_shard(blobs: str, count: int) -> dict[str, Any]:
 
 
 def reconcile(
-    blobs: str, scratch: str, shard: dict[str, Any], output: str, errors: str
+    blobs: str, scratch: str, shard: dict[str, Any], output: str, errors: str, *, check: Any = None
 ) -> dict[str, float]:
     """Fetch a batch whose two files are at hand.
 
@@ -78,8 +78,9 @@ def reconcile(
         error_file_id=errors,
     )
     store = Blobs(Path(blobs).as_uri())
+    asked = {} if check is None else {"check": msgspec.json.encode(check).decode()}
     outcome = fetch(
-        claim, clients(store, cast("Together", local), Path(scratch), part_claim(**shard))
+        claim, clients(store, cast("Together", local), Path(scratch), part_claim(**shard, **asked))
     )
     assert isinstance(outcome, Settle), outcome
     settlement = outcome.parts[0]

@@ -1,7 +1,7 @@
 """A piece of work in a fresh process of its own, and what it cost there.
 
 As a program: `python -m tests.bench.child MODULE:FUNCTION '{"keyword": …}'`. The module's imports
-are not measured, the function is, with all its threads.
+are not measured, the function is, with all its threads and processes.
 """
 
 import gc
@@ -66,11 +66,15 @@ def _run(work: str, arguments: dict[str, Any]) -> Cost:
     module, _, name = work.partition(":")
     function = getattr(importlib.import_module(f"tests.bench.{module}"), name)
     gc.freeze()  # as a worker does before it forks
-    before, started = resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
+    before, started = _cpu(), time.monotonic()
     value = function(**arguments)
-    after = resource.getrusage(resource.RUSAGE_SELF)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Cost(cpu, time.monotonic() - started, peak_mb(), value)
+    return Cost(_cpu() - before, time.monotonic() - started, peak_mb(), value)
+
+
+def _cpu() -> float:
+    """Seconds of this process, and of those that it has waited for."""
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return sum(used.ru_utime + used.ru_stime for used in map(resource.getrusage, kinds))
 
 
 if __name__ == "__main__":

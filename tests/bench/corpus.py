@@ -1,5 +1,6 @@
 """The inputs: request lines and answers of a given size, the same ones every time."""
 
+import json
 import random
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -54,6 +55,17 @@ def answer_line(custom_id: str, length: int) -> bytes:
     )
     tail = '"}}],"usage":{"prompt_tokens":120,"completion_tokens":400,"total_tokens":520}}}}\n'
     return (head + prose(length - len(head) - len(tail), 7) + tail).encode()
+
+
+def json_answer_line(custom_id: str, length: int) -> bytes:
+    """The same, with an answer that is JSON."""
+    content = json.dumps({"label": "yes", "score": 0.5, "words": []}, separators=(",", ":"))
+    line = answer_line(custom_id, length).decode()
+    before, mark, after = line.partition('"content":"')
+    text, end, tail = after.partition('"}}],"usage"')
+    words = json.dumps(text.replace(r"\n", " ")[: len(text) - len(content)].split())
+    whole = json.dumps(content.replace("[]", words.replace(", ", ",")))[1:-1]
+    return f"{before}{mark}{whole}{end}{tail}".encode()
 
 
 def error_line(custom_id: str) -> bytes:

@@ -50,6 +50,7 @@ JOB: dict[str, Any] = JobView.model_validate(
         "problems": None,
         "cancel_requested_at": None,
         "results_generation": 1,
+        "held_at": None,
         "parked_at": None,
         "last_error": None,
     }

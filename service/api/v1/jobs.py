@@ -96,7 +96,8 @@ def list_jobs(
 def show_job(job: VisibleJob, services: Uses) -> JobDetail:
     """Show a job and, if it waits, the reason."""
     capacity, limits = Capacity.of(services.settings), Limits.of(services.settings)
-    return JobDetail.explained(job, why(services.db, job, capacity, limits))
+    reason = why(services.db, job, capacity, limits)
+    return JobDetail.explained(job, reason, store.check_of(services.db, job.id))
 
 
 @router.get("/jobs/{job_id}/batches", dependencies=[READ])

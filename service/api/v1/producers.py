@@ -22,6 +22,7 @@ from service.api.body import SMALL_BODY
 from service.api.openapi import problem
 from service.api.problems import NAME_TAKEN, NOT_FOUND, PRODUCER_IN_USE, HttpProblem
 from service.api.services import Uses
+from service.api.v1.amounts import Usd
 from service.api.v1.filtering import PageQuery, legible
 from service.api.v1.jobs import page
 from service.api.v1.schemas import NewProducerView, Page
@@ -88,6 +89,12 @@ class ProducerFields(BaseModel):
         description="The most of its calls that wait at one process of the API; null stands for"
         " HAULIER_MAX_CALLS_PER_PRODUCER.",
     )
+    usd_per_day: Usd | None = Field(
+        default=None, description="What its jobs may cost on one UTC day, in USD."
+    )
+    usd_per_month: Usd | None = Field(
+        default=None, description="What its jobs may cost in one UTC month, in USD."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -143,6 +150,12 @@ class ProducerView(View):
     requests_per_day: int | None
     stored_bytes: int | None
     held_calls: int | None
+    usd_per_day: Usd | None
+    usd_per_month: Usd | None
+    short_until: datetime | None = Field(
+        description="Until when nothing of it starts, because that would pass a budget."
+    )
+    short_reason: str | None
     counted_on: date | None = Field(description="The day (UTC) that `counted_requests` counts.")
     counted_requests: int = Field(description="Requests accepted on that day.")
     signing_secrets: int = Field(description="The number of valid signing secrets.")

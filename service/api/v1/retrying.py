@@ -1,4 +1,4 @@
-"""Retrying the failed requests of a job, and giving up batches that wait for an operator."""
+"""Retrying failed requests, releasing what is held, giving up what waits for an operator."""
 
 from typing import Annotated, Literal
 from uuid import uuid4
@@ -11,12 +11,14 @@ from service.api.acting import ActedBy
 from service.api.auth import ADMIN, SUBMIT, CalledBy
 from service.api.body import SMALL_BODY
 from service.api.openapi import problem
-from service.api.problems import INVALID, NOT_RETRYABLE, NOTHING_PARKED, HttpProblem
+from service.api.problems import INVALID, NOT_RETRYABLE, NOTHING_HELD, NOTHING_PARKED, HttpProblem
 from service.api.services import Uses
+from service.api.v1.amounts import Usd
 from service.api.v1.jobs import Operator, VisibleJob, visible_job
 from service.payloads.blobs import Blobs
 from service.rules.crashpoints import CrashPoint, reached
 from service.rules.errors import MOST_PROBLEMS, Conflict
+from service.store.hold import release
 from service.store.parked import abandon, unpark
 from service.store.revive import DeadLetters, Revival, dead_letters_by_part, revive
 from service.store.views import JobView
@@ -73,6 +75,36 @@ def retry_job(
         revive(services.db, job.id, revivals, operator=operator)
     except Conflict as error:
         raise HttpProblem(NOT_RETRYABLE, str(error)) from None
+    return JobView.of(visible_job(str(job.id), services, caller))
+
+
+class Release(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    max_cost: Usd | None = Field(
+        default=None, description="The new `max_cost` of the job; as it is if left out."
+    )
+
+
+@router.post(
+    "/jobs/{job_id}/release",
+    status_code=202,
+    dependencies=[SUBMIT],
+    responses={409: problem("Nothing of the job is held")},
+)
+def release_job(
+    job: VisibleJob,
+    services: Uses,
+    caller: CalledBy,
+    operator: Operator,
+    asked: Release | None = None,
+) -> JobView:
+    """Let the held rest of a job go, however its canary has fared, or change its `max_cost`."""
+    most = None if asked is None else asked.max_cost
+    try:
+        release(services.db, job.id, max_cost=most, operator=operator)
+    except Conflict as error:
+        raise HttpProblem(NOTHING_HELD, str(error), state=job.state) from None
     return JobView.of(visible_job(str(job.id), services, caller))
 
 

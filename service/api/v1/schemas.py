@@ -27,7 +27,8 @@ class ReasonView(View):
 
     code: str = Field(
         description="One of worker, turn, inflight_batches, enqueued_tokens, account_paused,"
-        " lane_held, retry, packing, failing, parked."
+        " lane_held, retry, packing, failing, held, max_cost, budget,"
+        " parked."
     )
     detail: str
     until: datetime | None = Field(description="When the wait ends by itself, if that is known.")
@@ -38,11 +39,14 @@ class JobDetail(JobView):
         default=None, description="Why the job, or a batch that it cannot end without, waits."
     )
 
+    check: Any = Field(default=None, description="The `check` of its spec; null without one.")
+
     @classmethod
-    def explained(cls, job: Job, reason: Reason | None) -> Self:
+    def explained(cls, job: Job, reason: Reason | None, check: Any) -> Self:
         shown = None if reason is None else ReasonView.model_validate(reason)
         last_error = job.last_error or (None if reason is None else reason.error)
-        return cls.of(job).model_copy(update={"waiting": shown, "last_error": last_error})
+        more = {"waiting": shown, "last_error": last_error, "check": check}
+        return cls.of(job).model_copy(update=more)
 
 
 class BatchView(View):

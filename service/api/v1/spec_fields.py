@@ -7,7 +7,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from msgspec.inspect import DictType, Field, IntType, ListType, StructType, UnionType, type_info
+from msgspec.inspect import (
+    DictType,
+    Field,
+    IntType,
+    ListType,
+    NoneType,
+    StructType,
+    UnionType,
+    type_info,
+)
 from starlette.datastructures import QueryParams
 
 from service.api.problems import invalid
@@ -25,14 +34,22 @@ DESCRIPTIONS: Mapping[str, str] = {
     "priority": "Jobs with a higher priority run first.",
     "metadata": "Your own data about the job: at most 16,384 bytes as JSON.",
     "notify": "The Celery tasks and webhooks that receive the job's notices.",
+    "check": "What every answer must pass, or else count as a failed attempt: `complete`,"
+    " `nonempty`, `json`, an object with a `json_schema` or a `regex`, or a list of these.",
+    "canary": "So many requests go first; the others go when they fare well.",
+    "canary_failures": "If more of the canary's requests fail, the others are held until"
+    " somebody decides. By default half of them may fail.",
+    "max_cost": "No attempt starts that would make the job cost more than so many USD, by the"
+    " estimate from `HAULIER_PRICES`.",
 }
 
 
 def _kind(field: Field) -> type:
-    """Return the class of the field's type, without `| None`."""
+    """Return the class of the field's type, without `| None`; a UnionType if it has several."""
     kind = field.type
     if isinstance(kind, UnionType):
-        kind = kind.types[0]
+        kinds = [one for one in kind.types if not isinstance(one, NoneType)]
+        kind = kinds[0] if len(kinds) == 1 else kind
     return type(kind)
 
 
@@ -46,7 +63,11 @@ def _query_fields() -> dict[str, type]:
 _QUERY_FIELDS = _query_fields()
 _LEFT_OUT = "null"
 """How clients write a parameter that has no value. As text it could name nothing that exists."""
-_FORMS: Mapping[type, str] = {DictType: "A JSON object.", ListType: "A JSON array."}
+_FORMS: Mapping[type, str] = {
+    DictType: "A JSON object.",
+    ListType: "A JSON array.",
+    UnionType: "A word, or a JSON object or array.",
+}
 
 
 def query_parameters() -> list[dict[str, Any]]:
@@ -105,7 +126,7 @@ def _value(name: str, text: str) -> Any:
     try:
         if kind is IntType:
             return int(text)
-        if kind in _FORMS:
+        if kind in _FORMS and not (kind is UnionType and text.isidentifier()):
             return msgspec.json.decode(text)
     except (ValueError, RecursionError):
         needed = "a whole number" if kind is IntType else "JSON"

@@ -154,6 +154,8 @@ async def _submit_lines(request: Request, services: Services, caller: Caller) ->
                 services.settings,
                 hashed=spec.idempotency_key is not None,
                 most_bytes=caller.body_bytes,
+                canary=spec.canary,
+                max_cost=spec.max_cost,
             ) as intake:
                 async for block in body.blocks(request, caller.body_bytes):
                     await _in_thread(services, partial(intake.feed, block))

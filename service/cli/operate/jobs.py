@@ -1,4 +1,4 @@
-"""`haulier cancel`, `retry` and `abandon`."""
+"""`haulier cancel`, `retry`, `release` and `abandon`."""
 
 from typing import Annotated
 
@@ -43,6 +43,23 @@ def retry(
         else:
             pending = document.value.pending
             output().line(f"Job {job} is running again: {pending:,} requests are pending.")
+
+
+@app.command(rich_help_panel=CLIENT)
+def release(
+    job: JobId,
+    max_cost: Annotated[
+        str | None, typer.Option(metavar="USD", help="Let the job cost so much from now on.")
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Let the rest of a job go that its canary or its max_cost holds."""
+    with connected() as api:
+        document = api.release(job, max_cost)
+        if json:
+            output().line(document.line)
+        else:
+            output().line(f"Job {job} goes on: {document.value.pending:,} requests are pending.")
 
 
 @app.command(rich_help_panel=CLIENT)

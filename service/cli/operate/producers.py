@@ -45,6 +45,12 @@ BodyBytes = Annotated[
 OpenRequests = Annotated[
     int | None, typer.Option(min=0, help="Requests of all unfinished jobs; 0 is no limit.")
 ]
+UsdPerDay = Annotated[
+    str | None, typer.Option(metavar="USD", help="What its jobs may cost a day; 0: no limit.")
+]
+UsdPerMonth = Annotated[
+    str | None, typer.Option(metavar="USD", help="What its jobs may cost a month; 0: no limit.")
+]
 StoredBytes = Annotated[
     int | None, typer.Option(min=0, help="Bytes of its uploaded files; 0 is no limit.")
 ]
@@ -74,6 +80,9 @@ class Producer(msgspec.Struct, frozen=True):
     stored_bytes: int | None
     held_calls: int | None
     signing_secrets: int
+    usd_per_day: str | None = None
+    usd_per_month: str | None = None
+    short_reason: str | None = None
     disabled_at: datetime | None = None
 
 
@@ -109,6 +118,8 @@ class Grants:
     requests_per_day: int | None
     stored_bytes: int | None
     held_calls: int | None
+    usd_per_day: str | None
+    usd_per_month: str | None
     lowest_priority: int | None
     highest_priority: int | None
 
@@ -122,8 +133,10 @@ class Grants:
         }
 
 
-def _meant(value: list[str] | int) -> list[str] | int | None:
+def _meant(value: list[str] | int | str) -> list[str] | int | str | None:
     """`*` is all there is, an empty text nothing, 0 no limit."""
+    if isinstance(value, str):
+        return None if value == "0" else value
     if isinstance(value, int):
         return value or None
     return None if "*" in value else [entry for entry in value if entry]
@@ -158,6 +171,8 @@ def add_producer(
     requests_per_day: PerDay = None,
     stored_bytes: StoredBytes = None,
     held_calls: HeldCalls = None,
+    usd_per_day: UsdPerDay = None,
+    usd_per_month: UsdPerMonth = None,
     lowest_priority: Lowest = None,
     highest_priority: Highest = None,
     json: AsJson = False,
@@ -165,7 +180,8 @@ def add_producer(
     """Add a producer, and print its first token. It is shown this once."""
     lists = (account, input_root, notice_task, notice_queue, private_webhook)
     limits = (body_bytes, open_requests, requests_per_day, stored_bytes, held_calls)
-    grants = Grants(*lists, *limits, lowest_priority, highest_priority)
+    budgets = (usd_per_day, usd_per_month)
+    grants = Grants(*lists, *limits, *budgets, lowest_priority, highest_priority)
     with connected() as api:
         made = api.send("POST", PRODUCERS, NewToken, {"name": name, **grants.fields})
     output().line(made.line if json else made.value.token)
@@ -185,6 +201,8 @@ def set_producer(
     requests_per_day: PerDay = None,
     stored_bytes: StoredBytes = None,
     held_calls: HeldCalls = None,
+    usd_per_day: UsdPerDay = None,
+    usd_per_month: UsdPerMonth = None,
     lowest_priority: Lowest = None,
     highest_priority: Highest = None,
     json: AsJson = False,
@@ -192,7 +210,8 @@ def set_producer(
     """Change what a producer may use; what is left out stays as it is."""
     lists = (account, input_root, notice_task, notice_queue, private_webhook)
     limits = (body_bytes, open_requests, requests_per_day, stored_bytes, held_calls)
-    grants = Grants(*lists, *limits, lowest_priority, highest_priority)
+    budgets = (usd_per_day, usd_per_month)
+    grants = Grants(*lists, *limits, *budgets, lowest_priority, highest_priority)
     with connected() as api:
         shown = api.send("PATCH", _path(name), Producer, grants.fields)
     _show(shown, as_json=json)
@@ -232,12 +251,14 @@ def list_producers(json: AsJson = False) -> None:
                 *(Column("producer"), Column("accounts"), Column("body bytes", number=True)),
                 *(Column("open requests", number=True), Column("requests a day", number=True)),
                 *(Column("stored bytes", number=True), Column("held calls", number=True)),
+                *(Column("USD a day", number=True), Column("USD a month", number=True)),
                 *(Column("input roots", wrap=True), Column("notices", wrap=True)),
                 Column("disabled"),
             ),
             lambda one: (
                 *(one.name, _cell(one.accounts), one.body_bytes, one.open_requests),
                 *(one.requests_per_day, one.stored_bytes, one.held_calls),
+                *(one.usd_per_day, one.usd_per_month),
                 _cell(one.input_roots),
                 f"{_cell(one.notice_tasks)} on {_cell(one.notice_queues)}",
                 one.disabled_at,

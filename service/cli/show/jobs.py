@@ -146,6 +146,7 @@ def _fields(job: Job, batches: list[Batch]) -> list[tuple[str, object]]:
         ("cancelled", job.cancel_requested_at),
         ("waits", None if job.waiting is None else job.waiting.detail),
         ("parked", job.parked_at),
+        ("held", job.held_at),
         ("error", job.error),
         *(("", str(problem)) for problem in job.problems or ()),
         ("last trouble", job.last_error),
@@ -157,6 +158,9 @@ def _fields(job: Job, batches: list[Batch]) -> list[tuple[str, object]]:
         ("account", job.account),
         ("producer", job.producer),
         ("attempts", job.max_attempts and f"{job.max_attempts} at most for a request"),
+        ("check", _shortened(job.check)),
+        ("canary", job.canary and f"{job.canary:,}, of which {job.canary_failures:,} may fail"),
+        ("max cost", job.max_cost and f"{job.max_cost} USD"),
         ("priority", job.priority or None),
         ("key", job.idempotency_key),
         ("metadata", msgspec.json.encode(job.metadata).decode() if job.metadata else None),
@@ -165,6 +169,11 @@ def _fields(job: Job, batches: list[Batch]) -> list[tuple[str, object]]:
         ("finished", job.finished_at),
         ("took", took),
     ]
+
+
+def _shortened(check: msgspec.Raw) -> str | None:
+    words = bytes(check).decode()
+    return None if words == "null" else words if len(words) <= 200 else f"{words[:200]}…"
 
 
 def _show_batches(screen: Screen, batches: list[Batch]) -> None:

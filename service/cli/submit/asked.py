@@ -89,6 +89,10 @@ class Asked:
     max_attempts: int | None
     priority: int | None
     metadata: str | None
+    check: str | None
+    canary: int | None
+    canary_failures: int | None
+    max_cost: str | None
     idempotency_key: str | None
 
     def source(self) -> Path:
@@ -121,6 +125,10 @@ class Asked:
                     "--max-attempts": self.max_attempts,
                     "--priority": self.priority,
                     "--metadata": self.metadata,
+                    "--check": self.check,
+                    "--canary": self.canary,
+                    "--canary-failures": self.canary_failures,
+                    "--max-cost": self.max_cost,
                 }
             )
             if named := [*named, *self.table.named()]:
@@ -132,6 +140,10 @@ class Asked:
             max_attempts=self.max_attempts,
             priority=self.priority,
             metadata=self.metadata,
+            check=self.check,
+            canary=self.canary,
+            canary_failures=self.canary_failures,
+            max_cost=self.max_cost,
         )
 
     def recipe(self) -> Recipe | None:

@@ -26,6 +26,7 @@ from service.cli.session import connected
 from service.cli.show.results import BOM_HELP, Wanted, fetch
 from service.cli.show.watch import watched
 from service.cli.submit.asked import Asked, Table
+from service.cli.submit.checks import check_of
 from service.cli.submit.formats import Format
 from service.cli.submit.rows import Recipe
 from service.cli.submit.sources import (
@@ -95,6 +96,23 @@ def submit(
     max_attempts: Annotated[int | None, typer.Option(help="Of each request.")] = None,
     priority: Annotated[int | None, typer.Option(help="Higher goes first.")] = None,
     metadata: Annotated[str | None, typer.Option(help="A JSON object to find the job by.")] = None,
+    check: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CHECK",
+            help="What answers must pass: complete, nonempty, json, @SCHEMA.json, or JSON;"
+            " may be repeated.",
+        ),
+    ] = None,
+    canary: Annotated[
+        int | None, typer.Option(help="So many requests go first; the rest waits for them.")
+    ] = None,
+    canary_failures: Annotated[
+        int | None, typer.Option(help="How many of them may fail; half if left out.")
+    ] = None,
+    max_cost: Annotated[
+        str | None, typer.Option(metavar="USD", help="What the job may cost, by the estimate.")
+    ] = None,
     idempotency_key: Annotated[
         str | None, typer.Option(help="Submit once, however often this is run.")
     ] = None,
@@ -128,6 +146,10 @@ def submit(
         max_attempts=max_attempts,
         priority=priority,
         metadata=metadata,
+        check=check_of(check or ()),
+        canary=canary,
+        canary_failures=canary_failures,
+        max_cost=max_cost,
         idempotency_key=idempotency_key,
     )
     if output is not None and not wait:

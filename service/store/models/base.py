@@ -18,6 +18,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from service.rules.canary import Held
 from service.rules.states import BatchState, JobState, LaneState, PartState
 from service.rules.work import Ending
 
@@ -52,6 +53,7 @@ class Base(DeclarativeBase):
         PartState: Enum(PartState, native_enum=False, length=16, values_callable=_values),
         BatchState: Enum(BatchState, native_enum=False, length=16, values_callable=_values),
         LaneState: Enum(LaneState, native_enum=False, length=16, values_callable=_values),
+        Held: Enum(Held, native_enum=False, length=16, values_callable=_values),
         Ending: Enum(Ending, native_enum=False, length=16, values_callable=_values),
     }
 

@@ -1,6 +1,7 @@
 """Jobs, with their results, events and dead letters."""
 
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -9,12 +10,15 @@ from sqlalchemy import (
     ForeignKey,
     Identity,
     Index,
+    Numeric,
     UniqueConstraint,
     func,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
+from service.rules.canary import Held
 from service.rules.states import JobState
 from service.store.models.base import Base, Leased, one_of
 
@@ -34,6 +38,20 @@ class Job(Leased, Base):
     notify: Mapped[list[Any]] = mapped_column(server_default=text("'[]'"))
     is_call: Mapped[bool] = mapped_column(server_default=text("false"))
     """Whether it came as an ordinary call, and has a row in `calls`."""
+    # Of up to 32 KB, and few read it.
+    answer_check: Mapped[Any | None] = mapped_column(JSONB(none_as_null=True), deferred=True)
+    """The `check` of its spec, as it was given."""
+    canary: Mapped[int | None]
+    canary_failures: Mapped[int | None]
+    """How many requests of the canary may fail."""
+    held: Mapped[Held | None]
+    """What its waiting parts that are not ready before HELD_UNTIL wait for."""
+    held_at: Mapped[datetime | None]
+    """Set while only a decision lets them go: by `release`, or else by `cancel`."""
+    max_cost: Mapped[Decimal | None] = mapped_column(Numeric)
+    """In USD."""
+    short_reason: Mapped[str | None]
+    """Why its next part would pass `max_cost`, when that was looked at the last time."""
     idempotency_key: Mapped[str | None]
     fingerprint: Mapped[str | None]
     input: Mapped[str | None]
@@ -122,6 +140,12 @@ class Job(Leased, Base):
             "created_at",
             "id",
             postgresql_where=text("input LIKE 'haulier-file:%'"),
+        ),
+        # Whether any job has a bound on its cost.
+        Index(
+            "jobs_max_cost_idx",
+            "id",
+            postgresql_where=text("max_cost IS NOT NULL AND finished_at IS NULL"),
         ),
         Index("jobs_page_blob_idx", "page_blob", postgresql_where=text("page_blob IS NOT NULL")),
     )

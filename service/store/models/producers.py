@@ -1,6 +1,7 @@
 """Producers, their credentials, the files that they uploaded, and uploads that are under way."""
 
 from datetime import date, datetime
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -8,6 +9,7 @@ from sqlalchemy import (
     CheckConstraint,
     ForeignKey,
     Index,
+    Numeric,
     func,
     text,
 )
@@ -46,6 +48,12 @@ class Producer(Base):
     counted_requests: Mapped[int] = mapped_column(server_default="0")
     """Requests that were accepted on that day (UTC), where `requests_per_day` is set."""
 
+    usd_per_day: Mapped[Decimal | None] = mapped_column(Numeric)
+    usd_per_month: Mapped[Decimal | None] = mapped_column(Numeric)
+    short_until: Mapped[datetime | None]
+    """Until when nothing of it is let in, because that would pass one of these two."""
+    short_reason: Mapped[str | None]
+
     signing_secrets: Mapped[list[Any]] = mapped_column(server_default=text("'[]'"))
     """The secrets that sign webhooks to it and messages from it, newest first (`whsec_…`)."""
 
@@ -55,6 +63,7 @@ class Producer(Base):
         ),
         CheckConstraint("stored_bytes > 0", name="stored_bytes"),
         CheckConstraint("held_calls > 0", name="held_calls"),
+        CheckConstraint("usd_per_day > 0 AND usd_per_month > 0", name="budgets"),
         CheckConstraint("lowest_priority <= highest_priority", name="priorities"),
     )
 

@@ -170,6 +170,18 @@ def test_a_retry_by_an_operator_is_logged(api: Api) -> None:
     assert (line["before"], line["after"]["retried"]) == ({"state": "completed"}, 2)
 
 
+def test_a_release_by_an_operator_is_logged(api: Api) -> None:
+    owner = add_producer(api.db, "owner").text
+    line = ({"held": "canary", "max_cost": None}, {"held": None, "max_cost": None})
+    for token, logged in ((owner, []), (None, [line])):
+        with as_bearer(api, owner) as client:
+            job_id = client.post("/v1/jobs", json=chat("a", "b", canary=1)).json()["id"]
+            answer = (client if token else api.http).post(f"/v1/jobs/{job_id}/release")
+        assert answer.status_code == 202
+        found = lines(api, object=f"jobs/{job_id}", verb="release")
+        assert [(line["before"], line["after"]) for line in found] == logged
+
+
 # --- reading it ---------------------------------------------------------------------------------
 
 

@@ -69,6 +69,10 @@ def test_a_new_job_shows_everything_about_itself(api: Api) -> None:
         "problems": None,
         "cancel_requested_at": None,
         "results_generation": 0,
+        "canary": None,
+        "canary_failures": None,
+        "max_cost": None,
+        "held_at": None,
         "parked_at": None,
         "last_error": None,
     }
@@ -88,6 +92,8 @@ def test_jsonl_is_taken_with_the_other_fields_in_the_query(api: Api, media_type:
             "priority": -3,
             "metadata": '{"team": "search", "n": [1, null]}',
             "notify": "[]",
+            "check": "json",
+            "max_cost": "2.50",
             "idempotency_key": "k",
         },
         content=jsonl("a", "b", "c"),
@@ -98,7 +104,8 @@ def test_jsonl_is_taken_with_the_other_fields_in_the_query(api: Api, media_type:
     job = answer.json()
     assert (job["total"], job["max_attempts"], job["priority"]) == (3, 9, -3)
     assert job["metadata"] == {"team": "search", "n": [1, None]}
-    assert job["idempotency_key"] == "k"
+    assert (job["idempotency_key"], job["max_cost"]) == ("k", "2.5")
+    assert api.http.get(f"/v1/jobs/{job['id']}").json()["check"] == "json"
 
 
 def test_blank_lines_windows_line_ends_and_a_missing_last_one_do_no_harm(api: Api) -> None:
@@ -282,6 +289,10 @@ BAD_SPECS = [
     (b'{"endpoint": "/v1/chat/completions", "requests": [], "metadata": []}', "metadata"),
     (b'{"endpoint": "/v1/chat/completions", "requests": [], "metadata": {"a": "\\u0000"}}', "NUL"),
     (b'{"endpoint": "/v1/chat/completions", "requests": [], "idempotency_key": ""}', "key"),
+    (b'{"endpoint": "/v1/chat/completions", "requests": [], "check": "xml"}', "`check` 'xml'"),
+    (b'{"endpoint": "/v1/chat/completions", "requests": [], "check": 7}', "check"),
+    (b'{"endpoint": "/v1/chat/completions", "requests": [], "check": {"regex": "("}}', "`regex`"),
+    (b'{"endpoint": "/v1/chat/completions", "requests": [], "check": ["\\u0000"]}', "NUL"),
 ]
 
 
@@ -314,6 +325,18 @@ BAD_QUERIES = [
     ({"account": "other"}, "not yours"),
     ({"idempotency_key": ""}, "idempotency_key"),
     ({"priority": ["1", "2"]}, "query priority: is given more than once"),
+    ({"canary": "0"}, "canary"),
+    ({"max_cost": "0"}, "`max_cost` must be"),
+    ({"max_cost": "-5"}, "`max_cost` must be"),
+    ({"max_cost": "1e30"}, "`max_cost` must be"),
+    ({"max_cost": "a lot"}, "max_cost"),
+    ({"max_cost": "0.0000001"}, "six decimal places"),
+    ({"canary": "2", "canary_failures": "2"}, "`canary_failures` must be below"),
+    ({"canary_failures": "2"}, "`canary_failures` says nothing"),
+    ({"check": "xml"}, "`check` 'xml' is unknown"),
+    ({"check": "{"}, "query check: is not JSON"),
+    ({"check": '{"regex": "(?=a)"}'}, "no lookaround"),
+    ({"check": "[" * 10_000}, "query check: is not JSON"),
 ]
 
 
@@ -458,6 +481,9 @@ OTHERS: list[tuple[str, dict[str, Any]]] = [
     ("fewer requests", chat("a")),
     ("other metadata", chat("a", "b", metadata={"x": 1})),
     ("other attempts", chat("a", "b", max_attempts=5)),
+    ("another check", chat("a", "b", check="json")),
+    ("a canary", chat("a", "b", canary=1)),
+    ("a bound", chat("a", "b", max_cost=5)),
 ]
 
 

@@ -63,12 +63,16 @@ def test_requests_of_a_generator_become_one_job_with_all_its_fields(
         priority=5,
         max_attempts=2,
         metadata={"ü": [1]},
+        check=["json", {"regex": "ü"}],
+        canary=4000,
         idempotency_key="nightly",
     )
     assert (job.state, job.total, job.pending, job.metadata) == ("running", 5000, 5000, {"ü": [1]})
     assert (job.raw["priority"], job.raw["max_attempts"]) == (5, 2)
     assert not job.ended
-    assert haulier.job(str(job.id)) == haulier.job(job)
+    assert haulier.job(job).raw["check"] == ["json", {"regex": "ü"}]
+    assert (job.raw["canary"], job.raw["canary_failures"]) == (4000, 2000)
+    assert haulier.release(job) == haulier.job(str(job.id)) == haulier.job(job)
     assert jobs(api) == 1
 
 

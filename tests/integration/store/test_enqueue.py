@@ -23,7 +23,7 @@ from service.payloads.blobs import Blobs
 from service.rules.admission import Capacity
 from service.rules.states import JobState, Stage
 from service.rules.work import Fail, JobClaim, Split
-from service.store import engine, schema
+from service.store import engine, jobs, schema
 from service.store.permissions import permissions_for
 from service.store.producers import add_credential, add_producer, disable, enable
 from tests.api import Api, jsonl, problem
@@ -207,11 +207,12 @@ def test_an_enqueued_job_runs_to_its_results(pipeline: Pipeline, database_url: s
     pipeline.worker()
     pipeline.scheduler()
     with psycopg.connect(database_url) as connection:
-        good = enqueue(connection, chat("a", "ü", metadata={"order": 7}))
+        good = enqueue(connection, chat("a", "ü", metadata={"order": 7}, check={"regex": "echo"}))
         twice = enqueue(connection, chat("a", "a"))
     job = pipeline.ended(good)
     assert (job.state, job.producer, job.succeeded) == (JobState.COMPLETED, "default", 2)
     assert [line["custom_id"] for line in pipeline.results(good)] == ["a", "ü"]
+    assert jobs.check_of(pipeline.db, good) == {"regex": "echo"}
     rejected = pipeline.ended(twice)
     assert rejected.state is JobState.REJECTED
     assert rejected.problems == [{"line": 2, "message": "custom_id 'a' was used before"}]
@@ -474,6 +475,8 @@ def split(harness: Harness, blob_url: str, tmp_path: Path) -> Splits:
         ({"endpoint": CHAT, "requests": []}, "the input holds no requests"),
         ({"endpoint": CHAT, "requests": [7]}, "line 1: "),
         (chat("a", notify=[{"task": "t", "queue": "q"}]), "notify"),
+        (chat("a", check="xml"), "`check` 'xml' is unknown"),
+        (chat("a", check={"json_schema": {"maximum": 10**400}}), "check"),
     ],
 )
 def test_what_its_producer_may_not_is_rejected_by_split(

@@ -68,6 +68,10 @@ def test_without_the_extra_parquet_is_refused_with_how_to_get_it(
         max_attempts=None,
         priority=None,
         metadata=None,
+        check=None,
+        canary=None,
+        canary_failures=None,
+        max_cost=None,
         idempotency_key=None,
     )
     with pytest.raises(typer.BadParameter, match=r"pip install 'haulier\[parquet\]'"):

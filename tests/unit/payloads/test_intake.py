@@ -1,6 +1,7 @@
 """Taking requests in: what is refused, and that shards point exactly at their lines."""
 
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 from uuid import uuid4
 
@@ -17,7 +18,7 @@ from service.rules.errors import BadInput
 from service.rules.requests import AUDIO, LINE_BYTES
 from service.rules.spec import Permissions, read_spec
 from service.stages.upload import joined
-from tests.factories import CHAT, chat_line, chat_request, spec, take
+from tests.factories import CHAT, MODEL, chat_line, chat_request, spec, take
 
 
 @pytest.fixture
@@ -81,14 +82,21 @@ def test_shards_come_in_input_order(blobs: Blobs) -> None:
     ),
     shard_requests=st.integers(1, 8),
     shard_bytes=st.integers(100, 800),
+    canary=st.integers(0, 31),
 )
 def test_every_entry_points_exactly_at_its_line(
-    blobs: Blobs, requests: list[tuple[str, int]], shard_requests: int, shard_bytes: int
+    blobs: Blobs,
+    requests: list[tuple[str, int]],
+    shard_requests: int,
+    shard_bytes: int,
+    canary: int,
 ) -> None:
     lines = [
         chat_line(f"id-{i}", model=model, pad="é" * pad) for i, (model, pad) in enumerate(requests)
     ]
-    taken = take(blobs, lines, shard_requests=shard_requests, shard_bytes=shard_bytes)
+    taken = take(
+        blobs, lines, shard_requests=shard_requests, shard_bytes=shard_bytes, canary=canary or None
+    )
 
     ordinals = []
     for shard, sent in zip(taken.shards, _uploads(blobs, taken), strict=True):
@@ -100,6 +108,7 @@ def test_every_entry_points_exactly_at_its_line(
         assert {requests[entry.ordinal][0] for entry in entries} == {shard.model}
         assert [entry.ordinal for entry in entries] == sorted(e.ordinal for e in entries)
         assert {(entry.attempts, entry.lost) for entry in entries} == {(0, 0)}
+        assert {0 < canary <= entry.ordinal for entry in entries} == {shard.held}
         for entry in entries:
             piece = b"".join(blobs.stream(shard.input_blob, entry.offset, entry.length))
             assert piece == lines[entry.ordinal] + b"\n"
@@ -234,13 +243,32 @@ def _interrupted(taking: Intake) -> None:
     raise KeyboardInterrupt
 
 
+def test_requests_that_cost_more_than_they_may_before_any_answer_are_refused(
+    tmp_path: Path,
+) -> None:
+    price = {"from": "2020-01-01", "input": "40", "output": "400"}
+    priced = Settings.model_validate({"prices": {MODEL: [price]}})
+    lines = [chat_line(f"r{i}", pad="x" * 10_000) for i in range(4)]
+
+    def taken(most: str, endpoint: str = CHAT) -> Taken:
+        blobs = Blobs((tmp_path / "blobs").as_uri())
+        with Intake(blobs, "jobs/x", endpoint, priced, max_cost=Decimal(most)) as taking:
+            for line in lines:
+                taking.add(line)
+            return taking.finish()
+
+    assert taken("0.3").total == 4
+    with pytest.raises(BadInput, match=r"`max_cost` is 0.1 USD, and the requests cost about 0.20"):
+        taken("0.1")
+
+
 # --- blocks -------------------------------------------------------------------------------------
 
 
 def _fed(blobs: Blobs, content: bytes, size: int, **fields: int) -> Taken | BadInput:
     """What comes of JSONL that arrives in blocks of a size."""
     limits = Settings.model_validate(fields)
-    with Intake(blobs, f"jobs/{uuid4()}", CHAT, limits, hashed=True) as taking:
+    with Intake(blobs, f"jobs/{uuid4()}", CHAT, limits, hashed=True, canary=3) as taking:
         for start in range(0, len(content), size):
             taking.feed(content[start : start + size])
         try:

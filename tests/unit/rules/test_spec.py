@@ -284,10 +284,19 @@ def test_the_order_of_keys_does_not_change_a_fingerprint() -> None:
         {"max_attempts": 2},
         {"priority": 1},
         {"metadata": {"a": 1}},
+        {"check": "json"},
     ],
 )
 def test_any_other_content_changes_the_fingerprint(fields: dict[str, Any]) -> None:
     assert _print(_read(**fields)) != _print(_read())
+
+
+def test_fields_that_came_later_leave_the_fingerprints_of_before_alone() -> None:
+    """A job that was submitted before an upgrade is found again by its key."""
+    envelope = msgspec.json.decode(_read().envelope())
+    assert set(envelope) == {
+        *("endpoint", "account", "priority", "max_attempts", "input", "metadata", "notify")
+    }
 
 
 def test_the_order_of_requests_changes_the_fingerprint() -> None:
