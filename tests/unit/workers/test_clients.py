@@ -127,6 +127,7 @@ def test_what_clients_write_is_read(name: str) -> None:
 @pytest.mark.parametrize(
     "eta",
     [LATER.isoformat(), f"{LATER:%Y-%m-%dT%H:%M:%SZ}", f"{LATER:%Y-%m-%dT%H:%M:%S.000}"],
+    ids=["zone", "z", "none"],
 )
 def test_an_eta_is_kept_in_both_protocols(eta: str) -> None:
     for raw in (written(V2, headers={"eta": eta}), written(task(eta=eta))):
