@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
+from sqlalchemy import Engine
 
 from service.cli.run.process import Child, Process, send, spawn, tail
 from service.cli.up.ports import free_port
@@ -252,3 +254,10 @@ class Databases:
 
 def _new_name() -> str:
     return f"haulier_test_{secrets.token_hex(6)}"
+
+
+def url_of(connections: Engine) -> str:
+    """Where the connections of an engine lead to, as psycopg takes it."""
+    with connections.connect() as connection:
+        info = connection.connection.driver_connection.info  # type: ignore[union-attr]
+        return make_conninfo(info.dsn, password=info.password)

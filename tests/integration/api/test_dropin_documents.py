@@ -28,6 +28,7 @@ from service.api.dropin import app as dropin
 from service.api.dropin import openapi
 from service.store import producers
 from tests.api import Api
+from tests.eventually import eventually
 from tests.factories import MODEL
 from tests.integration.api.test_walls import everything
 from tests.together_by_hand import CHAT, chat_line, jsonl
@@ -143,6 +144,8 @@ def test_another_producers_files_and_batches_are_not_there_on_any_operation(
 ) -> None:
     owner = Owner(api)
     stranger = producers.add_producer(api.db, "stranger").text
+    # Who is told where to look has its call; that is written down a moment later.
+    eventually(lambda: "'delivered_at': None" not in str(everything(runtime_url)["calls"]))
     before = everything(runtime_url)
     tried = 0
     with as_bearer(api, stranger) as client:

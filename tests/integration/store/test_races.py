@@ -48,7 +48,7 @@ from tests.factories import (
 )
 from tests.pipeline import Pipeline, chat
 from tests.processes import Running
-from tests.servers import Databases
+from tests.servers import Databases, url_of
 from workers.submit_queue import HELD
 
 UPLOADS = frozenset({Stage.UPLOAD})
@@ -106,7 +106,7 @@ def in_turn(
     *works: Callable[[], Any],
 ) -> list["Future[Any]"]:
     """Run works that need the job's row so that each waits for it, first come, first served."""
-    url = connections.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    url = url_of(connections)
     done: list[Future[Any]] = []
     with held(connections, "SELECT 1 FROM haulier.jobs WHERE id = :id FOR UPDATE", id=job_id):
         for number, work in enumerate(works, 1):
@@ -336,7 +336,7 @@ def test_a_submission_that_comes_again_during_its_insert_becomes_one_job(
     commits: bool,
     key: str | None,
 ) -> None:
-    url = connections.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    url = url_of(connections)
     harness.submitted()  # the producer is known
     first, second = uuid4(), uuid4()
     again = submission(first if key is None else second, key)
@@ -357,7 +357,7 @@ def test_a_submission_that_comes_again_during_its_insert_becomes_one_job(
 def test_other_content_under_a_key_that_is_just_being_stored_is_refused(
     harness: Harness, connections: Engine, threads: ThreadPoolExecutor
 ) -> None:
-    url = connections.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    url = url_of(connections)
     harness.submitted()
     with submitting(connections, submission(uuid4(), "nightly")) as end:
         late = threads.submit(submit, harness.db, [submission(uuid4(), "nightly", "1")])
