@@ -250,7 +250,8 @@ def _fill(
             **{name: getattr(row, name) for name in GROUP},
             "known": list(row.ids),
             "own_names": pack.own_names,
-            "most": min(budget, MOST_PARTS),
+            # Each has a request at least; one more shows that the pack is full.
+            "most": min(budget, MOST_PARTS, pack.limits.requests - pack.requests + 1),
         }
         before = group.tokens(pack)
         for part in session.execute(_REST, asked).all():

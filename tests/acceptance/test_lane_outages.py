@@ -103,6 +103,8 @@ def test_a_job_that_is_ill_alone_spends_attempts_and_holds_nobody_up(
     pipeline.worker()
     pipeline.scheduler()
     sick = pipeline.submit(chat(*names("sick", 25), max_attempts=1))
+    # It shares no batch, so its requests keep their names.
+    eventually(lambda: simulator.batches_created == 1)
     for prefix in "ab":
         settled_well(pipeline, [pipeline.submit(chat(*names(prefix, 25)))])
     ended = pipeline.ended(sick)

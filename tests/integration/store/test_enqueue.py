@@ -30,7 +30,7 @@ from tests.api import Api, jsonl, problem
 from tests.eventually import eventually
 from tests.factories import CHAT, FakeLease, Harness, admit, chat_line, chat_request
 from tests.pipeline import Pipeline, chat
-from tests.servers import Databases, url_of
+from tests.servers import Databases
 
 
 @dataclass
@@ -188,7 +188,7 @@ def test_no_lock_that_a_role_may_take_holds_up_admission_or_migrations(
             connection.execute("SELECT pg_advisory_lock(%s)", [number])
         admitted = admit(harness.db, limit=9, capacity=Capacity(batches=None, tokens=10**9))
         assert [harness.part(due.id).id for due in admitted] == [part_id]
-        schema.migrate(url_of(harness.db.kw["bind"]))
+        schema.migrate(billing.admin_url)
         for table in ("alembic_version", "chores"):
             with pytest.raises(psycopg.errors.InsufficientPrivilege), connection.transaction():
                 connection.execute(f"LOCK TABLE haulier.{table} IN ACCESS SHARE MODE")
