@@ -1,7 +1,7 @@
 """How many connections may be open: over all, from one address, and for calls that wait."""
 
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
@@ -47,14 +47,14 @@ class Room:
             return True
         return sum(one.site == new.site for one in others) < self.share
 
-    def make(self, new: Connection, others: Sequence[Connection]) -> bool:
+    def make(self, new: Connection, others: Collection[Connection]) -> bool:
         """Whether there is room for one more, after the end of one that waits if need be.
 
         Who sends a request gets in while others only hold connections open.
         """
         if not lies_in(new.address, self.trusted):
             here = new.site
-            same = [one for one in others if one.site == here]
+            same = {one for one in others if one.site == here}
             if len(same) >= self.share and not _make_room(same, self.share, self._of(here)):
                 return False
         return _make_room(others, self.most, self._of(""))
@@ -78,20 +78,21 @@ class Rooms:
     most_calls: int
     ordinary: set[Connection] = field(default_factory=set)
     for_calls: set[Connection] = field(default_factory=set)
+    _noted: "Noted" = field(default_factory=deque, repr=False)
 
     def enter(self, new: Connection) -> bool:
         """Let a connection in. Returns False if there is no room at all."""
         if self.room.is_free(new, self.ordinary):
             self.ordinary.add(new)
             return True
-        if _make_room(list(self.for_calls), self.most_calls):
+        if _make_room(self.for_calls, self.most_calls, self._noted):
             self.for_calls.add(new)
             return True
         return False
 
     def enter_ordinary(self, new: Connection) -> bool:
         """Let a connection in, or over, that is not for calls."""
-        if not self.room.make(new, list(self.ordinary)):
+        if not self.room.make(new, self.ordinary):
             return False
         self.for_calls.discard(new)
         self.ordinary.add(new)
@@ -114,7 +115,7 @@ NOTED = 50
 PLACES = 1000
 
 
-def _make_room(others: Sequence[Connection], most: int, noted: Noted | None = None) -> bool:
+def _make_room(others: Collection[Connection], most: int, noted: Noted | None = None) -> bool:
     if len(others) < most:
         return True
     while noted:

@@ -64,8 +64,8 @@ def settle(
     """Commit a Settle and give the lease back. Raises StaleLease if it was lost.
 
     `company` is how long requests that go again wait for others of their job, `rest` the first rest
-    of a lane. A part that cannot
-    be stored keeps no other from it; then its error is raised, and the batch stays open with it.
+    of a lane. A part that cannot be stored keeps no other from it; then its error is raised, and
+    the batch stays open with it.
     """
     divides = any(retry.company for part in outcome.parts for retry in part.retries)
     # All that belongs together must be there before it is let in.
