@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from sqlalchemy import func, or_, select, text
@@ -177,22 +177,25 @@ class _Sender:
     def _canary(self, health: Health) -> Health:
         rows = self._candidates()
         fit = [row for row in rows if row.company is None]
-
-        def key(row: Any) -> Any:
-            return rank(health, row.job_id, row.producer), row.ready_at, row.shard
-
         if fit:
-            first = min(fit, key=key)
+            first = min(fit, key=partial(_order, health))
             best = rank(health, first.job_id, first.producer)
             like = [row for row in fit if rank(health, row.job_id, row.producer) == best]
             return self._probe(health, self._form(first, like, health.canary))
-        if rows:
-            # Nothing but what must travel together: all of it goes.
-            return self._probe(health, self._form(min(rows, key=key), rows, None))
-        return health
+        return self._whole(health, rows)
+
+    def _whole(self, health: Health, rows: Sequence[Any]) -> Health:
+        """Send what must travel together, all of it: nothing else waits."""
+        if not rows:
+            return health
+        first = min(rows, key=partial(_order, health))
+        return self._probe(health, self._form(first, rows, None))
 
     def _tenth(self, health: Health, budget: int) -> Health:
-        rows = [row for row in self._candidates() if row.company is None]
+        found = self._candidates()
+        rows = [row for row in found if row.company is None]
+        if not rows:
+            return self._whole(health, found)
         heads: dict[tuple[int, str], Any] = {}
         for row in sorted(rows, key=lambda row: (row.ready_at, row.shard)):
             heads.setdefault((-row.priority, row.producer), row)
@@ -202,8 +205,6 @@ class _Sender:
                 break
             most = min(share, self._limits.requests)
             health = self._probe(health, self._form(heads[key], rows, most))
-        if not rows:
-            return self._probe(health, 0)
         return health
 
     def _probe(self, health: Health, requests: int) -> Health:
@@ -246,6 +247,10 @@ class _Sender:
             if fellow and row.id != first.id and row.own_names == first.own_names:
                 pack.take(_waiting(row))
         return pack
+
+
+def _order(health: Health, row: Any) -> Any:
+    return rank(health, row.job_id, row.producer), row.ready_at, row.shard
 
 
 def _waiting(row: Any) -> WaitingPart:

@@ -10,8 +10,9 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from service.rules.admission import Capacity
+from service.rules.lanes import Phase
 from service.rules.packing import LARGE, RENAMED, Limits
-from service.rules.states import BatchState, JobState, Stage
+from service.rules.states import BatchState, JobState, LaneState, Stage
 from service.rules.work import Advance, Changes, Ending, Park, Pause, Retry, Settle, Usage, Wait
 from service.store import engine
 from service.store.apply import apply
@@ -24,8 +25,10 @@ from service.store.waiting import Reason, why
 from tests.factories import (
     AT_ONCE,
     LEASE,
+    MODEL,
     Harness,
     admit,
+    ill_lane,
     mingled,
     settlement,
 )
@@ -449,3 +452,13 @@ def test_what_goes_again_waits_for_others_of_its_job(harness: Harness) -> None:
     batch = harness.batch(batch_id)
     # Of one job, so the requests keep their custom_ids.
     assert (batch.parts, batch.renamed) == (2, False)
+
+
+def test_what_travels_together_goes_whole_where_nothing_else_could_probe_its_lane(
+    harness: Harness,
+) -> None:
+    harness.waiting(500)
+    ill_lane(harness.db, MODEL, state=LaneState.PROBING, phase=Phase.TENTH, until=None)
+    harness.run("UPDATE haulier.parts SET company = gen_random_uuid()")
+    (batch_id,) = batches(harness)
+    assert harness.batch(batch_id).requests == 500
