@@ -77,11 +77,16 @@ def test_two_lanes_are_ill_at_once_and_a_third_one_does_not_notice(
     simulator.outage("creates", model="^refusing", status=503)
     pipeline.worker()
     pipeline.scheduler()
-    ill = [
-        pipeline.submit(of_model(model, chat(*names(f"{model}-{prefix}", 30))), shard_requests=10)
-        for model in ("failing", "refusing")
-        for prefix in "abc"
-    ]
+    models = ("failing", "refusing")
+
+    def submitted(model: str, prefix: str) -> UUID:
+        spec = of_model(model, chat(*names(f"{model}-{prefix}", 30)))
+        return pipeline.submit(spec, shard_requests=10)
+
+    first = [submitted(model, "a") for model in models]
+    # The others share no batch with them: one batch alone is no evidence.
+    eventually(lambda: all(map(pipeline.batch_count, first)))
+    ill = [*first, *(submitted(model, prefix) for model in models for prefix in "bc")]
     well = pipeline.submit(of_model("working", chat(*names("d", 30))))
     eventually(lambda: not health(pipeline, "failing").is_healthy, 30)
     eventually(lambda: not health(pipeline, "refusing").is_healthy, 30)
