@@ -80,6 +80,9 @@ class Site:
         return self._tasks[delivery]
 
     def send_again(self, job_id: UUID) -> None:
+        """Send all of the job's notices again; one on its way would be left alone, so none is."""
+        for kind in ("webhook", "task"):
+            self._delivered(job_id, kind)
         for one in notices.deliveries(self.harness.db, job_id, after=None, limit=100):
             notices.redeliver(self.harness.db, job_id, one.id)
 
