@@ -15,8 +15,8 @@ from config.settings import Settings
 from service.api.server import Server, listening, url_of
 from service.payloads.blobs import Blobs
 from service.payloads.results import assembled
+from service.rules.outcomes import Assembled
 from service.rules.states import Stage
-from service.rules.work import Assembled
 from service.store import engine
 from tests.eventually import eventually
 from tests.factories import CHAT, Harness, chat_line, chat_request

@@ -16,26 +16,21 @@ from service.payloads.intake import Intake, Taken
 from service.payloads.results import LinesWriter
 from service.rules.admission import Capacity
 from service.rules.lanes import Health
-from service.rules.packing import Limits
-from service.rules.spec import Permissions, Spec, read_spec
-from service.rules.states import BatchState, JobState, LaneState, PartState, Stage
-from service.rules.work import (
+from service.rules.outcomes import (
     Advance,
     Assembled,
-    BatchClaim,
     Changes,
     DeadLetter,
-    Entry,
-    FinalLines,
-    JobClaim,
     Outcome,
-    PartClaim,
     RetryPart,
     Settle,
     Settlement,
-    Shard,
     Wait,
 )
+from service.rules.packing import Limits
+from service.rules.spec import Permissions, Spec, read_spec
+from service.rules.states import BatchState, JobState, LaneState, PartState, Stage
+from service.rules.work import BatchClaim, Entry, FinalLines, JobClaim, PartClaim, Shard
 from service.stages import AccountClients
 from service.store.admit import Admission
 from service.store.apply import apply

@@ -5,7 +5,7 @@ from datetime import timedelta
 from enum import StrEnum
 
 from service.rules.errors import AccountBlocked, Broken, HaulierError, RateLimited, Unreachable
-from service.rules.work import Outcome, Pause, Retry
+from service.rules.outcomes import Outcome, Pause, Retry
 
 LONGEST_PAUSE = timedelta(minutes=5)
 LONGEST_OUTAGE_PAUSE = timedelta(hours=1)

@@ -24,22 +24,10 @@ from service.rules.errors import (
     StaleLease,
     Unreachable,
 )
+from service.rules.outcomes import Advance, Fail, Outcome, Park, Pause, Retry, Split, Wait
 from service.rules.retry import after
 from service.rules.states import BatchState, JobState, Stage
-from service.rules.work import (
-    Advance,
-    BatchClaim,
-    Claim,
-    Fail,
-    JobClaim,
-    Outcome,
-    Park,
-    PartClaim,
-    Pause,
-    Retry,
-    Split,
-    Wait,
-)
+from service.rules.work import BatchClaim, Claim, JobClaim, PartClaim
 from service.runner.lease import HeldLease, while_lasts
 from service.runner.waits import Waits
 from service.runner.worklog import bound, report

@@ -6,7 +6,8 @@ from datetime import timedelta
 import structlog
 
 from service.rules.crashpoints import CrashPoint, reached
-from service.rules.work import BatchClaim, Wait
+from service.rules.outcomes import Wait
+from service.rules.work import BatchClaim
 from service.runner.lease import while_lasts
 from service.store.engine import Database, is_unavailable
 from service.store.wait import wait

@@ -6,12 +6,9 @@ from contextlib import contextmanager
 
 import structlog
 
-from service.rules.states import Stage
-from service.rules.work import (
+from service.rules.outcomes import (
     Advance,
     Assembled,
-    BatchClaim,
-    Claim,
     Cut,
     Fail,
     Hold,
@@ -24,6 +21,8 @@ from service.rules.work import (
     Split,
     Wait,
 )
+from service.rules.states import Stage
+from service.rules.work import BatchClaim, Claim
 
 log = structlog.get_logger()
 

@@ -2,7 +2,8 @@
 
 from service.payloads import results
 from service.rules.crashpoints import CrashPoint, reached
-from service.rules.work import Assembled, JobClaim, Outcome
+from service.rules.outcomes import Assembled, Outcome
+from service.rules.work import JobClaim
 from service.stages.clients import Clients
 
 

@@ -12,8 +12,9 @@ import structlog
 
 from service.rules.crashpoints import CrashPoint, reached
 from service.rules.errors import Missing, Refused, Transient
+from service.rules.outcomes import Advance, Changes, Outcome, Retry, Wait
 from service.rules.states import BatchState
-from service.rules.work import Advance, BatchClaim, Changes, Outcome, Retry, Wait
+from service.rules.work import BatchClaim
 from service.stages.clients import AccountClients
 from service.stages.dead_letters import refuse
 from service.stages.poll import until_next_poll

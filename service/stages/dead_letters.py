@@ -10,18 +10,11 @@ from service.payloads.blobs import Blobs, place_of
 from service.payloads.results import LinesWriter
 from service.rules.crashpoints import CrashPoint, reached
 from service.rules.errors import error_text
+from service.rules.outcomes import DeadLetter, RetryPart, Settle, Settlement
 from service.rules.retry import BatchFault, batch_fault
 from service.rules.shared_ids import shared_ids
 from service.rules.states import BatchState, PartState
-from service.rules.work import (
-    BatchClaim,
-    DeadLetter,
-    Entry,
-    PartClaim,
-    RetryPart,
-    Settle,
-    Settlement,
-)
+from service.rules.work import BatchClaim, Entry, PartClaim
 from service.stages.clients import Clients
 from service.stages.poison import divide_parts
 

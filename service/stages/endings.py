@@ -3,14 +3,9 @@
 from dataclasses import replace
 from datetime import timedelta
 
+from service.rules.outcomes import Outcome, RetryPart, Settle
 from service.rules.states import BatchState
-from service.rules.work import (
-    BatchClaim,
-    Ending,
-    Outcome,
-    RetryPart,
-    Settle,
-)
+from service.rules.work import BatchClaim, Ending
 from service.stages.clients import Clients
 from service.stages.dead_letters import open_parts, settle_unserved, unserved
 

@@ -12,21 +12,11 @@ from typing import IO
 from service.payloads.results import LinesWriter
 from service.rules.crashpoints import CrashPoint, reached
 from service.rules.errors import Missing
+from service.rules.outcomes import Changes, Outcome, RetryPart, Settle, Settlement, Wait
 from service.rules.retry import OwnTexts, backoff, outage_pause, own_texts
 from service.rules.shared_ids import prefix_of, renamed
 from service.rules.states import BatchState, LaneState, PartState
-from service.rules.work import (
-    BatchClaim,
-    Changes,
-    Entry,
-    FinalLines,
-    Outcome,
-    PartClaim,
-    RetryPart,
-    Settle,
-    Settlement,
-    Wait,
-)
+from service.rules.work import BatchClaim, Entry, FinalLines, PartClaim
 from service.stages.checking import check_answers, keep_answers, line_at
 from service.stages.clients import AccountClients
 from service.stages.dead_letters import (

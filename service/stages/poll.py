@@ -4,10 +4,11 @@ from datetime import timedelta
 
 from service.rules.crashpoints import CrashPoint, reached
 from service.rules.errors import Missing
+from service.rules.outcomes import Advance, Changes, Outcome, Park, Retry, Wait
 from service.rules.pace import next_poll
 from service.rules.retry import backoff
 from service.rules.states import BatchState
-from service.rules.work import Advance, BatchClaim, Changes, Outcome, Park, Retry, Wait
+from service.rules.work import BatchClaim
 from service.stages.clients import AccountClients
 from service.stages.endings import give_up
 from service.together.wire import ProviderBatch

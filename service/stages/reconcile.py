@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 import msgspec
 
 from service.rules.errors import error_text
+from service.rules.outcomes import DeadLetter, Oddities, Usage
 from service.rules.retry import (
     MOST_LOST,
     MOST_UNCOUNTED,
@@ -19,7 +20,7 @@ from service.rules.retry import (
     classify,
     is_outage,
 )
-from service.rules.work import DeadLetter, Entry, Oddities, Usage
+from service.rules.work import Entry
 from service.stages.dead_letters import dead_letter
 from service.stages.poison import Delay, Division
 from service.together.answers import Frame, answer_of, read_frames, says_nothing, tells

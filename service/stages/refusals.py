@@ -7,9 +7,10 @@ account's key works, and the refusal concerns what was asked.
 from datetime import timedelta
 
 from service.rules.errors import AccountBlocked, QueueFull, RateLimited, Transient, Unreachable
+from service.rules.outcomes import Hold, Outcome, Park, Pause, Retry
 from service.rules.retry import MOST_HELD, MOST_REFUSALS, after
 from service.rules.states import BatchState
-from service.rules.work import BatchClaim, Hold, Outcome, Park, Pause, Retry
+from service.rules.work import BatchClaim
 from service.stages.clients import AccountClients
 from service.stages.dead_letters import settle_unserved
 from service.stages.endings import give_up

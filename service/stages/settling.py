@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 
-from service.rules.work import BatchClaim, Changes, Park, Wait
+from service.rules.outcomes import Changes, Park, Wait
+from service.rules.work import BatchClaim
 
 FEW = 0.01
 """The share of a batch's requests below which missing lines are few."""

@@ -6,8 +6,9 @@ from service.payloads.inputs import InputUnreadable, open_input, open_uploaded, 
 from service.payloads.intake import Intake, Taken, take_in
 from service.rules.crashpoints import CrashPoint, reached
 from service.rules.errors import BadInput
+from service.rules.outcomes import Fail, Outcome, Split
 from service.rules.spec import Spec, read_spec
-from service.rules.work import Fail, JobClaim, Outcome, Split
+from service.rules.work import JobClaim
 from service.stages.clients import Clients
 
 

@@ -13,19 +13,10 @@ from service.payloads.blobs import BLOCK, Blobs
 from service.payloads.excerpts import excerpt
 from service.rules.crashpoints import CrashPoint, reached
 from service.rules.errors import Missing, Refused
+from service.rules.outcomes import Advance, Changes, Cut, Outcome, Retry, SetApart
 from service.rules.shared_ids import renamed
 from service.rules.states import BatchState
-from service.rules.work import (
-    Advance,
-    BatchClaim,
-    Changes,
-    Cut,
-    Entry,
-    Outcome,
-    PartClaim,
-    Retry,
-    SetApart,
-)
+from service.rules.work import BatchClaim, Entry, PartClaim
 from service.stages.clients import AccountClients
 from service.stages.dead_letters import names_of, open_parts, refuse
 

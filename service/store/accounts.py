@@ -7,18 +7,10 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from service.rules.errors import error_text
+from service.rules.outcomes import Advance, Hold, Outcome, Pause, Retry, Settle, Wait
 from service.rules.retry import backoff
 from service.rules.states import OPEN_BATCH_STATES, BatchState
-from service.rules.work import (
-    Advance,
-    BatchClaim,
-    Hold,
-    Outcome,
-    Pause,
-    Retry,
-    Settle,
-    Wait,
-)
+from service.rules.work import BatchClaim
 from service.store.engine import Database
 from service.store.models import Account, Batch
 

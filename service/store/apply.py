@@ -15,14 +15,9 @@ from sqlalchemy.orm import Session
 from service.rules.alike import alike
 from service.rules.canary import Held
 from service.rules.errors import StaleLease, error_text
-from service.rules.pace import spread
-from service.rules.retry import LONGEST_HOLD, MOST_FAULTS, backoff
-from service.rules.states import BatchState, JobState, PartState
-from service.rules.work import (
+from service.rules.outcomes import (
     Advance,
     Assembled,
-    BatchClaim,
-    Claim,
     Cut,
     Fail,
     Hold,
@@ -35,6 +30,10 @@ from service.rules.work import (
     Split,
     Wait,
 )
+from service.rules.pace import spread
+from service.rules.retry import LONGEST_HOLD, MOST_FAULTS, backoff
+from service.rules.states import BatchState, JobState, PartState
+from service.rules.work import BatchClaim, Claim
 from service.store.accounts import pause_account, probed
 from service.store.complete import complete
 from service.store.cutting import cut, lock_divided

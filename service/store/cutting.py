@@ -3,8 +3,9 @@
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from service.rules.outcomes import Cut
 from service.rules.states import PartState
-from service.rules.work import Claim, Cut
+from service.rules.work import Claim
 from service.store.models import Batch, Event, Job, Part
 from service.store.parts import rest_of, stored
 

@@ -9,8 +9,8 @@ from sqlalchemy.orm import Session
 
 from service.rules.admission import LaneName
 from service.rules.errors import error_text
+from service.rules.outcomes import Hold, Usage
 from service.rules.retry import backoff
-from service.rules.work import Hold, Usage
 from service.store.models import Batch, Lane, Part
 
 _KEY = ["account", "endpoint", "model"]

@@ -32,9 +32,10 @@ from sqlalchemy.orm import Session, aliased
 from service.rules.canary import HELD_UNTIL
 from service.rules.crashpoints import CrashPoint, reached
 from service.rules.errors import StaleLease, error_text
+from service.rules.outcomes import Changes, RetryPart, Settle, Settlement, Usage
 from service.rules.retry import MOST_SUSPECTS
 from service.rules.states import PartState, check_move
-from service.rules.work import BatchClaim, Changes, RetryPart, Settle, Settlement, Usage
+from service.rules.work import BatchClaim
 from service.store.accounts import probed
 from service.store.claim import suspects
 from service.store.complete import end_jobs

@@ -10,7 +10,7 @@ from sqlalchemy import Date, cast, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from service.rules.work import Settlement, Usage
+from service.rules.outcomes import Settlement, Usage
 from service.store.engine import Database
 from service.store.models import Batch, Part
 from service.store.models import Usage as UsageRow

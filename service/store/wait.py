@@ -24,9 +24,10 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from service.rules.errors import error_text
+from service.rules.outcomes import Changes, Wait
 from service.rules.pace import spread
 from service.rules.states import OPEN_BATCH_STATES
-from service.rules.work import BatchClaim, Changes, Ending, Wait
+from service.rules.work import BatchClaim, Ending
 from service.store.engine import Database
 from service.store.models import Batch
 

@@ -12,8 +12,9 @@ import msgspec
 
 from service.payloads.blobs import Blobs
 from service.payloads.results import assembled, stream_partial
+from service.rules.outcomes import Settle
 from service.rules.states import BatchState
-from service.rules.work import FinalLines, Settle
+from service.rules.work import FinalLines
 from service.stages import fetch
 from service.together.client import Together
 from service.together.wire import ProviderBatch, read_batch

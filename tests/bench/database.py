@@ -14,8 +14,8 @@ from uuid import UUID
 
 import msgspec
 
+from service.rules.outcomes import Wait
 from service.rules.states import Stage
-from service.rules.work import Wait
 from service.store import engine
 from service.store.claim import claim_batches
 from service.store.due import dispatch

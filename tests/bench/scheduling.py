@@ -9,8 +9,8 @@ from typing import Any
 import psycopg
 import redis
 
+from service.rules.outcomes import Changes, Wait
 from service.rules.states import Stage
-from service.rules.work import Changes, Wait
 from service.store import engine
 from service.store.claim import claim_batches
 from service.store.due import dispatch

@@ -14,7 +14,7 @@ import pytest
 
 from config.settings import Settings
 from service.api.calls import desk, waiting
-from service.rules.work import DeadLetter
+from service.rules.outcomes import DeadLetter
 from service.store import credentials, jobs, producers
 from service.store.models import Job
 from service.upkeep import retention

@@ -20,8 +20,8 @@ from config.settings import Settings
 from service import stages
 from service.api.dropin.together import batches, files, uploads
 from service.rules.credentials import Scope
+from service.rules.outcomes import Split
 from service.rules.states import Stage
-from service.rules.work import Split
 from service.stages.clients import Clients
 from service.store import jobs, producers
 from service.store.models import Job

@@ -8,8 +8,8 @@ from uuid import uuid4
 import pytest
 
 from config.settings import Account, Settings
+from service.rules.outcomes import Park, Pause
 from service.rules.states import BatchState, Stage
-from service.rules.work import Park, Pause
 from service.store.heartbeats import beat
 from tests.api import TOKEN, Api, chat, messages, problem, serving
 from tests.factories import settlement

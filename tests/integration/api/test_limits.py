@@ -18,9 +18,9 @@ from config.settings import Settings
 from service.api.gathering import Accepted, Gathering
 from service.payloads.blobs import Blobs
 from service.rules.errors import OverQuota
+from service.rules.outcomes import Split
 from service.rules.spec import Spec
 from service.rules.states import Stage
-from service.rules.work import Split
 from service.store import engine
 from service.store.producers import add_producer
 from service.store.submit import Submission

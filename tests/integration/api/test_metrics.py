@@ -7,8 +7,8 @@ import psycopg
 from prometheus_client.parser import text_string_to_metric_families
 
 from config import VERSION
+from service.rules.outcomes import Pause, Usage
 from service.rules.states import Stage
-from service.rules.work import Pause, Usage
 from service.store import engine
 from service.store.gauges import gauges
 from service.store.heartbeats import beat

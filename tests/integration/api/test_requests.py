@@ -11,15 +11,9 @@ import pytest
 
 from service.payloads import request_index
 from service.payloads.results import LinesWriter
+from service.rules.outcomes import Changes, DeadLetter, RetryPart, Settle, Settlement
 from service.rules.states import BatchState, Stage
-from service.rules.work import (
-    Changes,
-    DeadLetter,
-    Entry,
-    RetryPart,
-    Settle,
-    Settlement,
-)
+from service.rules.work import Entry
 from service.stages.dead_letters import result_line
 from service.store.parts import manifest_of
 from tests.api import Api, post_lines, problem

@@ -8,8 +8,8 @@ import pytest
 
 from service.api.ranges import Span, Unsatisfiable, names, requested
 from service.rules.errors import Problem
+from service.rules.outcomes import Fail
 from service.rules.states import Stage
-from service.rules.work import Fail
 from tests.api import Api, problem
 from tests.factories import final_lines, settlement
 

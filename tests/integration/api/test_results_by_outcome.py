@@ -8,7 +8,7 @@ import pytest
 
 from service.payloads import selection
 from service.payloads.blobs import packed
-from service.rules.work import DeadLetter
+from service.rules.outcomes import DeadLetter
 from service.stages.dead_letters import result_line
 from tests.api import Api, problem
 from tests.factories import entry, final_lines, settlement

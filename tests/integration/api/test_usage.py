@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from config.settings import Settings
-from service.rules.work import Usage
+from service.rules.outcomes import Usage
 from tests.api import Api, messages, problem, serving
 from tests.factories import MODEL, settlement
 from tests.integration.api.test_producers import as_bearer, token_of

@@ -13,8 +13,8 @@ from sqlalchemy import event
 
 from config.settings import Account, Settings
 from service import stages
+from service.rules.outcomes import Advance, Changes, Retry, Wait
 from service.rules.states import BatchState, Stage
-from service.rules.work import Advance, Changes, Retry, Wait
 from service.runner.runner import Runner, Work, _handed_back
 from service.stages.lookup import MOST_GETS
 from service.store import engine

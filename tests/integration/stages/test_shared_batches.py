@@ -14,18 +14,10 @@ import pytest
 from service import stages
 from service.payloads.blobs import Blobs
 from service.payloads.results import read_index
+from service.rules.outcomes import Outcome, RetryPart, SetApart, Settle, Settlement, Wait
 from service.rules.shared_ids import shared_ids
 from service.rules.states import BatchState, PartState
-from service.rules.work import (
-    BatchClaim,
-    Outcome,
-    PartClaim,
-    RetryPart,
-    SetApart,
-    Settle,
-    Settlement,
-    Wait,
-)
+from service.rules.work import BatchClaim, PartClaim
 from service.stages import AccountClients
 from service.together.client import Together
 from service.together.transport import Pool, open_pool

@@ -16,24 +16,22 @@ from service import stages
 from service.payloads.blobs import Blobs
 from service.payloads.results import read_index
 from service.rules.errors import AccountBlocked, Missing, RateLimited, Transient, Unreachable
-from service.rules.spec import Permissions
-from service.rules.states import BatchState, JobState
-from service.rules.work import (
+from service.rules.outcomes import (
     Advance,
     Assembled,
-    BatchClaim,
     Changes,
     Fail,
-    FinalLines,
     Outcome,
     Park,
-    PartClaim,
     Pause,
     Retry,
     Settle,
     Split,
     Wait,
 )
+from service.rules.spec import Permissions
+from service.rules.states import BatchState, JobState
+from service.rules.work import BatchClaim, FinalLines, PartClaim
 from service.stages import AccountClients
 from service.stages.poll import MOST_NOT_THERE
 from service.together.client import Together

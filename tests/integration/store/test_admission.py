@@ -11,9 +11,10 @@ from sqlalchemy.exc import IntegrityError
 
 from service.rules.admission import Capacity
 from service.rules.lanes import Phase
+from service.rules.outcomes import Advance, Changes, Park, Pause, Retry, Settle, Usage, Wait
 from service.rules.packing import LARGE, RENAMED, Limits
 from service.rules.states import BatchState, JobState, LaneState, Stage
-from service.rules.work import Advance, Changes, Ending, Park, Pause, Retry, Settle, Usage, Wait
+from service.rules.work import Ending
 from service.store import engine
 from service.store.apply import apply
 from service.store.cancel import cancel

@@ -7,12 +7,9 @@ import pytest
 
 from service.rules.admission import Capacity
 from service.rules.errors import Conflict
-from service.rules.retry import MANY_FAILURES
-from service.rules.states import BatchState, JobState, Stage
-from service.rules.work import (
+from service.rules.outcomes import (
     Advance,
     Changes,
-    Ending,
     Hold,
     Park,
     Pause,
@@ -21,6 +18,9 @@ from service.rules.work import (
     Settle,
     Split,
 )
+from service.rules.retry import MANY_FAILURES
+from service.rules.states import BatchState, JobState, Stage
+from service.rules.work import Ending
 from service.store import engine
 from service.store.accounts import accounts
 from service.store.cancel import cancel

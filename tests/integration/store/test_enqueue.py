@@ -21,8 +21,9 @@ from config.settings import Settings
 from service import stages
 from service.payloads.blobs import Blobs
 from service.rules.admission import Capacity
+from service.rules.outcomes import Fail, Split
 from service.rules.states import JobState, Stage
-from service.rules.work import Fail, JobClaim, Split
+from service.rules.work import JobClaim
 from service.store import engine, jobs, schema
 from service.store.permissions import permissions_for
 from service.store.producers import add_credential, add_producer, disable, enable

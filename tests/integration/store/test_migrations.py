@@ -9,8 +9,9 @@ from alembic import command
 from sqlalchemy import text
 
 from service.rules.admission import Capacity
+from service.rules.outcomes import Settle, Split
 from service.rules.states import BATCH_STAGES, BatchState, JobState, PartState, Stage
-from service.rules.work import Ending, Settle, Split
+from service.rules.work import Ending
 from service.store import engine, jobs, schema
 from service.store.models import SCHEMA, Base, Batch, Part
 from service.store.parts import parts_of

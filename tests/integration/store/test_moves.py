@@ -10,25 +10,23 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from service.rules.errors import Conflict, StaleLease
-from service.rules.retry import MOST_FAULTS
-from service.rules.states import BatchState, IllegalMove, JobState, Stage
-from service.rules.work import (
+from service.rules.outcomes import (
     Advance,
     Assembled,
-    BatchClaim,
     Changes,
     Fail,
-    FinalLines,
     Outcome,
     Park,
     Pause,
     Retry,
-    Segment,
     Settle,
     Split,
     Usage,
     Wait,
 )
+from service.rules.retry import MOST_FAULTS
+from service.rules.states import BatchState, IllegalMove, JobState, Stage
+from service.rules.work import BatchClaim, FinalLines, Segment
 from service.store import engine
 from service.store.cancel import cancel
 from service.store.claim import claim_batches, extend

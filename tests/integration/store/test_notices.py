@@ -10,9 +10,9 @@ import psycopg
 import pytest
 
 from service.rules.errors import BadInput, Problem, StaleLease
+from service.rules.outcomes import Assembled, Fail
 from service.rules.spec import Permissions, read_spec
 from service.rules.states import BatchState, JobState, Stage
-from service.rules.work import Assembled, Fail
 from service.store import notices
 from service.store.cancel import cancel
 from service.store.models import Delivery

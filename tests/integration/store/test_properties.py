@@ -30,24 +30,16 @@ from sqlalchemy.orm import sessionmaker
 from service.rules.admission import Capacity
 from service.rules.errors import Conflict, StaleLease
 from service.rules.lanes import Signs, Trouble
-from service.rules.packing import Limits
-from service.rules.states import BATCH_STAGES, BatchState, JobState, PartState, Stage
-from service.rules.work import (
+from service.rules.outcomes import (
     Advance,
     Assembled,
-    BatchClaim,
     Changes,
-    Claim,
     Cut,
     DeadLetter,
-    Ending,
     Fail,
-    FinalLines,
     Hold,
-    JobClaim,
     Outcome,
     Park,
-    PartClaim,
     Pause,
     Retry,
     RetryPart,
@@ -57,6 +49,9 @@ from service.rules.work import (
     Split,
     Wait,
 )
+from service.rules.packing import Limits
+from service.rules.states import BATCH_STAGES, BatchState, JobState, PartState, Stage
+from service.rules.work import BatchClaim, Claim, Ending, FinalLines, JobClaim, PartClaim
 from service.store import engine
 from service.store.apply import apply
 from service.store.cancel import cancel

@@ -22,10 +22,10 @@ from sqlalchemy import Engine, event, text
 from service.payloads.bundles import BUNDLE_SPECS
 from service.payloads.inputs import uploaded
 from service.rules.admission import Capacity
+from service.rules.outcomes import Settle, Wait
 from service.rules.packing import Limits
 from service.rules.spec import Spec
 from service.rules.states import BatchState, JobState, Stage
-from service.rules.work import Settle, Wait
 from service.store import engine, expiry, files, heartbeats, jobs, notices, uploads
 from service.store.cancel import cancel
 from service.store.claim import claim_batches, extend, final_lines

@@ -23,9 +23,10 @@ from sqlalchemy.orm import sessionmaker
 from service.payloads.intake import Taken
 from service.rules.admission import Capacity
 from service.rules.errors import Conflict
+from service.rules.outcomes import Assembled, RetryPart, Settle, Settlement
 from service.rules.packing import Limits
 from service.rules.states import BatchState, JobState, Stage
-from service.rules.work import Assembled, BatchClaim, RetryPart, Settle, Settlement
+from service.rules.work import BatchClaim
 from service.store import engine
 from service.store.cancel import cancel
 from service.store.claim import claim_batches

@@ -11,8 +11,8 @@ import pytest
 from config.settings import Price, PriceTable
 from service.rules.admission import Capacity
 from service.rules.errors import Conflict
+from service.rules.outcomes import Usage
 from service.rules.packing import Limits
-from service.rules.work import Usage
 from service.store import engine
 from service.store.admit import Admission
 from service.store.hold import release

@@ -14,9 +14,9 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from service.payloads.intake import Taken
 from service.rules.errors import MOST_PROBLEMS, BadInput, Conflict, Problem
+from service.rules.outcomes import Advance, Fail, Pause, Wait
 from service.rules.spec import Spec
 from service.rules.states import BatchState, JobState, Stage
-from service.rules.work import Advance, Fail, Pause, Wait
 from service.store import engine, heartbeats, schema
 from service.store import jobs as looking
 from service.store.cancel import cancel

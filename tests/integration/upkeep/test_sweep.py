@@ -8,8 +8,9 @@ import pytest
 
 from service.payloads.blobs import Blobs
 from service.rules.errors import HandedBack
+from service.rules.outcomes import Assembled, Settle
 from service.rules.states import BatchState, Stage
-from service.rules.work import Assembled, FinalLines, Segment, Settle
+from service.rules.work import FinalLines, Segment
 from service.store import chores
 from service.store.parts import parts_of
 from service.store.submit import Submission

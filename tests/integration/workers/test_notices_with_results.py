@@ -17,8 +17,8 @@ from config.settings import Settings
 from service.payloads.blobs import Blobs
 from service.payloads.results import assembled
 from service.rules.notices import MOST_RESULT_BYTES
+from service.rules.outcomes import Assembled, Fail
 from service.rules.states import Stage
-from service.rules.work import Assembled, Fail
 from service.store import engine, jobs, notices
 from tests.eventually import eventually
 from tests.factories import Harness, final_lines, settlement

@@ -15,9 +15,9 @@ from sqlalchemy import Engine
 
 from config.settings import Settings
 from service.rules.addresses import EVERYWHERE
+from service.rules.outcomes import Fail
 from service.rules.spec import Permissions, read_spec
 from service.rules.states import Stage
-from service.rules.work import Fail
 from service.store import engine, notices
 from service.store.models import Delivery, Producer
 from service.store.producers import add_producer

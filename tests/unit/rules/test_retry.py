@@ -19,8 +19,8 @@ from service.rules.errors import (
     Transient,
     Unreachable,
 )
+from service.rules.outcomes import Outcome, Pause, Retry
 from service.rules.retry import LONGEST_PAUSE, Verdict, after, backoff, classify
-from service.rules.work import Outcome, Pause, Retry
 
 # (code, status, message): what was seen of Together, with the verdict it deserves.
 LINES = [

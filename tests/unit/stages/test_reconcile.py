@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.rules.outcomes import DeadLetter, Usage
 from service.rules.retry import MOST_LOST, Verdict, classify
-from service.rules.work import DeadLetter, Entry, Usage
+from service.rules.work import Entry
 from service.stages.dead_letters import result_line
 from service.stages.poison import Delay, Division
 from service.stages.reconcile import (

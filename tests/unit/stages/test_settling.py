@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.rules.work import BatchClaim, Wait
+from service.rules.outcomes import Wait
+from service.rules.work import BatchClaim
 from service.stages.settling import LOOKS, Look, illegible, look_again
 from tests.factories import NOW, batch_claim
 
