@@ -28,7 +28,8 @@ from service.rules.outcomes import (
     Wait,
 )
 from service.rules.packing import Limits
-from service.rules.spec import Permissions, Spec, read_spec
+from service.rules.permissions import Permissions
+from service.rules.spec import Spec, read_spec
 from service.rules.states import BatchState, JobState, LaneState, PartState, Stage
 from service.rules.work import BatchClaim, Entry, FinalLines, JobClaim, PartClaim, Shard
 from service.stages import AccountClients

@@ -16,7 +16,8 @@ from config.settings import Settings
 from service.payloads.blobs import Blobs
 from service.payloads.bundles import take_in_together
 from service.payloads.intake import Taken, take_in
-from service.rules.spec import Permissions, read_spec
+from service.rules.permissions import Permissions
+from service.rules.spec import read_spec
 from service.rules.states import JobState
 from service.store import engine, jobs
 from service.store.models import Batch, Job, Part

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from config.settings import Settings
 from service.api.problems import FORBIDDEN, UNAUTHORIZED, HttpProblem
 from service.rules.credentials import Scope, digest, id_of, same
-from service.rules.spec import Permissions
+from service.rules.permissions import Permissions
 from service.store.engine import Database
 from service.store.models import Credential, Producer
 from service.store.permissions import permissions_of

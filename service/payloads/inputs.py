@@ -13,7 +13,7 @@ from pathlib import Path
 
 from service.payloads.blobs import BLOCK, Blobs
 from service.rules.errors import HaulierError
-from service.rules.spec import may_read, place
+from service.rules.permissions import may_read, place
 
 UPLOADED = "haulier-file:"
 

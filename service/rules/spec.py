@@ -5,21 +5,20 @@ import re
 import threading
 from collections.abc import Iterator
 from decimal import Decimal
-from posixpath import normpath
 from typing import Annotated, Any
-from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from service.rules.addresses import NOWHERE, Reach
 from service.rules.budgets import cost_problems
 from service.rules.canary import canary_problems
 from service.rules.checks import check_problem
 from service.rules.encoding import BOM, NotUtf8, check_utf8, json_trouble
 from service.rules.errors import MOST_PROBLEMS, BadInput, Problem
 from service.rules.kinds import HEAD, binary_kind, spec_kind
+from service.rules.metadata import metadata_problems
 from service.rules.names import trouble_with
 from service.rules.notices import notice_problems
+from service.rules.permissions import Permissions, may_read
 from service.rules.prices import written
 from service.rules.requests import ENDPOINTS
 
@@ -29,10 +28,7 @@ SPEC_REQUESTS = 400_000
 """A JSON spec's most requests: with fewer bytes for each, they hardly ask anything."""
 ENVELOPE_BYTES = 1_000_000
 """The most bytes of a spec as it was written, but for its requests."""
-METADATA_BYTES = 16_384
 MOST_CANARY = 100_000
-METADATA_DEPTH = 100
-"""Postgres could store deeper nesting, but the API could not show it."""
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -69,22 +65,6 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 _LATER = ("check", "canary", "canary_failures", "max_cost")
-
-
-class Permissions(msgspec.Struct, frozen=True):
-    """What a producer may use.
-
-    `notice_tasks` and `notice_queues` are None where every one is allowed.
-    """
-
-    accounts: frozenset[str] = frozenset({"default"})
-    input_roots: tuple[str, ...] = ()
-    notice_tasks: frozenset[str] | None = frozenset()
-    notice_queues: frozenset[str] | None = frozenset()
-    priorities: tuple[int, int] | None = (0, 9)
-    """The lowest and the highest; None where every one is allowed."""
-    private_webhooks: Reach = NOWHERE
-    """Where webhooks may go although the address is private, and without TLS."""
 
 
 _spec = msgspec.json.Decoder(Spec)
@@ -247,17 +227,13 @@ def envelope_problems(spec: Spec, permissions: Permissions) -> list[Problem]:
         ),
     )
     problems += _answer_problems(spec)
-    if _deeper(spec.metadata, METADATA_DEPTH):
-        return [*problems, Problem("`metadata` nests too deep")]
+    problems += _name_problems(spec)
+    problems += map(Problem, metadata_problems(spec.metadata))
     try:
-        if len(msgspec.json.encode(spec.metadata)) > METADATA_BYTES:
-            problems.append(Problem(f"`metadata` may have {METADATA_BYTES:,} bytes as JSON"))
-        else:
-            problems += _name_problems(spec)
         if _has_nul(msgspec.structs.replace(spec, requests=None)):
             problems.append(Problem("the spec holds a NUL character (\\u0000)"))
     except RecursionError:
-        problems.append(Problem("`metadata` nests too deep"))
+        problems.append(Problem("the spec nests too deep"))
     return problems
 
 
@@ -273,75 +249,11 @@ def _name_problems(spec: Spec) -> Iterator[Problem]:
     for what in ("idempotency_key", "account", "input"):
         if trouble := trouble_with(getattr(spec, what) or ""):
             yield Problem(f"`{what}` {trouble}")
-    for key in _keys(spec.metadata):
-        if trouble := trouble_with(key):
-            yield Problem(f"`metadata`: the key {key[:100]!r} {trouble}")
-
-
-def _deeper(value: Any, most: int) -> bool:
-    """Whether there are more levels of containers in it than that."""
-    level = [value]
-    for _ in range(most):
-        level = [
-            inner
-            for outer in level
-            for inner in (
-                outer.values()
-                if isinstance(outer, dict)
-                else outer
-                if isinstance(outer, list)
-                else ()
-            )
-        ]
-        if not level:
-            return False
-    return True
-
-
-def _keys(value: Any) -> Iterator[str]:
-    """Yield the keys of all objects in it."""
-    if isinstance(value, dict):
-        yield from value
-    for inner in value.values() if isinstance(value, dict) else value:
-        if isinstance(inner, dict | list):
-            yield from _keys(inner)
 
 
 def _has_nul(spec: Spec) -> bool:
     """Postgres cannot keep it in text or JSON."""
     return b"\\u0000" in msgspec.json.encode(spec)
-
-
-def may_read(url: str, roots: tuple[str, ...]) -> bool:
-    """Whether `input` lies under a root, whole path segments, after normalising. Never http(s)."""
-    target = place(url)
-    if target is None:
-        return False
-    for root in roots:
-        allowed = place(root)
-        if allowed is not None and (
-            target[:2] == allowed[:2]
-            and (target[2] == allowed[2] or target[2].startswith(allowed[2].rstrip("/") + "/"))
-        ):
-            return True
-    return False
-
-
-def place(url: str) -> tuple[str, str, str] | None:
-    """(scheme, host or bucket, normalised path) of a file or S3 URL; None for anything else.
-
-    What is opened must be this, never the URL again: read anew, `%252e%252e` becomes `..`.
-    """
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return None
-    if parts.scheme not in {"file", "s3"} or parts.query or parts.fragment:
-        return None
-    path = unquote(parts.path) or "/"
-    if "\x00" in path or "\\" in path or not path.startswith("/"):
-        return None
-    return parts.scheme, parts.netloc, normpath("/" + path.lstrip("/"))
 
 
 def request_lines(spec: Spec) -> Iterator[bytes]:

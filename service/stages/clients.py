@@ -8,7 +8,7 @@ from typing import Protocol
 
 from config.settings import Settings
 from service.payloads.blobs import Blobs
-from service.rules.spec import Permissions
+from service.rules.permissions import Permissions
 from service.rules.work import PartClaim
 from service.together.client import Together
 from service.together.wire import ProviderBatch

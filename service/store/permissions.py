@@ -2,7 +2,7 @@
 
 from config.settings import Settings
 from service.rules.addresses import EVERYWHERE, Reach, reach_of
-from service.rules.spec import Permissions, may_read
+from service.rules.permissions import Permissions, may_read
 from service.store.engine import Database
 from service.store.models import Producer
 

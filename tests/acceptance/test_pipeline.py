@@ -13,8 +13,9 @@ from celery import Celery
 from config.settings import Settings
 from service.payloads.bundles import take_in_together
 from service.rules.errors import BadInput
+from service.rules.permissions import Permissions
 from service.rules.shared_ids import shared_ids
-from service.rules.spec import Permissions, read_spec
+from service.rules.spec import read_spec
 from service.rules.states import BatchState, JobState
 from service.store import engine, jobs
 from service.store.cancel import cancel

@@ -28,7 +28,7 @@ from service.api.v1.jobs import page
 from service.api.v1.schemas import NewProducerView, Page
 from service.rules.addresses import reach_of
 from service.rules.errors import BadInput, Conflict, Problem
-from service.rules.spec import may_read
+from service.rules.permissions import may_read
 from service.store import producers as store
 from service.store.models import Producer
 from service.store.views import View

@@ -22,7 +22,8 @@ from starlette.datastructures import QueryParams
 from service.api.problems import invalid
 from service.api.v1 import examples
 from service.rules.errors import BadInput, Problem
-from service.rules.spec import Permissions, Spec, envelope_problems
+from service.rules.permissions import Permissions
+from service.rules.spec import Spec, envelope_problems
 
 DESCRIPTIONS: Mapping[str, str] = {
     "endpoint": "The Together endpoint that serves the requests, such as `/v1/chat/completions`.",

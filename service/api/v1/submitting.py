@@ -33,7 +33,8 @@ from service.payloads.bundles import SMALL_BYTES
 from service.payloads.intake import Intake, take_in
 from service.rules.errors import BadInput, Conflict, OverQuota
 from service.rules.names import trouble_with
-from service.rules.spec import SPEC_BYTES, Permissions, Spec, read_spec
+from service.rules.permissions import Permissions
+from service.rules.spec import SPEC_BYTES, Spec, read_spec
 from service.store.permissions import permissions_for
 from service.store.submit import Submission
 from service.store.views import JobView

@@ -13,7 +13,8 @@ import pytest
 from config.settings import Settings
 from service.rules.credentials import Scope
 from service.rules.outcomes import Fail, Park
-from service.rules.spec import Permissions, read_spec
+from service.rules.permissions import Permissions
+from service.rules.spec import read_spec
 from service.rules.states import Stage
 from service.store.notices import deliveries
 from service.store.producers import add_credential, add_producer, disable

@@ -29,7 +29,7 @@ from service.rules.outcomes import (
     Split,
     Wait,
 )
-from service.rules.spec import Permissions
+from service.rules.permissions import Permissions
 from service.rules.states import BatchState, JobState
 from service.rules.work import BatchClaim, FinalLines, PartClaim
 from service.stages import AccountClients

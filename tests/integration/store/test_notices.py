@@ -11,7 +11,8 @@ import pytest
 
 from service.rules.errors import BadInput, Problem, StaleLease
 from service.rules.outcomes import Assembled, Fail
-from service.rules.spec import Permissions, read_spec
+from service.rules.permissions import Permissions
+from service.rules.spec import read_spec
 from service.rules.states import BatchState, JobState, Stage
 from service.store import notices
 from service.store.cancel import cancel

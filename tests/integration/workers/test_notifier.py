@@ -16,7 +16,8 @@ from sqlalchemy import Engine
 from config.settings import Settings
 from service.rules.addresses import EVERYWHERE
 from service.rules.outcomes import Fail
-from service.rules.spec import Permissions, read_spec
+from service.rules.permissions import Permissions
+from service.rules.spec import read_spec
 from service.rules.states import Stage
 from service.store import engine, notices
 from service.store.models import Delivery, Producer

@@ -14,7 +14,8 @@ from service.payloads.bundles import BUNDLE_BYTES, SMALL_BYTES, is_small, take_i
 from service.payloads.duplicates import RUN, Hashes
 from service.payloads.intake import Taken, take_in
 from service.rules.errors import BadInput
-from service.rules.spec import Permissions, Spec, read_spec, request_lines
+from service.rules.permissions import Permissions
+from service.rules.spec import Spec, read_spec, request_lines
 from service.stages.upload import joined
 from tests.factories import CHAT, chat_request, spec
 

@@ -15,8 +15,9 @@ from service.payloads import intake
 from service.payloads.blobs import Blobs
 from service.payloads.intake import MOST_MODELS, Intake, Taken, take_in
 from service.rules.errors import BadInput
+from service.rules.permissions import Permissions
 from service.rules.requests import AUDIO, LINE_BYTES
-from service.rules.spec import Permissions, read_spec
+from service.rules.spec import read_spec
 from service.stages.upload import joined
 from tests.factories import CHAT, MODEL, chat_line, chat_request, spec, take
 

@@ -12,7 +12,8 @@ from service.rules.notices import (
     NoticeEvent,
     notice_problems,
 )
-from service.rules.spec import Permissions, fingerprint, read_spec
+from service.rules.permissions import Permissions
+from service.rules.spec import fingerprint, read_spec
 from tests.factories import CHAT, chat_request
 
 HOOK = "https://example.com/hook"

@@ -17,16 +17,15 @@ from hypothesis import strategies as st
 from service.payloads.inputs import InputUnreadable, open_input
 from service.rules import spec as rules
 from service.rules.errors import BadInput
+from service.rules.metadata import METADATA_BYTES
+from service.rules.permissions import Permissions, may_read
 from service.rules.requests import ENDPOINTS
 from service.rules.spec import (
     ENVELOPE_BYTES,
-    METADATA_BYTES,
     SPEC_BYTES,
-    Permissions,
     Spec,
     canonical,
     fingerprint,
-    may_read,
     read_spec,
     request_lines,
 )
