@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from service.cli.documents import Document
-from service.cli.screen import Column, output
+from service.cli.screen import output
+from service.cli.tables import Column
 
 T = TypeVar("T")
 

@@ -3,25 +3,23 @@
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import accumulate, islice
+from decimal import Decimal
+from itertools import islice
 from typing import TextIO
 
 from rich.cells import cell_len
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, RenderableType
 from rich.text import Text
+
+from service.cli.tables import GAP, Column, Row, fit, in_columns, natural_widths, stacked
 
 PAGE = 500
 """Rows that are laid out at a time."""
 
 WIDE = 100_000
 """Columns of what is no terminal: nothing is cut off."""
-
-GAP = 2
-"""Spaces between two columns."""
 
 STYLES = {
     "completed": "green",
@@ -36,32 +34,30 @@ STYLES = {
 }
 
 
-@dataclass(frozen=True)
-class Column:
-    """One column of a table. Numbers stand to the right."""
-
-    title: str
-    number: bool = False
-    wrap: bool = False
-    """May be broken into several lines on a terminal; others keep to one."""
-    least: int = 1
-    """How narrow such a column may get."""
-
-
 class Screen:
     """A text stream. Colours, and lines that change, only where it is a terminal."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
         self.is_terminal = stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
-        self.console = Console(
-            file=stream,
+        self.console = self._console(None if self.is_terminal else WIDE)
+        # What is laid out here has its widths already, and nothing may be cut to another.
+        self._sheet = self._console(WIDE)
+
+    def _console(self, width: int | None) -> Console:
+        return Console(
+            file=self.stream,
             force_terminal=self.is_terminal,
-            width=None if self.is_terminal else WIDE,
+            width=width,
             highlight=False,
             markup=False,
             emoji=False,
         )
+
+    @property
+    def width(self) -> int:
+        """Cells of a line."""
+        return self.console.width
 
     def line(self, text: str) -> None:
         """A line, at once. What a terminal would obey is shown as spaces."""
@@ -74,73 +70,59 @@ class Screen:
     def table(self, columns: Sequence[Column], rows: Iterable[Sequence[object]]) -> None:
         """Rows below the columns' titles. Words that are a state get its colour.
 
-        Written page by page: there may be very many rows.
+        Written page by page: there may be very many rows. A terminal that is too narrow gets fewer
+        columns, and a word on those that are left out.
         """
         left = iter(rows)
-        widths = [cell_len(column.title) for column in columns]
-        titled = True
-        while (page := [tuple(map(_cell, row)) for row in islice(left, PAGE)]) or titled:
-            widths = [
-                max(width, *(row[n].cell_len for row in page), 0) for n, width in enumerate(widths)
-            ]
-            # An id or a number that is cut is another one: where it gets narrow, the last columns
-            # are left out.
-            columns = columns[: self._room_for(columns, widths)]
-            self._print(_page(columns, widths, page, titled=titled))
-            titled = False
-
-    def _room_for(self, columns: Sequence[Column], widths: Sequence[int]) -> int:
-        """Return how many of the columns fit into a line; one at least."""
-        least = map(_narrowest, columns, widths)
-        # Rich keeps a gap behind the last one too.
-        ends = accumulate(width + GAP for width in least)
-        return max(sum(end <= self.console.width for end in ends), 1)
+        widths = [0] * len(columns)
+        shown = None
+        while (page := _page(left)) or shown is None:
+            widths = list(map(max, widths, natural_widths(columns, page)))
+            fitted = fit(columns, widths, self.width)
+            if fitted.is_stacked:
+                self.fields(stacked(columns, page))
+            else:
+                table = in_columns(columns, page, fitted)
+                table.show_header = fitted.places != shown
+                self._print(table)
+            shown = fitted.places
+        if hidden := [c.title for place, c in enumerate(columns) if place not in shown]:
+            self._print(
+                Text(
+                    f"Left out on {self.width} columns: {', '.join(hidden)}."
+                    " A wider terminal or --json shows all.",
+                    style="dim",
+                )
+            )
 
     def fields(self, pairs: Iterable[tuple[str, object]]) -> None:
-        """Names and values, one pair a line; those without a value are left out."""
-        table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), show_header=False)
-        table.add_column(style="dim", no_wrap=True)
-        table.add_column(overflow="fold")
-        for name, value in pairs:
-            if value is not None:
-                table.add_row(name, _cell(value))
-        self._print(table)
+        """Names and values, one pair a line; those without a value are left out.
 
-    def _print(self, table: Table) -> None:
-        with self.console.capture() as captured:
-            self.console.print(table)
+        Values are broken between words only.
+        """
+        found = [(name, _cell(value)) for name, value in pairs if value is not None]
+        indent = max((cell_len(name) for name, _ in found), default=0) + GAP
+        room = max(self.width - indent, 1)
+        for name, value in found:
+            lines = value.wrap(self._sheet, room, overflow="ignore") or [Text("")]
+            for number, line in enumerate(lines):
+                line.rstrip()
+                label = name if number == 0 else ""
+                gap = " " * (indent - cell_len(label))
+                self._print(Text.assemble((label, "dim"), gap if line else "", line))
+
+    def _print(self, shown: RenderableType) -> None:
+        """Write something laid out. Its lines are as long as they are: the terminal wraps them."""
+        with self._sheet.capture() as captured:
+            self._sheet.print(shown)
         text = captured.get()
         if not self.is_terminal:
             text = "".join(f"{line.rstrip()}\n" for line in text.splitlines())
         self._write(text)
 
 
-def _page(
-    columns: Sequence[Column],
-    widths: Sequence[int],
-    rows: Sequence[Sequence[Text]],
-    *,
-    titled: bool,
-) -> Table:
-    table = Table(
-        box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="dim", show_header=titled
-    )
-    for column, width in zip(columns, widths, strict=False):
-        table.add_column(
-            column.title,
-            justify="right" if column.number else "left",
-            min_width=_narrowest(column, width),
-            no_wrap=not column.wrap,
-            overflow="fold" if column.wrap else "ellipsis",
-        )
-    for row in rows:
-        table.add_row(*row[: len(columns)])
-    return table
-
-
-def _narrowest(column: Column, width: int) -> int:
-    """Return how narrow a column may get whose widest cell has this width."""
-    return min(width, column.least) if column.wrap else width
+def _page(rows: Iterator[Sequence[object]]) -> list[Row]:
+    return [tuple(map(_cell, row)) for row in islice(rows, PAGE)]
 
 
 def _cell(value: object) -> Text:
@@ -183,8 +165,8 @@ def _escape(character: str) -> str:
 
 
 def local(instant: datetime) -> str:
-    """An instant in the reader's time zone."""
-    return instant.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    """An instant in the reader's time zone, and which that is."""
+    return instant.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
 def length(span: timedelta) -> str:
@@ -195,6 +177,14 @@ def length(span: timedelta) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
+
+
+def usd(amount: str) -> str:
+    """A sum in USD, rounded to what one cares for: cents, or a ten-thousandth below a dollar."""
+    value = Decimal(amount)
+    if 0 < value < Decimal("0.0001"):
+        return "<0.0001"
+    return f"{value:,.2f}" if value >= 1 or not value else f"{value:.4f}"
 
 
 def age(instant: datetime) -> str:

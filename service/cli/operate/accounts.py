@@ -8,8 +8,9 @@ import typer
 from service.cli.arguments import CLIENT, AsJson
 from service.cli.documents import Process, Status
 from service.cli.listing import listed
-from service.cli.screen import Column, Screen, length, output
+from service.cli.screen import Screen, length, output
 from service.cli.session import connected
+from service.cli.tables import Column
 
 app = typer.Typer()
 
@@ -21,8 +22,8 @@ def accounts(json: AsJson = False) -> None:
         listed(
             api.accounts(),
             (
-                *(Column("account"), Column("state"), Column("key")),
-                *(Column("paused until"), Column("reason", wrap=True)),
+                *(Column("account"), Column("state", rank=0), Column("key", rank=2)),
+                *(Column("paused until"), Column("reason", wrap=True, rank=0)),
             ),
             lambda account: (
                 *(account.name, account.state, "set" if account.configured else "not in the API"),
@@ -59,9 +60,9 @@ def _processes(screen: Screen, status: Status) -> None:
             screen.line(f"No {kind} is running: start one with `haulier {kind}`")
     screen.table(
         (
-            *(Column("process"), Column("host"), Column("pid"), Column("queues")),
-            *(Column("slots", number=True), Column("version"), Column("started")),
-            *(Column("last seen"),),
+            *(Column("process"), Column("host", rank=0), Column("pid", rank=0)),
+            *(Column("queues", rank=3), Column("slots", number=True, rank=2)),
+            *(Column("version", rank=2), Column("started"), Column("last seen", rank=0)),
         ),
         (
             (

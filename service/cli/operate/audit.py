@@ -8,8 +8,8 @@ import typer
 from service.cli.arguments import CLIENT, AsJson
 from service.cli.documents import AuditLine
 from service.cli.listing import listed
-from service.cli.screen import Column
 from service.cli.session import connected
+from service.cli.tables import Column
 
 app = typer.Typer()
 
@@ -40,9 +40,10 @@ def audit(
         listed(
             api.items("/v1/audit", AuditLine, limit=limit, filters=filters),
             (
-                *(Column("at"), Column("actor"), Column("verb")),
-                *(Column(title, wrap=True, least=10) for title in ("object", "before", "after")),
-                *(Column("from"), Column("token")),
+                *(Column("at"), Column("actor", rank=0), Column("verb", rank=0)),
+                Column("object", wrap=True, rank=0),
+                *(Column("before", wrap=True), Column("after", wrap=True)),
+                *(Column("from", rank=2), Column("token", rank=2)),
             ),
             lambda line: (
                 *(line.at, line.actor, line.verb, line.object),

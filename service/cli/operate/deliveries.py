@@ -7,8 +7,9 @@ import typer
 
 from service.cli.arguments import CLIENT, AsJson, JobId
 from service.cli.listing import listed
-from service.cli.screen import Column, clean, output
+from service.cli.screen import clean, output
 from service.cli.session import connected
+from service.cli.tables import Column
 
 app = typer.Typer()
 
@@ -20,8 +21,9 @@ def deliveries(job: JobId, json: AsJson = False) -> None:
         listed(
             api.deliveries(job),
             (
-                *(Column("delivery"), Column("event"), Column("state")),
-                *(Column("tries", number=True), Column("to"), Column("last error", wrap=True)),
+                *(Column("delivery"), Column("event", rank=2), Column("state", rank=0)),
+                *(Column("tries", number=True), Column("to", rank=2)),
+                Column("last error", wrap=True),
             ),
             lambda notice: (
                 *(notice.id, notice.event, notice.state, notice.tries),

@@ -10,8 +10,9 @@ from service.cli.arguments import CLIENT, AsJson
 from service.cli.documents import Lane
 from service.cli.exits import Exit
 from service.cli.listing import listed
-from service.cli.screen import Column, clean, output
+from service.cli.screen import clean, output
 from service.cli.session import connected
+from service.cli.tables import Column
 
 app = typer.Typer()
 
@@ -23,8 +24,9 @@ def lanes(json: AsJson = False) -> None:
         listed(
             api.lanes(),
             (
-                *(Column("lane"), Column("account"), Column("endpoint"), Column("model")),
-                *(Column("state"), Column("since"), Column("until")),
+                *(Column("lane"), Column("account"), Column("endpoint", rank=2)),
+                *(Column("model", rank=0), Column("state", rank=0)),
+                *(Column("since", rank=3), Column("until", rank=2)),
                 *(Column("failed", wrap=True), Column("next", wrap=True)),
             ),
             lambda lane: (

@@ -11,8 +11,9 @@ import typer
 
 from service.cli.documents import Document
 from service.cli.listing import listed
-from service.cli.screen import Column, notes, output
+from service.cli.screen import notes, output
 from service.cli.session import connected
+from service.cli.tables import Column
 from service.rules.credentials import DEFAULT_SCOPES, Scope
 
 producer_app = typer.Typer(no_args_is_help=True, help="Producers: who may submit, and how much.")
@@ -248,12 +249,18 @@ def list_producers(json: AsJson = False) -> None:
         listed(
             api.items(PRODUCERS, Producer),
             (
-                *(Column("producer"), Column("accounts"), Column("body bytes", number=True)),
+                *(
+                    Column("producer"),
+                    Column("accounts"),
+                    Column("body bytes", number=True, rank=2),
+                ),
                 *(Column("open requests", number=True), Column("requests a day", number=True)),
-                *(Column("stored bytes", number=True), Column("held calls", number=True)),
+                Column("stored bytes", number=True, rank=2),
+                Column("held calls", number=True, rank=2),
                 *(Column("USD a day", number=True), Column("USD a month", number=True)),
-                *(Column("input roots", wrap=True), Column("notices", wrap=True)),
-                Column("disabled"),
+                Column("input roots", wrap=True, rank=2),
+                Column("notices", wrap=True, rank=2),
+                Column("disabled", rank=0),
             ),
             lambda one: (
                 *(one.name, _cell(one.accounts), one.body_bytes, one.open_requests),
@@ -304,7 +311,8 @@ def list_tokens(name: Name, json: AsJson = False) -> None:
             api.items(_path(name, "tokens"), Token),
             (
                 *(Column("token"), Column("label", wrap=True), Column("scopes")),
-                *(Column("made"), Column("ends"), Column("revoked"), Column("last used")),
+                *(Column("made", rank=2), Column("ends"), Column("revoked", rank=0)),
+                Column("last used", rank=2),
             ),
             lambda one: (
                 *(one.id, one.label, ", ".join(one.scopes)),

@@ -8,9 +8,10 @@ import typer
 from service.cli.arguments import CLIENT, AsJson, JobId
 from service.cli.documents import Batch, Job
 from service.cli.listing import listed
-from service.cli.screen import Column, Screen, age, escaped, length, output
+from service.cli.screen import Screen, age, escaped, length, output
 from service.cli.session import connected
 from service.cli.show.batches import Batches
+from service.cli.tables import Column
 from service.rules.states import JobState
 
 app = typer.Typer()
@@ -56,7 +57,7 @@ def jobs(
         listed(
             found,
             (
-                *(Column("job"), Column("state"), Column("succeeded", number=True)),
+                *(Column("job"), Column("state", rank=0), Column("succeeded", number=True)),
                 *(Column("failed", number=True), Column("age", number=True)),
             ),
             lambda job: (
@@ -110,8 +111,8 @@ def request(
         screen.line("")
         screen.table(
             (
-                *(Column("try", number=True), Column("outcome"), Column("batch at Together")),
-                Column("error", wrap=True),
+                *(Column("try", number=True), Column("outcome", rank=0)),
+                *(Column("batch at Together"), Column("error", wrap=True, rank=0)),
             ),
             ((a.attempt, a.outcome, a.provider_batch_id, a.error) for a in found.attempts),
         )
@@ -127,8 +128,8 @@ def failures(job: JobId, json: AsJson = False) -> None:
         listed(
             api.failures(job),
             (
-                *(Column("custom_id"), Column("code"), Column("attempts", number=True)),
-                Column("message", wrap=True),
+                *(Column("custom_id"), Column("code"), Column("attempts", number=True, rank=2)),
+                Column("message", wrap=True, rank=0),
             ),
             lambda failure: (failure.custom_id, failure.code, failure.attempts, failure.message),
             as_json=json,
@@ -180,15 +181,16 @@ def _show_batches(screen: Screen, batches: list[Batch]) -> None:
     screen.line("")
     screen.table(
         (
-            *(Column("shard", number=True), Column("try", number=True), Column("state")),
-            *(Column("requests", number=True), Column("succeeded", number=True)),
-            *(Column("dead", number=True), Column("retried", number=True)),
-            Column("batch at Together"),
+            *(Column("shard", number=True), Column("try", number=True, rank=2)),
+            *(Column("state", rank=0), Column("requests", number=True)),
+            *(Column("succeeded", number=True, rank=2), Column("dead", number=True, rank=2)),
+            *(Column("retried", number=True, rank=3), Column("batch at Together", rank=0)),
+            Column("how it is", wrap=True),
         ),
         (
             (
                 *(b.shard, b.attempt, b.state, b.requests, b.succeeded, b.dead, b.carried),
-                _at_together(b),
+                *(b.provider_batch_id, _at_together(b)),
             )
             for b in batches
         ),
@@ -196,9 +198,6 @@ def _show_batches(screen: Screen, batches: list[Batch]) -> None:
 
 
 def _at_together(batch: Batch) -> str | None:
-    if batch.provider_batch_id is None:
-        return batch.last_error
     progress = f"{batch.progress:.0f} %" if batch.progress and batch.state == "created" else None
     status = None if batch.provider_status == "COMPLETED" else batch.provider_status
-    words = (batch.provider_batch_id, status, progress, batch.last_error)
-    return " ".join(filter(None, words))
+    return " ".join(filter(None, (status, progress, batch.last_error))) or None

@@ -6,10 +6,12 @@ import typer
 
 from service.cli.arguments import CLIENT, AsJson
 from service.cli.documents import Spent, UsageRow
-from service.cli.screen import Column, clean, output
+from service.cli.screen import clean, output, usd
 from service.cli.session import connected
+from service.cli.tables import Column
 
-COUNTS = ("batches", "succeeded", "dead", "prompt", "completion")
+COUNTS = {"batches": 4, "succeeded": 3, "dead": 3, "prompt": 2, "completion": 2}
+"""Columns of numbers, with their ranks."""
 
 
 app = typer.Typer()
@@ -38,14 +40,16 @@ def usage(
     report, keys = document.value, by.split(",")
     screen.table(
         (
-            *map(Column, keys),
-            *(Column(name, number=True) for name in (*COUNTS, "cost (USD)")),
+            *(Column(key, rank=0) for key in keys),
+            *(Column(name, number=True, rank=rank) for name, rank in COUNTS.items()),
+            Column("cost (USD)", number=True, rank=0),
         ),
         [
             *((*_keys(row, keys), *_numbers(row)) for row in report.data),
-            (f"{report.first} to {report.last}", *[""] * (len(keys) - 1), *_numbers(report.total)),
+            ("total", *[""] * (len(keys) - 1), *_numbers(report.total)),
         ],
     )
+    screen.line(f"{report.first} to {report.last}, days in UTC; costs are estimates.")
     if report.total.unknown_models:
         names = ", ".join(map(clean, report.total.unknown_models))
         screen.line(f"No price in HAULIER_PRICES of the API for: {names}")
@@ -58,5 +62,5 @@ def _keys(row: UsageRow, keys: list[str]) -> tuple[object, ...]:
 def _numbers(row: Spent) -> tuple[object, ...]:
     return (
         *(row.batches, row.succeeded, row.dead, row.prompt_tokens, row.completion_tokens),
-        "unknown" if row.estimated_cost is None else row.estimated_cost,
+        "unknown" if row.estimated_cost is None else usd(row.estimated_cost),
     )

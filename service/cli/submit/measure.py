@@ -16,7 +16,8 @@ import typer
 
 from config.settings import PriceTable, Settings, settings
 from service.cli.exits import Exit
-from service.cli.screen import Column, clean, escaped, output
+from service.cli.screen import clean, escaped, output
+from service.cli.tables import Column
 from service.payloads.blobs import packed, unpacked
 from service.payloads.intake import Intake, Taken
 from service.payloads.private import private_folder
@@ -219,10 +220,19 @@ def _show(found: FileEstimate) -> None:
         ]
     )
     screen.line("")
-    numbers = ("requests", "batches", "bytes", "tokens in, about", "tokens out, at most")
+    numbers = {
+        "requests": 1,
+        "batches": 4,
+        "bytes": 3,
+        **dict.fromkeys(("tokens in, about", "tokens out, at most"), 2),
+    }
     costs = ("USD in, about", "USD in all, at most")
     screen.table(
-        (Column("model"), *(Column(title, number=True) for title in (*numbers, *costs))),
+        (
+            Column("model"),
+            *(Column(title, number=True, rank=rank) for title, rank in numbers.items()),
+            *(Column(title, number=True, rank=0) for title in costs),
+        ),
         (
             (
                 *(one.model, one.requests, one.shards, one.bytes, one.prompt_tokens),

@@ -3,12 +3,17 @@
 import io
 import json
 import re
+from collections import Counter
+from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.text import Text
 
-from service.cli.screen import Column, Screen, clean, escaped, printable
+from service.cli.screen import Screen, clean, escaped, printable
+from service.cli.tables import Column, fit, natural_widths
 
 ODD = "\x00\x07\x1b\x7f\x9b\u061c\u200b\u202e\u2028\u2066\ufeff\U000e0041"
 
@@ -51,29 +56,104 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.mark.parametrize(
-    ("width", "shown"),
-    [
-        (80, ["at", "object", "number"]),
-        (37, ["at", "object", "number"]),
-        (36, ["at", "object"]),
-        (26, ["at", "object"]),
-        (20, ["at"]),
-        (3, ["at"]),
-    ],
-)
-def test_a_narrow_terminal_is_shown_fewer_columns_and_each_of_them_whole(
-    monkeypatch: pytest.MonkeyPatch, width: int, shown: list[str]
-) -> None:
+def shown_at(
+    monkeypatch: pytest.MonkeyPatch,
+    width: int,
+    columns: Sequence[Column],
+    rows: Sequence[Sequence[object]],
+) -> list[str]:
+    """The lines of a table on a terminal of that width, without its colours."""
     for name, value in {"TERM": "xterm", "NO_COLOR": "1", "COLUMNS": str(width)}.items():
         monkeypatch.setenv(name, value)
     stream = Terminal()
-    columns = (Column("at"), Column("object", wrap=True, least=12), Column("number", number=True))
+    Screen(stream).table(columns, rows)
+    return re.sub("\x1b\\[[0-9;]*m", "", stream.getvalue()).splitlines()
 
-    Screen(stream).table(columns, [("x" * 10, "producers/billing", 1_000_000)] * 2)
 
-    title, *lines = re.sub("\x1b\\[[0-9;]*m", "", stream.getvalue()).splitlines()
-    assert title.split() == shown
-    assert ("producers/bi" in "".join(lines)) is ("object" in shown)
-    assert ("ing" in "".join(lines)) is ("object" in shown)
-    assert ("1,000,000" in "".join(lines)) is ("number" in shown)
+@pytest.mark.parametrize(
+    ("width", "titles", "left_out"),
+    [
+        (80, ["at", "object", "number", "spare"], ""),
+        (44, ["at", "object", "number"], "spare"),
+        (39, ["at", "object", "number"], "spare"),
+        (38, ["at", "object"], "number, spare"),
+        (30, ["at", "object"], "number, spare"),
+    ],
+)
+def test_a_narrow_terminal_is_shown_the_important_columns_and_told_of_the_others(
+    monkeypatch: pytest.MonkeyPatch, width: int, titles: list[str], left_out: str
+) -> None:
+    columns = (
+        *(Column("at"), Column("object", wrap=True, rank=0)),
+        *(Column("number", number=True), Column("spare", rank=2)),
+    )
+    rows = [("x" * 10, "producers/billing/tokens", 1_000_000, "123456")] * 2
+    title, *lines = shown_at(monkeypatch, width, columns, rows)
+    assert title.split() == titles
+    said = [line for line in lines if line.startswith(f"Left out on {width} columns: {left_out}.")]
+    assert len(said) == bool(left_out)
+    assert sum("1,000,000" in line for line in lines) == (2 if "number" in titles else 0)
+
+
+def test_what_is_too_wide_for_any_table_is_shown_field_by_field(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    columns = (Column("job"), Column("model", rank=0), Column("age"))
+    shown = shown_at(monkeypatch, 40, columns, [("j" * 36, "m" * 60, 1_234_567)])
+    assert shown == [f"job    {'j' * 36}", f"model  {'m' * 60}", "age    1,234,567", ""]
+
+
+CELLS = st.none() | st.uuids().map(str) | st.text(st.sampled_from("ab19 -_/全é.,"), max_size=90)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> tuple[list[Column], list[list[object]]]:
+    """A table of any shape, and rows for it."""
+    columns = [
+        Column(f"{place}title", number=number, wrap=wrap and not number, rank=rank)
+        for place, (number, wrap, rank) in enumerate(
+            draw(
+                st.lists(
+                    st.tuples(st.booleans(), st.booleans(), st.integers(0, 3)),
+                    min_size=1,
+                    max_size=9,
+                )
+            )
+        )
+    ]
+    cells = [st.integers(0, 10**15) if column.number else CELLS for column in columns]
+    return columns, draw(st.lists(st.tuples(*cells).map(list), min_size=1, max_size=3))
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(tables(), st.integers(60, 200))
+def test_no_table_cuts_a_value_at_any_width(
+    monkeypatch: pytest.MonkeyPatch, table: tuple[list[Column], list[list[object]]], width: int
+) -> None:
+    columns, rows = table
+    lines = shown_at(monkeypatch, width, columns, rows)
+    hidden = re.findall(r"\dtitle", lines.pop()) if lines[-1].startswith("Left out") else []
+    visible = [place for place, column in enumerate(columns) if column.title not in hidden]
+    assert 0 in visible
+    assert all(columns[place].rank > 0 or place in visible for place in range(len(columns)))
+
+    cells = [told(row[place]) for row in rows for place in visible]
+    for place in visible:
+        for row in rows:
+            assert columns[place].wrap or any(told(row[place]).strip() in line for line in lines)
+    titles = [columns[place].title for place in visible]
+    if not fit(columns, natural(columns, rows), width).is_stacked:
+        assert all(cell_len(line.rstrip()) <= width for line in lines)
+        assert letters("".join(lines)) == letters("".join((*titles, *cells)))
+
+
+def told(value: object) -> str:
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def letters(words: str) -> Counter[str]:
+    return Counter(words.replace(" ", "").replace("\u3000", ""))
+
+
+def natural(columns: Sequence[Column], rows: Sequence[Sequence[object]]) -> list[int]:
+    return natural_widths(columns, [[Text(told(cell)) for cell in row] for row in rows])
