@@ -65,6 +65,7 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         db = engine.database(connections)
+        taking_turns = Turns()
         desk = Desk(db, blobs, most=settings.max_calls, share=settings.max_calls_per_producer)
         app.state.services = Services(
             settings=settings,
@@ -73,10 +74,10 @@ def create_app(settings: Settings) -> FastAPI:
             authenticator=Authenticator(settings, db),
             failures=Failures(settings.failed_logins_per_minute),
             memory=Memory(),
-            turns=Turns(),
+            turns=taking_turns,
             intake=CapacityLimiter(INTAKES),
             lookups=CapacityLimiter(LOOKUPS),
-            gathering=Gathering(db, blobs, settings),
+            gathering=Gathering(db, blobs, settings, taking_turns),
             metrics=Metrics(db, lambda: desk.count),
             streams=Streams(),
             downloads=Streams(DOWNLOADS, DOWNLOADS_SHARE),

@@ -18,6 +18,7 @@ from anyio import CapacityLimiter, to_thread
 from config.settings import Settings
 from service.api import turns
 from service.api.problems import INTERNAL, unforeseen
+from service.api.turns import Turns
 from service.payloads.blobs import Blobs
 from service.payloads.bundles import BUNDLE_SPECS, take_in_together
 from service.rules.crashpoints import CrashPoint, reached
@@ -57,10 +58,10 @@ class _Waiting:
 class Gathering:
     """Takes small specs in and stores them, as many at a time as there are."""
 
-    def __init__(self, db: Database, blobs: Blobs, settings: Settings) -> None:
-        self._storage = _Storage(db, blobs, settings)
-        self._together = _Group(self._storage)
-        self._beside = _Group(self._storage)
+    def __init__(self, db: Database, blobs: Blobs, settings: Settings, taking_turns: Turns) -> None:
+        storage = _Storage(db, blobs, settings)
+        self._together = _Group(storage, taking_turns)
+        self._beside = _Group(storage, taking_turns)
         self._contended: Counter[tuple[str, str | None]] = Counter()
 
     async def submit(self, submission: Submission) -> Accepted:
@@ -94,8 +95,9 @@ class Gathering:
 class _Group:
     """Stores what waits, page after page."""
 
-    def __init__(self, storage: "_Storage") -> None:
+    def __init__(self, storage: "_Storage", taking_turns: Turns) -> None:
         self._storage = storage
+        self._turns = taking_turns
         self._waiting: list[_Waiting] = []
         self._storing = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -130,9 +132,14 @@ class _Group:
     async def _store(self, page: Sequence[_Waiting]) -> None:
         producers = {waiting.submission.producer for waiting in page}
         self._under_way |= producers
+        held = [self._turns.turn(producer) for producer in producers]
+        for turn in held:
+            turn.take_at_once()  # a page that waited would keep its place from other producers
         try:
             await self._answer(page)
         finally:
+            for turn in held:
+                turn.leave()
             self._under_way -= producers
 
     def _page(self) -> list[_Waiting]:

@@ -5,7 +5,8 @@ a producer are worked on at once while others call as well; the rest wait in ord
 than its share of late also lets the calls of others pass that had less.
 
 A call has its turn while something is computed or looked up for it, and not while its body
-arrives, while its answer is sent, or while it waits for others.
+arrives, while its answer is sent, or while it waits for others. What is stored together with
+others' (service.api.gathering) has a turn of its own.
 """
 
 import asyncio
@@ -44,9 +45,21 @@ class Turn:
         """Wait for a turn, if the call has none."""
         if self._since is None:
             await self.turns.admitted(self.producer)
-            loop = asyncio.get_running_loop()
-            self._since = loop.time()
-            self._end = loop.call_later(LONGEST, self.leave)
+            self._begin()
+
+    def take_at_once(self) -> None:
+        """Take a turn without waiting for one, even if it is one more than the producer may have.
+
+        For work that others wait behind, whoever they are.
+        """
+        if self._since is None:
+            self.turns.admit(self.producer)
+            self._begin()
+
+    def _begin(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._since = loop.time()
+        self._end = loop.call_later(LONGEST, self.leave)
 
     def leave(self) -> None:
         """End the turn, if the call has one."""
@@ -109,7 +122,7 @@ class Turns:
         loop = asyncio.get_running_loop()
         self._look_at_window(loop.time())
         if producer not in self._waiting and self._may(producer) and not self._yields(producer):
-            self._in_work[producer] += 1
+            self.admit(producer)
             return
         waiting = _Waiting(loop.create_future())
         self._waiting.setdefault(producer, deque()).append(waiting)
@@ -124,6 +137,10 @@ class Turns:
             raise
         finally:
             patience.cancel()
+
+    def admit(self, producer: str) -> None:
+        """Count one call as worked on."""
+        self._in_work[producer] += 1
 
     def left(self, producer: str, since: float) -> None:
         """A call is no longer worked on."""
@@ -144,7 +161,7 @@ class Turns:
             while waiting and (waiting[0].admitted.cancelled() or self._is_due(producer)):
                 one = waiting.popleft()
                 if not one.admitted.cancelled():
-                    self._in_work[producer] += 1
+                    self.admit(producer)
                     one.admitted.set_result(None)
             if not waiting:
                 del self._waiting[producer]

@@ -10,6 +10,7 @@ import pytest
 
 from config.settings import Settings
 from service.api.gathering import Accepted, Gathering
+from service.api.turns import Turns
 from service.payloads.blobs import Blobs
 from service.payloads.bundles import BUNDLE_SPECS
 from service.rules.errors import BadInput, Conflict
@@ -42,7 +43,7 @@ def at_once(
     """The answers to submissions that all arrive before the first of them is stored."""
 
     async def submit_all() -> list[Accepted | BaseException]:
-        gathering = Gathering(harness.db, blobs, Settings())
+        gathering = Gathering(harness.db, blobs, Settings(), Turns())
         asked = [gathering.submit(one) for one in submissions]
         return await asyncio.gather(*asked, return_exceptions=True)
 
@@ -115,7 +116,7 @@ def test_whoever_gives_up_takes_nobody_along(harness: Harness, blobs: Blobs) -> 
     page = [submission("a"), submission("b"), submission("c")]
 
     async def with_one_given_up() -> list[Accepted | BaseException]:
-        gathering = Gathering(harness.db, blobs, Settings())
+        gathering = Gathering(harness.db, blobs, Settings(), Turns())
         tasks = [asyncio.create_task(gathering.submit(one)) for one in page]
         await asyncio.sleep(0)
         tasks[1].cancel()

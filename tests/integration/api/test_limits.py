@@ -16,6 +16,7 @@ import pytest
 
 from config.settings import Settings
 from service.api.gathering import Accepted, Gathering
+from service.api.turns import Turns
 from service.payloads.blobs import Blobs
 from service.rules.errors import OverQuota
 from service.rules.outcomes import Split
@@ -204,7 +205,7 @@ def test_one_over_its_limit_does_not_fail_the_others_of_its_page(
     page = [Submission(id=uuid4(), producer=name, spec=spec("a")) for name in names]
 
     async def at_once() -> list[Accepted | BaseException]:
-        gathering = Gathering(harness.db, Blobs(tmp_path.as_uri()), Settings())
+        gathering = Gathering(harness.db, Blobs(tmp_path.as_uri()), Settings(), Turns())
         return await asyncio.gather(*map(gathering.submit, page), return_exceptions=True)
 
     answers = asyncio.run(at_once())

@@ -131,7 +131,7 @@ def test_nobody_waits_for_what_is_stored_for_another_producer(
         return Submission(id=uuid4(), producer=producer, spec=spec("a"))
 
     async def submit() -> None:
-        gathering = Gathering(harness.db, blobs, Settings())
+        gathering = Gathering(harness.db, blobs, Settings(), Turns())
         first = asyncio.create_task(gathering.submit(submission("greedy")))
         await asyncio.to_thread(blobs.hangs.wait, 30)
         more = [
@@ -149,6 +149,42 @@ def test_nobody_waits_for_what_is_stored_for_another_producer(
 
     asyncio.run(submit())
     assert len(harness.rows("SELECT id FROM haulier.jobs")) == 2 + 3 * SHARE
+    made.dispose()
+
+
+def test_who_calls_without_end_begins_nothing_while_a_modest_one_is_stored(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "PATIENCE", 30.0)
+    monkeypatch.setattr(turns, "LONGEST", 30.0)
+    made = engine.create(database_url, pool_size=PAGES)
+    blobs = HeldBlobs((tmp_path / "blobs").as_uri())
+
+    async def submit() -> None:
+        all_ = Turns()
+        gathering = Gathering(engine.database(made), blobs, Settings(), all_)
+
+        async def stored(producer: str) -> None:
+            one = Submission(id=uuid4(), producer=producer, spec=spec("a"))
+            assert (await gathering.submit(one)).new
+
+        (greedy, _), _ = await asked(all_, "greedy", "greedy")
+        await asyncio.sleep(0.1)
+        greedy.leave()
+        modest = asyncio.create_task(stored("modest"))
+        await asyncio.to_thread(blobs.hangs.wait, 30)
+        try:
+            _, (next_,) = await asked(all_, "greedy")
+            assert not next_.done()
+            # What it called for before is stored: its page waits for no turn.
+            await asyncio.wait_for(stored("greedy"), 30)
+            assert not next_.done()
+        finally:
+            blobs.goes_on.set()
+        await modest
+        await asyncio.wait_for(next_, 30)
+
+    asyncio.run(submit())
     made.dispose()
 
 
