@@ -11,7 +11,7 @@ from service.rules.lanes import Signs, Trouble
 from service.rules.retry import is_outage
 from service.rules.states import LaneState
 from service.rules.work import BatchClaim, Entry
-from service.stages.fetch import _is_borne
+from service.stages.judging import is_borne
 from service.stages.poison import Delay, divide
 from service.stages.reconcile import Answers, Failure, FailurePolicy, Verdicts, judge
 from service.stages.signs import signs_of
@@ -153,7 +153,7 @@ def test_an_ill_lane_is_borne_for_so_many_hours(
 ) -> None:
     since = None if hours is None else NOW - HOUR * hours
     batch = batch_claim(lane_state=state, now=NOW)
-    assert _is_borne(batch, part_claim(outage_since=since), HOUR * 72) is borne
+    assert is_borne(batch, part_claim(outage_since=since), HOUR * 72) is borne
 
 
 def test_a_batch_that_fails_in_an_ill_lane_goes_again_as_it_is() -> None:
