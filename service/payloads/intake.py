@@ -4,21 +4,20 @@ Haulier sends nothing to Together before the whole input has passed its checks.
 """
 
 import hashlib
-from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from itertools import accumulate, chain
 from types import TracebackType
 from typing import Self
 
 from config.settings import Settings
-from service.payloads.blobs import Destination, Writer
+from service.payloads.blobs import Destination
 from service.payloads.duplicates import Hashes
 from service.payloads.opening import Opening
 from service.payloads.problems import LineNumbers, Problems
+from service.payloads.sharding import MOST_MODELS, Sharding
 from service.rules.budgets import Load, likely_cost, usd
 from service.rules.encoding import BOM
 from service.rules.requests import (
@@ -31,15 +30,8 @@ from service.rules.requests import (
     read_requests,
 )
 from service.rules.spec import Spec, canonical, request_lines
-from service.rules.work import Entry, Shard
+from service.rules.work import Shard
 
-MOST_MODELS = 64
-"""How many models the requests of one job may use."""
-MOST_OPEN = 200_000
-"""How many requests, over all models, may wait for their shard to be cut.
-
-Beyond that, the fullest shard is cut.
-"""
 MOST_BAD_LINES = 100_000
 """After so many bad lines an input is not read on."""
 MOST_SUSPECTS = 1000
@@ -58,19 +50,6 @@ class Taken:
     shards: tuple[Shard, ...]
     sha256: str | None
     bundle_blob: str | None = None
-
-
-@dataclass
-class _ModelShards:
-    """The requests of one model: the blob that holds their lines, and the shard that is open.
-
-    `entries` and `bytes` are those of the open shard.
-    """
-
-    model: str
-    writer: Writer
-    entries: list[Entry] = field(default_factory=list)
-    bytes: int = 0
 
 
 def take_in(spec: Spec, blobs: Destination, prefix: str, settings: Settings) -> Taken | None:
@@ -102,9 +81,8 @@ class Intake:
     where it is no use to read on. `most_bytes` bounds what a packed input may unpack to, and `keep`
     is called every now and then: a block may unpack to a thousand times its size.
 
-    The first `canary`
-    requests share no shard with others. An input that costs more than `max_cost` (USD), answers
-    aside, is refused.
+    The first `canary` requests share no shard with others. An input that costs more than `max_cost`
+    (USD), answers aside, is refused.
     """
 
     def __init__(
@@ -120,11 +98,7 @@ class Intake:
         canary: int | None = None,
         max_cost: Decimal | None = None,
     ) -> None:
-        self._blobs = blobs
-        self._prefix = prefix
         self._endpoint = endpoint
-        self._shard_requests = settings.shard_requests
-        self._shard_bytes = settings.shard_bytes
         self._canary = canary or 0
         self._max_cost = max_cost
         self._prices = settings.prices
@@ -134,8 +108,7 @@ class Intake:
         self._opening = Opening(unpacked if most_bytes is None else min(unpacked, most_bytes))
         self._keep = keep
         self._splitter = LineSplitter()
-        self._models: dict[str, _ModelShards] = {}
-        self._shards: list[tuple[int, Shard]] = []
+        self._sharding = Sharding(blobs, prefix, settings, self._stack, canary=self._canary)
         self._ids = Hashes(settings.scratch)
         self._stack.callback(self._ids.close)
         self._places = LineNumbers()
@@ -181,14 +154,12 @@ class Intake:
         if not self._problems.count and not self._total:
             self._problems.note("the input holds no requests")
         self._problems.raise_any()
-        for shards in self._models.values():
-            self._cut(shards)
+        self._sharding.cut()
         self._check_cost()
         self._stack.close()
-        self._shards.sort(key=lambda found: found[0])
         return Taken(
             self._total,
-            tuple(shard for _, shard in self._shards),
+            self._sharding.shards,
             self._sha256.hexdigest() if self._sha256 is not None else None,
         )
 
@@ -262,8 +233,7 @@ class Intake:
             self._line = line
             requests, lines = requests[first:], lines[first:]
         if self._total == self._canary:
-            for shards in self._models.values():
-                self._cut(shards)
+            self._sharding.cut()
         ids = [request.custom_id for request in requests]
         ordinals = range(self._total, self._total + len(ids))
         self._places.note(self._total, self._line - len(ids) + 1)
@@ -284,68 +254,12 @@ class Intake:
                 [lines[at] for at in places],
             )
 
-    # --- models: the requests of a model, cut into shards -----------------------------------------
-
-    def _of_model(self, model: str) -> _ModelShards | None:
-        """Return the shards of a model. Returns None if the job uses too many models."""
-        shards = self._models.get(model)
-        if shards is None and len(self._models) < MOST_MODELS:
-            name = f"{self._prefix}/input-{len(self._models)}.jsonl"
-            writer = self._stack.enter_context(self._blobs.writer(name))
-            shards = self._models[model] = _ModelShards(model, writer)
-        return shards
-
     def _store(
         self, model: str, ids: Sequence[str], ordinals: Sequence[int], lines: Sequence[bytes]
     ) -> None:
-        """Store requests of one model, and cut a shard whenever it is full."""
-        shards = self._of_model(model)
-        if shards is None:
+        if not self._sharding.store(model, ids, ordinals, lines):
             words = f"a job may use at most {MOST_MODELS} models: move the others to another job"
             self._problems.note(words, self._places.line_of(ordinals[0]))
-            return
-        lengths = [len(line) + 1 for line in lines]
-        ends = list(accumulate(lengths, initial=shards.writer.size))
-        shards.writer.write(b"\n".join(lines) + b"\n")
-        at = 0
-        while at < len(ids):
-            stop = self._fitting(shards, ends, at)
-            here = slice(at, stop)
-            shards.entries += map(Entry, ids[here], ordinals[here], ends[here], lengths[here])
-            shards.bytes += ends[stop] - ends[at]
-            at = stop
-            if at < len(ids):
-                self._cut(shards)
-        if sum(len(shards.entries) for shards in self._models.values()) > MOST_OPEN:
-            self._cut(max(self._models.values(), key=lambda shards: len(shards.entries)))
-
-    def _fitting(self, shards: _ModelShards, ends: list[int], at: int) -> int:
-        """Return the index after the last line that fits into the open shard, from line `at` on.
-
-        An empty shard takes a line of any size. `ends` are the offsets at which the lines begin,
-        and at which the last one ends.
-        """
-        by_count = at + self._shard_requests - len(shards.entries)
-        by_bytes = bisect_right(ends, ends[at] + self._shard_bytes - shards.bytes) - 1
-        stop = min(by_count, by_bytes, len(ends) - 1)
-        return max(stop, at if shards.entries else at + 1)
-
-    def _cut(self, shards: _ModelShards) -> None:
-        """Close the open shard, if it has requests."""
-        if not shards.entries:
-            return
-        name = f"{self._prefix}/shard-{len(self._shards)}.manifest"
-        shard = Shard(
-            model=shards.model,
-            input_blob=shards.writer.name,
-            manifest=self._blobs.put_manifest(name, shards.entries),
-            requests=len(shards.entries),
-            bytes=shards.bytes,
-            held=0 < self._canary <= shards.entries[0].ordinal,
-        )
-        self._shards.append((shards.entries[0].ordinal, shard))
-        shards.entries = []
-        shards.bytes = 0
 
     def _check_cost(self) -> None:
         """Raise BadInput if the requests alone cost too much. Audio does not tell its length."""
@@ -355,7 +269,7 @@ class Intake:
         cost = sum(
             (
                 likely_cost(self._prices, Load(shard.model, shard.requests, shard.bytes), today)
-                for _, shard in self._shards
+                for shard in self._sharding.shards
             ),
             Decimal(0),
         )
@@ -373,11 +287,11 @@ class Intake:
         if not suspects:
             return
         firsts: dict[str, int] = {}
-        for entry in self._entries(suspects):
+        for entry in self._sharding.entries(suspects):
             known = firsts.get(entry.custom_id, entry.ordinal)
             firsts[entry.custom_id] = min(known, entry.ordinal)
         count = 0
-        for entry in self._entries(suspects):
+        for entry in self._sharding.entries(suspects):
             if entry.ordinal != firsts[entry.custom_id]:
                 line = self._places.line_of(entry.ordinal)
                 self._problems.note(f"custom_id {entry.custom_id!r} was used before", line)
@@ -385,11 +299,3 @@ class Intake:
         if len(suspects) == MOST_SUSPECTS:
             # Too many to compare: count the rest by their hashes.
             self._problems.count += max(surplus - count, 0)
-
-    def _entries(self, hashes: frozenset[int]) -> Iterator[Entry]:
-        """Yield all requests whose custom_id has one of the hashes, in no order."""
-        stored = (self._blobs.get_manifest(shard.manifest) for _, shard in self._shards)
-        for entries in chain(stored, [shards.entries for shards in self._models.values()]):
-            for entry in entries:
-                if hash(entry.custom_id) in hashes:
-                    yield entry

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config.settings import Settings
-from service.payloads import intake
+from service.payloads import sharding
 from service.payloads.blobs import Blobs
-from service.payloads.intake import MOST_MODELS, Intake, Taken, take_in
+from service.payloads.intake import Intake, Taken, take_in
+from service.payloads.sharding import MOST_MODELS
 from service.rules.errors import BadInput
 from service.rules.permissions import Permissions
 from service.rules.requests import AUDIO, LINE_BYTES
@@ -362,7 +363,7 @@ def test_bad_lines_and_repeated_ids_are_told_in_the_order_of_their_lines(blobs: 
 def test_shards_of_many_models_are_cut_before_they_fill_the_memory(
     blobs: Blobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake, "MOST_OPEN", 10)
+    monkeypatch.setattr(sharding, "MOST_OPEN", 10)
     lines = [chat_line(f"r{n}", model=f"model-{n % 3}") for n in range(60)]
     taken = _fed(blobs, b"\n".join(lines), 500)
     assert isinstance(taken, Taken)
