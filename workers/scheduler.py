@@ -26,6 +26,7 @@ from service.store.ticks import UP_TO, Bucket, add_ticks
 from service.upkeep.sweep import DAY
 from workers.app import CONTROL, TRANSFER
 from workers.broker import connect, depths
+from workers.foreseer import Foreseer
 from workers.pipeline import WINDOWS, Window, message, messages
 from workers.process import EVERY, Heartbeat, first_line, log_trouble, run
 
@@ -63,6 +64,8 @@ class Scheduler:
             signal.signal(number, lambda *_: self._stop.set())
         heartbeat = Heartbeat(self._settings, "scheduler")
         heartbeat.start()
+        foreseer = Foreseer(self._settings)
+        foreseer.start()
         log.info("scheduler_started", tick=self._settings.tick_seconds.total_seconds())
         tick = self._settings.tick_seconds.total_seconds()
         soon = min(tick, max(tick / 10, SOON))
@@ -83,6 +86,7 @@ class Scheduler:
                 pause = soon if sent else tick
                 self._stop.wait(max(0.0, pause - (time.monotonic() - started)))
         finally:
+            foreseer.stop()
             heartbeat.stop()
             log.info("scheduler_stopped")
 

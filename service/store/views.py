@@ -7,6 +7,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.rules.forecast import Forecast, NoForecast
 from service.rules.prices import written
 from service.rules.states import JobState
 from service.store.models import Job
@@ -30,6 +31,22 @@ class ProblemView(View):
 
     line: int | None
     message: str
+
+
+class ForecastView(View):
+    """When it will be done, or why nobody can say."""
+
+    p50: datetime | None = Field(default=None, description="It ends by then with 50 %.")
+    p90: datetime | None = Field(default=None, description="It ends by then with 90 %.")
+    basis: int | None = Field(
+        default=None, description="How many ended jobs of the lane it rests on."
+    )
+    code: str | None = Field(
+        default=None,
+        description="Why there is none, for programs: not_yet, history, overdue, parked, held,"
+        " account_paused, max_cost, budget, lane_paused, lane_resting, lane_probing, jobs.",
+    )
+    reason: str | None = Field(default=None, description="The same for people.")
 
 
 class JobView(View):
@@ -70,9 +87,12 @@ class JobView(View):
     max_cost: str | None = Field(description="USD, as a decimal number.")
     parked_at: datetime | None = Field(description="When the job stopped to wait for an operator.")
     last_error: str | None = Field(description="The last error on Haulier's side of the work.")
+    forecast: ForecastView | None = Field(
+        default=None, description="When the job will be done; null once it has ended."
+    )
 
     @classmethod
-    def of(cls, job: Job) -> Self:
+    def of(cls, job: Job, forecast: Forecast | NoForecast | None = None) -> Self:
         """Return the view of a row; each field comes from the column of its name."""
         fields = {name: getattr(job, name) for name in cls.model_fields if hasattr(job, name)}
         return cls.model_validate(
@@ -83,5 +103,6 @@ class JobView(View):
                 # SQLAlchemy reserves the attribute `metadata` on the row.
                 "metadata": job.labels,
                 "results_generation": job.generation,
+                "forecast": None if forecast is None else ForecastView.model_validate(forecast),
             }
         )

@@ -8,10 +8,10 @@ from fastapi import APIRouter, Depends, Query
 
 from service.api import cursors
 from service.api.acting import ActedBy, operator_of
-from service.api.auth import CANCEL, READ, CalledBy
+from service.api.auth import CANCEL, READ, CalledBy, Caller
 from service.api.openapi import problem
 from service.api.problems import ALREADY_ENDED, NOT_FOUND, HttpProblem
-from service.api.services import Uses
+from service.api.services import Services, Uses
 from service.api.v1.filtering import JobsQuery, PageQuery
 from service.api.v1.schemas import BatchView, EventView, FailureView, JobDetail, Page
 from service.rules.admission import Capacity
@@ -20,6 +20,7 @@ from service.rules.packing import Limits
 from service.store import jobs as store
 from service.store.audit import Actor
 from service.store.cancel import cancel
+from service.store.forecasts import shown
 from service.store.models import Job
 from service.store.views import JobView, View
 from service.store.waiting import why
@@ -56,6 +57,12 @@ def page(
     )
 
 
+def job_now(job_id: UUID, services: Services, caller: Caller) -> JobView:
+    """Show a job as it is after a verb. Raises HttpProblem (404) if it is gone."""
+    job = visible_job(str(job_id), services, caller)
+    return JobView.of(job, shown(services.db, [job]).get(job.id))
+
+
 VisibleJob = Annotated[Job, Depends(visible_job)]
 
 
@@ -87,8 +94,12 @@ def list_jobs(
         calls=asked.calls,
         limit=asked.limit + 1,
     )
+    said = shown(services.db, found)
     return page(
-        found, asked.limit, JobView.of, lambda row: cursors.AfterJob(row.created_at, row.id)
+        found,
+        asked.limit,
+        lambda job: JobView.of(job, said.get(job.id)),
+        lambda row: cursors.AfterJob(row.created_at, row.id),
     )
 
 
@@ -97,7 +108,8 @@ def show_job(job: VisibleJob, services: Uses) -> JobDetail:
     """Show a job and, if it waits, the reason."""
     capacity, limits = Capacity.of(services.settings), Limits.of(services.settings)
     reason = why(services.db, job, capacity, limits)
-    return JobDetail.explained(job, reason, store.check_of(services.db, job.id))
+    said = shown(services.db, [job]).get(job.id)
+    return JobDetail.explained(job, reason, store.check_of(services.db, job.id), said)
 
 
 @router.get("/jobs/{job_id}/batches", dependencies=[READ])
@@ -146,4 +158,4 @@ def cancel_job(job: VisibleJob, services: Uses, caller: CalledBy, operator: Oper
         cancel(services.db, job.id, operator=operator)
     except Conflict as error:
         raise HttpProblem(ALREADY_ENDED, str(error)) from None
-    return JobView.of(visible_job(str(job.id), services, caller))
+    return job_now(job.id, services, caller)

@@ -14,7 +14,7 @@ from service.api.openapi import problem
 from service.api.problems import INVALID, NOT_RETRYABLE, NOTHING_HELD, NOTHING_PARKED, HttpProblem
 from service.api.services import Uses
 from service.api.v1.amounts import Usd
-from service.api.v1.jobs import Operator, VisibleJob, visible_job
+from service.api.v1.jobs import Operator, VisibleJob, job_now
 from service.payloads.blobs import Blobs
 from service.rules.crashpoints import CrashPoint, reached
 from service.rules.errors import MOST_PROBLEMS, Conflict
@@ -58,7 +58,7 @@ def retry_job(
     """
     chosen = asked.custom_ids if asked is not None else None
     if chosen is None and unpark(services.db, job.id, operator=operator):
-        return JobView.of(visible_job(str(job.id), services, caller))
+        return job_now(job.id, services, caller)
     found, names = dead_letters_by_part(services.db, job.id, chosen)
     unknown = [custom_id for custom_id in chosen or () if custom_id not in names]
     if unknown:
@@ -75,7 +75,7 @@ def retry_job(
         revive(services.db, job.id, revivals, operator=operator)
     except Conflict as error:
         raise HttpProblem(NOT_RETRYABLE, str(error)) from None
-    return JobView.of(visible_job(str(job.id), services, caller))
+    return job_now(job.id, services, caller)
 
 
 class Release(BaseModel):
@@ -105,7 +105,7 @@ def release_job(
         release(services.db, job.id, max_cost=most, operator=operator)
     except Conflict as error:
         raise HttpProblem(NOTHING_HELD, str(error), state=job.state) from None
-    return JobView.of(visible_job(str(job.id), services, caller))
+    return job_now(job.id, services, caller)
 
 
 class Abandon(BaseModel):
@@ -134,7 +134,7 @@ def abandon_job(
         abandon(services.db, job.id, again=asked.requests == "again", by=by)
     except Conflict as error:
         raise HttpProblem(NOTHING_PARKED, str(error), state=job.state) from None
-    return JobView.of(visible_job(str(job.id), services, caller))
+    return job_now(job.id, services, caller)
 
 
 def _revival(blobs: Blobs, prefix: str, part: DeadLetters) -> Revival:

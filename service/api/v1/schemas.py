@@ -7,6 +7,7 @@ from uuid import UUID
 
 from pydantic import Field
 
+from service.rules.forecast import Forecast, NoForecast
 from service.rules.states import BatchState
 from service.store.models import Batch, DeadLetter, Event, Job, Part
 from service.store.views import JobView, ProblemView, View
@@ -42,11 +43,17 @@ class JobDetail(JobView):
     check: Any = Field(default=None, description="The `check` of its spec; null without one.")
 
     @classmethod
-    def explained(cls, job: Job, reason: Reason | None, check: Any) -> Self:
+    def explained(
+        cls,
+        job: Job,
+        reason: Reason | None,
+        check: Any,
+        forecast: Forecast | NoForecast | None,
+    ) -> Self:
         shown = None if reason is None else ReasonView.model_validate(reason)
         last_error = job.last_error or (None if reason is None else reason.error)
         more = {"waiting": shown, "last_error": last_error, "check": check}
-        return cls.of(job).model_copy(update=more)
+        return cls.of(job, forecast).model_copy(update=more)
 
 
 class BatchView(View):

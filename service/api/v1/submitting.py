@@ -32,9 +32,11 @@ from service.payloads.blobs import STORAGE_ERRORS, Blobs
 from service.payloads.bundles import SMALL_BYTES
 from service.payloads.intake import Intake, take_in
 from service.rules.errors import BadInput, Conflict, OverQuota
+from service.rules.forecast import NOT_YET, Forecast, NoForecast
 from service.rules.names import trouble_with
 from service.rules.permissions import Permissions
 from service.rules.spec import SPEC_BYTES, Spec, read_spec
+from service.store.forecasts import shown
 from service.store.permissions import permissions_for
 from service.store.submit import Submission
 from service.store.views import JobView
@@ -96,8 +98,11 @@ async def submit_job(request: Request, services: Uses, caller: CalledBy) -> Resp
     job, new = accepted.job, accepted.new
     # For the line that the request has in the log.
     structlog.contextvars.bind_contextvars(job=str(job.id), new=new, total=job.total)
+    said: Forecast | NoForecast | None = None if job.finished_at is not None else NOT_YET
+    if not new:
+        said = (await _in_thread(services, partial(shown, services.db, [job]))).get(job.id)
     return Response(
-        JobView.of(job).model_dump_json(),
+        JobView.of(job, said).model_dump_json(),
         status_code=201 if new else 200,
         media_type="application/json",
         headers={"Location": f"{services.settings.public_url or ''}/v1/jobs/{job.id}"},

@@ -5,6 +5,7 @@ from service.store.models.audit import Audit
 from service.store.models.base import SCHEMA, Base, Leased, table_of
 from service.store.models.batches import Batch
 from service.store.models.calls import Attendant, Call
+from service.store.models.forecasts import Coverage, JobForecast
 from service.store.models.jobs import DeadLetter, Enqueued, Event, Job, Segment
 from service.store.models.notices import Delivery
 from service.store.models.operations import (
@@ -29,6 +30,7 @@ __all__ = [
     "Call",
     "Chore",
     "Counter",
+    "Coverage",
     "Credential",
     "DeadLetter",
     "Delivery",
@@ -37,6 +39,7 @@ __all__ = [
     "File",
     "Heartbeat",
     "Job",
+    "JobForecast",
     "Lane",
     "Leased",
     "Leftover",

@@ -47,6 +47,7 @@ def test_a_new_job_shows_everything_about_itself(api: Api) -> None:
     created_at = job.pop("created_at")
     assert created_at.endswith("Z")
     assert job.pop("started_at") == created_at
+    assert job.pop("forecast")["code"] == "not_yet"
     assert job == {
         "id": str(UUID(job["id"])),
         "state": "running",
