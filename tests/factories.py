@@ -165,6 +165,7 @@ def job_claim(**fields: Any) -> JobClaim:
         "lease": uuid4(),
         "leased_until": NOW + LEASE,
         "state": JobState.ACCEPTED,
+        "created_at": NOW,
         "tries": 0,
         "producer": "default",
         "endpoint": CHAT,

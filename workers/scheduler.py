@@ -18,7 +18,7 @@ from service.rules.admission import Capacity
 from service.rules.crashpoints import CrashPoint, reached
 from service.rules.packing import Limits
 from service.rules.states import Stage
-from service.store import engine, expiry, heartbeats, leftovers
+from service.store import deadlines, engine, expiry, heartbeats, leftovers
 from service.store.admit import Admission
 from service.store.chores import begin
 from service.store.due import Due, dispatch
@@ -109,6 +109,7 @@ class Scheduler:
             if due:
                 reached(CrashPoint.SCHEDULER_STAMPED)
             sent = self._publish(due)
+        deadlines.look(self._db)
         if all(held[queue] < slots[queue] * AHEAD for queue in slots):
             self._now_and_then()
         return sent

@@ -69,10 +69,10 @@ class Client:
 
         `model` is for bodies that name none; `fields` are those of the batch spec: `account`,
         `max_attempts`, `priority`, `metadata`, `notify`, `check`, `canary`, `canary_failures`,
-        `max_cost`. What can be gone through again, such as a
-        list, is sent again when the connection breaks, under a key that is made for it where none
-        is given. An iterator is sent once: after `Unreachable`, only with an `idempotency_key` is
-        it safe to submit the same again.
+        `max_cost`, `deadline` (a datetime or a timedelta, too), `on_deadline`. What can be gone
+        through again, such as a list, is sent again when the connection breaks, under a key that
+        is made for it where none is given. An iterator is sent once: after `Unreachable`, only with
+        an `idempotency_key` is it safe to submit the same again.
         """
         again = plans.is_there_again(requests)
         fields |= {"endpoint": endpoint}

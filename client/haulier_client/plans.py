@@ -16,6 +16,7 @@ from collections.abc import (
     Sized,
 )
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
@@ -168,7 +169,7 @@ def wait(job: Job | UUID | str, timeout: float | None, poll: float) -> Plan[Job]
 
 
 def submit_spec(spec: dict[str, Any]) -> Plan[Job]:
-    content = json.dumps(spec, allow_nan=False).encode()
+    content = json.dumps(spec | _deadline(spec), allow_nan=False).encode()
     headers = {
         "Content-Type": "application/json",
         "Idempotency-Key": spec.get("idempotency_key") or str(uuid4()),
@@ -185,6 +186,7 @@ def submit(
     """`again`: whether the content can be made a second time."""
     key = key or (str(uuid4()) if again else None)
     params = {name: value for name, value in fields.items() if value is not None}
+    params |= _deadline(params)
     for name in ("metadata", "notify", "check"):
         if name in params and not isinstance(params[name], str):
             params[name] = json.dumps(params[name], allow_nan=False)
@@ -195,6 +197,18 @@ def submit(
         "POST", "/v1/jobs", params, headers, content, timeout=SUBMIT_TIMEOUT, repeatable=again
     )
     return read_job((yield from _answered(call)))
+
+
+def _deadline(fields: dict[str, Any]) -> dict[str, Any]:
+    """The deadline as it is sent. Raises ValueError for a datetime without a zone."""
+    given = fields.get("deadline")
+    if isinstance(given, timedelta):
+        return {"deadline": given.total_seconds()}
+    if isinstance(given, datetime):
+        if given.tzinfo is None:
+            raise ValueError("deadline: a datetime must have its zone (tzinfo)")
+        return {"deadline": given.isoformat()}
+    return {}
 
 
 def _line(request: dict[str, Any], model: str | None) -> bytes:

@@ -101,6 +101,12 @@ def _stock(now: Gauges) -> Iterator[Metric]:
         "kind",
         now.failing,
     )
+    yield _gauge(
+        "haulier_jobs_deadline",
+        "Jobs with a deadline that are not finished, by how they stand to it",
+        "standing",
+        {standing: now.deadlines.get(standing, 0) for standing in ("ahead", "at_risk", "missed")},
+    )
     yield GaugeMetricFamily(
         "haulier_lanes_held", "Lanes whose queue at Together is full", now.held_lanes
     )

@@ -51,6 +51,8 @@ class Envelope:
     canary_failures: int | None = None
     max_cost: str | None = None
     """USD."""
+    deadline: str | None = None
+    on_deadline: str | None = None
 
 
 @dataclass(frozen=True)

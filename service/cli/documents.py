@@ -76,6 +76,11 @@ class Job(msgspec.Struct, frozen=True):
     canary_failures: int | None = None
     max_cost: str | None = None
     """USD."""
+    deadline: datetime | None = None
+    on_deadline: str | None = None
+    deadline_at_risk_since: datetime | None = None
+    deadline_missed_at: datetime | None = None
+    raised_priority: int | None = None
     held_at: datetime | None = None
     """Set while the rest of the job waits for a decision."""
     check: msgspec.Raw = msgspec.Raw(b"null")

@@ -31,6 +31,8 @@ class NoticeEvent(StrEnum):
     FAILED = "job.failed"
     PROGRESS = "job.progress"
     HELD = "job.held"
+    AT_RISK = "job.deadline_at_risk"
+    MISSED = "job.deadline_missed"
 
 
 ENDS = {
@@ -50,7 +52,7 @@ class Notice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     queue: str | None = None
     webhook: str | None = None
     events: list[NoticeEvent] | None = None
-    """What to send notices of: ends of a job, and that it is held; None is all of them."""
+    """What to send notices of, progress aside; None is all of them."""
     progress: _Percent | None = None
     """Send a notice whenever so many percent more of the requests are done."""
     results: bool | None = None
@@ -72,7 +74,7 @@ class Notice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return f"webhook {parts.hostname}:{port}"
 
     def wants(self, event: NoticeEvent) -> bool:
-        """Whether this event is to be sent: an end of a job, or that it is held."""
+        """Whether this event is to be sent: any but a step of progress."""
         return self.events is None or event in self.events
 
     def steps(self, done: int, total: int) -> int:

@@ -12,6 +12,7 @@ import msgspec
 from service.rules.budgets import cost_problems
 from service.rules.canary import canary_problems
 from service.rules.checks import check_problem
+from service.rules.deadlines import OnDeadline, deadline_problems
 from service.rules.encoding import BOM, NotUtf8, check_utf8, json_trouble
 from service.rules.errors import MOST_PROBLEMS, BadInput, Problem
 from service.rules.kinds import HEAD, binary_kind, spec_kind
@@ -47,6 +48,8 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     canary: Annotated[int, msgspec.Meta(ge=1, le=MOST_CANARY)] | None = None
     canary_failures: Annotated[int, msgspec.Meta(ge=0, lt=MOST_CANARY)] | None = None
     max_cost: Decimal | None = None
+    deadline: str | float | None = None
+    on_deadline: OnDeadline | None = None
 
     def envelope(self) -> bytes:
         """Everything but the requests, in one fixed form.
@@ -64,7 +67,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return msgspec.json.encode(fields, order="deterministic")
 
 
-_LATER = ("check", "canary", "canary_failures", "max_cost")
+_LATER = ("check", "canary", "canary_failures", "max_cost", "deadline", "on_deadline")
 
 
 _spec = msgspec.json.Decoder(Spec)
@@ -89,6 +92,8 @@ class _Parts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     canary: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     canary_failures: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     max_cost: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    deadline: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    on_deadline: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Counted(msgspec.Struct, gc=False):
@@ -229,6 +234,7 @@ def envelope_problems(spec: Spec, permissions: Permissions) -> list[Problem]:
     problems += _answer_problems(spec)
     problems += _name_problems(spec)
     problems += map(Problem, metadata_problems(spec.metadata))
+    problems += map(Problem, deadline_problems(spec.deadline, spec.on_deadline))
     try:
         if _has_nul(msgspec.structs.replace(spec, requests=None)):
             problems.append(Problem("the spec holds a NUL character (\\u0000)"))

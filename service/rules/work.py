@@ -30,6 +30,7 @@ class JobClaim:
     lease: UUID
     leased_until: datetime
     state: JobState
+    created_at: datetime
     tries: int
     failures: int = 0
     producer: str

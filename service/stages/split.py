@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from service.payloads.inputs import InputUnreadable, open_input, open_uploaded, uploaded_blob
 from service.payloads.intake import Intake, Taken, take_in
 from service.rules.crashpoints import CrashPoint, reached
-from service.rules.errors import BadInput
+from service.rules.deadlines import past_problem
+from service.rules.errors import BadInput, Problem
 from service.rules.outcomes import Fail, Outcome, Split
 from service.rules.spec import Spec, read_spec
 from service.rules.work import JobClaim
@@ -22,7 +23,7 @@ def split(job: JobClaim, clients: Clients) -> Outcome:
     try:
         if job.enqueued is not None:
             # Only Postgres has seen this spec, so it gets the same checks as in the API.
-            spec = read_spec(job.enqueued, clients.permissions)
+            spec = _enqueued(job, job.enqueued, clients)
         taken = _taken(job, spec, clients)
     except InputUnreadable as error:
         return Fail(str(error), rejected=True, read=spec is not None)
@@ -38,6 +39,14 @@ def split(job: JobClaim, clients: Clients) -> Outcome:
         return Fail("the job has neither requests nor an input")
     reached(CrashPoint.SPLIT_COPIED)
     return Split(taken.shards, spec)
+
+
+def _enqueued(job: JobClaim, data: bytes, clients: Clients) -> Spec:
+    """Raises BadInput."""
+    spec = read_spec(data, clients.permissions)
+    if late := past_problem(spec.deadline, job.created_at):
+        raise BadInput([Problem(late)])
+    return spec
 
 
 def _taken(job: JobClaim, spec: Spec | None, clients: Clients) -> Taken | None:

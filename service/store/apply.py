@@ -37,6 +37,7 @@ from service.rules.work import BatchClaim, Claim
 from service.store.accounts import pause_account, probed
 from service.store.complete import complete
 from service.store.cutting import cut, lock_divided
+from service.store.deadlines import deadline_of
 from service.store.engine import Database
 from service.store.health import FIRST_REST, note_create
 from service.store.lanes import hold_lane, learn_pace, release_lane
@@ -299,6 +300,8 @@ def _split(session: Session, job: Job, outcome: Split) -> None:
     if outcome.spec is not None:
         job.answer_check = outcome.spec.check
         job.max_cost = outcome.spec.max_cost
+        for name, value in deadline_of(outcome.spec, job.created_at).items():
+            setattr(job, name, value)
         for name, value in canary_of(outcome.spec, shards).items():
             setattr(job, name, value)
     elif any(shard.held for shard in shards):

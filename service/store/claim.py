@@ -116,6 +116,7 @@ def _job_claim(
         lease=lease,
         leased_until=until,
         state=job.state,
+        created_at=job.created_at,
         tries=job.tries,
         failures=job.failures,
         producer=job.producer,

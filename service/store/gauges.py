@@ -40,6 +40,13 @@ FROM (SELECT state, not_before, failures,
 GROUP BY state
 """
 
+_DEADLINES = """
+SELECT CASE WHEN deadline_missed_at IS NOT NULL THEN 'missed'
+            WHEN deadline_at_risk_since IS NOT NULL THEN 'at_risk' ELSE 'ahead' END AS standing,
+       count(*) AS jobs
+FROM {schema}.jobs WHERE deadline_look_at IS NOT NULL GROUP BY 1
+"""
+
 _WAITING = "SELECT count(*) FROM {schema}.parts WHERE state = 'waiting'"
 
 _HELD_LANES = "SELECT count(*) FROM {schema}.lanes WHERE held_until > now()"
@@ -98,6 +105,8 @@ class Gauges:
     parked: dict[str, int]
     failing: dict[str, int]
     """Rows that failed many times in a row and go on trying."""
+    deadlines: dict[str, int]
+    """Jobs with a deadline that are not finished, by how they stand to it."""
     held_lanes: int
     paused_lanes: int
     lanes: dict[str, int]
@@ -148,6 +157,7 @@ def gauges(db: Database) -> Gauges:
                 "job": sum(row["failing"] for row in jobs),
                 "batch": sum(row["failing"] for row in batches),
             },
+            deadlines={row["standing"]: row["jobs"] for row in rows(_DEADLINES)},
             held_lanes=number(_HELD_LANES),
             paused_lanes=sum(row["paused"] for row in lanes),
             lanes={row["state"]: row["lanes"] for row in lanes},

@@ -9,12 +9,13 @@ from sqlalchemy.orm import Session
 
 from service.rules.canary import HELD_UNTIL, Fate, Held, fate
 from service.rules.errors import Conflict
+from service.rules.notices import NoticeEvent
 from service.rules.prices import written
 from service.rules.states import PartState
 from service.store.audit import Actor, path, record
 from service.store.engine import Database
 from service.store.models import Event, Job, Part
-from service.store.notices import announce_held
+from service.store.notices import announce_event
 
 
 def judge_canary(session: Session, job: Job) -> None:
@@ -35,7 +36,7 @@ def judge_canary(session: Session, job: Job) -> None:
         case Fate.STAYS:
             job.held_at = func.now()
             session.add(Event(job_id=job.id, source=job.state, target="held", detail=counts))
-            announce_held(session, job)
+            announce_event(session, job, NoticeEvent.HELD)
 
 
 def release(

@@ -4,7 +4,9 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from service.rules.notices import ENDS
 from service.rules.states import BatchState, JobState, check_move
+from service.store.deadlines import close_deadline
 from service.store.models import Batch, Event, Job
 from service.store.notices import announce
 
@@ -14,6 +16,8 @@ def move_job(session: Session, job: Job, to: JobState, **detail: Any) -> None:
     check_move(job.state, to)
     session.add(Event(job_id=job.id, source=job.state, target=to, detail=detail))
     job.state = to
+    if to in ENDS:
+        close_deadline(session, job)
     announce(session, job)
 
 

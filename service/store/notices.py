@@ -25,16 +25,15 @@ AT_ONCE = 4
 def announce(session: Session, job: Job) -> None:
     """Tell of a job's end, if it has just come to one."""
     event = ENDS.get(job.state)
-    if event is not None and job.notify:
+    if event is not None:
+        announce_event(session, job, event)
+
+
+def announce_event(session: Session, job: Job, event: NoticeEvent) -> None:
+    """Tell of what a job has come to that is no end: it is held, or late for its deadline."""
+    if job.notify:
         wanted = [notice for notice in read_notices(job.notify) if notice.wants(event)]
         _add(session, [_row(job.id, event, notice) for notice in wanted])
-
-
-def announce_held(session: Session, job: Job) -> None:
-    """Tell that the rest of a job waits for a decision."""
-    if job.notify:
-        wanted = [notice for notice in read_notices(job.notify) if notice.wants(NoticeEvent.HELD)]
-        _add(session, [_row(job.id, NoticeEvent.HELD, notice) for notice in wanted])
 
 
 def announce_progress(session: Session, job: Job, done_before: int) -> None:

@@ -10,6 +10,7 @@ from service.rules.errors import Conflict
 from service.rules.states import JobState, check_move
 from service.rules.work import Manifest
 from service.store.audit import Actor, path, record
+from service.store.deadlines import reopen_deadline
 from service.store.engine import Database
 from service.store.models import DeadLetter, Event, Job, Part
 from service.store.parts import manifest_of, successor
@@ -91,7 +92,9 @@ def revive(
             ).all()
             if len(removed) != len(revival.ordinals):
                 raise Conflict("the job's dead letters have changed; ask again")
-            session.add(successor(parent, revival.manifest, len(revival.ordinals), revival.bytes))
+            part = successor(parent, revival.manifest, len(revival.ordinals), revival.bytes)
+            part.priority = job.priority
+            session.add(part)
             job.attempts = max(job.attempts, parent.attempt + 1)
             requests += len(removed)
         check_move(job.state, JobState.RUNNING)
@@ -111,3 +114,4 @@ def revive(
         job.pending += requests
         job.open_parts += len(revivals)
         job.finished_at = job.cancel_requested_at = None
+        reopen_deadline(job)

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from service.payloads.intake import Taken
 from service.rules.crashpoints import CrashPoint, reached
+from service.rules.deadlines import past_problem
 from service.rules.errors import (
     BadInput,
     Conflict,
@@ -21,11 +22,13 @@ from service.rules.errors import (
     Disabled,
     IdTaken,
     OverQuota,
+    Problem,
     error_text,
 )
 from service.rules.spec import Spec, fingerprint
 from service.rules.states import JobState
 from service.store.calls import NewCall, insert_calls
+from service.store.deadlines import deadline_of
 from service.store.engine import Database, is_contended
 from service.store.models import Event, Job, table_of
 from service.store.notices import announce_rejected
@@ -68,7 +71,7 @@ class Submitted:
     row: Job | None = field(default=None, compare=False, repr=False)
 
 
-NotStored = Conflict | OverQuota | Contended
+NotStored = BadInput | Conflict | OverQuota | Contended
 """The reasons why a submission has no job."""
 
 Answer = Submitted | NotStored
@@ -88,8 +91,9 @@ def submit_each(db: Database, submissions: Sequence[Submission]) -> list[Answer]
     No two of them may have one id. A submission whose id or idempotency key is there already finds
     that job. An error stands in its submission's place and touches no other: Conflict if the key
     was used for other content, IdTaken if the id is that of another producer's job, OverQuota if
-    it is new and its producer's limit is reached, Disabled if its producer is, Contended if another
-    transaction holds its key. Then the others are stored without it, producer by producer.
+    it is new and its producer's limit is reached, BadInput if it is new and its deadline is past,
+    Disabled if its producer is, Contended if another transaction holds its key. Then the others
+    are stored without it, producer by producer.
     """
     reached(CrashPoint.ACCEPT_COPIED)
     stored = _attempt(db, submissions, TOGETHER)
@@ -152,16 +156,23 @@ def _store(
     # In one order for everybody: two pages with the same keys must not wait for each other.
     ordered = sorted(submissions, key=_order)
     refused: dict[UUID, Answer] = {}
+    too_late: dict[UUID, Answer] = {}
     asked = []
     for s in ordered:
         if s.bad is not None:
             continue  # it becomes a rejected job, whoever sent it
         if s.producer in disabled:
             refused[s.id] = Disabled(s.producer)
+        elif (late := past_problem(s.spec.deadline, now)) is not None:
+            too_late[s.id] = BadInput([Problem(late)])
         elif s.producer in limited:
             asked.append(_asked(s))
     if asked:
         refused |= over_quota(session, asked)
+    if too_late:
+        # Who asks again for a job of before, whose deadline is over, finds it.
+        before = _known(session, [s for s in ordered if s.id in too_late])
+        refused |= {i: too_late[i] if isinstance(a, Contended) else a for i, a in before.items()}
     rows = {s.id: _row(s, now) for s in ordered if s.id not in refused}
     new = set(_insert(session, list(rows.values())))
     if new:
@@ -272,6 +283,7 @@ def _row(submission: Submission, now: datetime) -> dict[str, Any]:
         "is_call": submission.call is not None,
         "answer_check": spec.check,
         "max_cost": spec.max_cost,
+        **deadline_of(spec if bad is None else Spec(endpoint=""), now),
         **canary_of(spec, () if taken is None else taken.shards),
         # A refused job must not hold the key that its mended successor will come with.
         "idempotency_key": spec.idempotency_key if bad is None else None,

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.rules.deadlines import OnDeadline
 from service.rules.forecast import Forecast, NoForecast
 from service.rules.prices import written
 from service.rules.states import JobState
@@ -85,6 +86,19 @@ class JobView(View):
         description="Since when the rest of the job waits for `release` or `cancel`."
     )
     max_cost: str | None = Field(description="USD, as a decimal number.")
+    deadline: datetime | None
+    on_deadline: OnDeadline | None = Field(
+        description="`priority` if the job's priority rises as its deadline comes nearer."
+    )
+    deadline_at_risk_since: datetime | None = Field(
+        description="Since when the job is likely to miss its deadline, by its forecast."
+    )
+    deadline_missed_at: datetime | None = Field(
+        description="When it was noticed that the deadline was over and the job was not finished."
+    )
+    raised_priority: int | None = Field(
+        description="The priority of what waits of the job, while its deadline has raised it."
+    )
     parked_at: datetime | None = Field(description="When the job stopped to wait for an operator.")
     last_error: str | None = Field(description="The last error on Haulier's side of the work.")
     forecast: ForecastView | None = Field(

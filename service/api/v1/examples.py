@@ -51,6 +51,9 @@ JOB: dict[str, Any] = JobView.model_validate(
         "cancel_requested_at": None,
         "results_generation": 1,
         "held_at": None,
+        "deadline_at_risk_since": None,
+        "deadline_missed_at": None,
+        "raised_priority": None,
         "parked_at": None,
         "last_error": None,
     }

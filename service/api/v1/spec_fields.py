@@ -10,9 +10,11 @@ import msgspec
 from msgspec.inspect import (
     DictType,
     Field,
+    FloatType,
     IntType,
     ListType,
     NoneType,
+    StrType,
     StructType,
     UnionType,
     type_info,
@@ -42,6 +44,10 @@ DESCRIPTIONS: Mapping[str, str] = {
     " somebody decides. By default half of them may fail.",
     "max_cost": "No attempt starts that would make the job cost more than so many USD, by the"
     " estimate from `HAULIER_PRICES`.",
+    "deadline": "When the job should be done: an instant (`2026-12-01T06:00:00Z`), or a duration"
+    " from the submission on (`6h`, `PT6H`, or seconds).",
+    "on_deadline": "`report` (the default): notices go out when the deadline is at risk, and when"
+    " it is missed. `priority`: besides, the job's priority rises as the deadline comes nearer.",
 }
 
 
@@ -50,6 +56,8 @@ def _kind(field: Field) -> type:
     kind = field.type
     if isinstance(kind, UnionType):
         kinds = [one for one in kind.types if not isinstance(one, NoneType)]
+        if all(isinstance(one, StrType | FloatType) for one in kinds):
+            kinds = kinds[:1]  # a query has text alone
         kind = kinds[0] if len(kinds) == 1 else kind
     return type(kind)
 

@@ -61,7 +61,7 @@ def jobs(
                 *(Column("failed", number=True), Column("age", number=True)),
             ),
             lambda job: (
-                *(job.id, job.state, f"{job.succeeded:,} of {job.total:,}", job.failed),
+                *(job.id, _state(job), f"{job.succeeded:,} of {job.total:,}", job.failed),
                 age(job.created_at),
             ),
             as_json=json,
@@ -136,6 +136,14 @@ def failures(job: JobId, json: AsJson = False) -> None:
         )
 
 
+def _state(job: Job) -> str:
+    if job.ended or job.deadline is None:
+        return job.state
+    if job.deadline_missed_at is not None:
+        return f"{job.state}, late"
+    return job.state if job.deadline_at_risk_since is None else f"{job.state}, at risk"
+
+
 def _fields(job: Job, batches: list[Batch]) -> list[tuple[str, object]]:
     usage = job.usage
     took = job.finished_at and length(job.finished_at - job.created_at)
@@ -162,7 +170,10 @@ def _fields(job: Job, batches: list[Batch]) -> list[tuple[str, object]]:
         ("check", _shortened(job.check)),
         ("canary", job.canary and f"{job.canary:,}, of which {job.canary_failures:,} may fail"),
         ("max cost", job.max_cost and f"{job.max_cost} USD"),
-        ("priority", job.priority or None),
+        ("deadline", job.deadline),
+        ("", "missed" if job.deadline_missed_at else None),
+        ("at risk", None if job.deadline_missed_at else job.deadline_at_risk_since),
+        ("priority", _priority(job)),
         ("key", job.idempotency_key),
         ("metadata", msgspec.json.encode(job.metadata).decode() if job.metadata else None),
         ("created", job.created_at),
@@ -170,6 +181,12 @@ def _fields(job: Job, batches: list[Batch]) -> list[tuple[str, object]]:
         ("finished", job.finished_at),
         ("took", took),
     ]
+
+
+def _priority(job: Job) -> str | None:
+    if job.raised_priority is None:
+        return str(job.priority) if job.priority else None
+    return f"{job.raised_priority}, raised from {job.priority} because of the deadline"
 
 
 def _shortened(check: msgspec.Raw) -> str | None:

@@ -9,6 +9,7 @@ from service.cli.api import Envelope
 from service.cli.submit.formats import NO_PARQUET, Format, format_of, parquet_is_there
 from service.cli.submit.rows import Recipe, params_of
 from service.cli.submit.template import BadTemplate, Template, column, read_template
+from service.rules.deadlines import OnDeadline
 from service.rules.requests import CHAT
 
 
@@ -93,6 +94,8 @@ class Asked:
     canary: int | None
     canary_failures: int | None
     max_cost: str | None
+    deadline: str | None
+    on_deadline: OnDeadline | None
     idempotency_key: str | None
 
     def source(self) -> Path:
@@ -129,6 +132,8 @@ class Asked:
                     "--canary": self.canary,
                     "--canary-failures": self.canary_failures,
                     "--max-cost": self.max_cost,
+                    "--deadline": self.deadline,
+                    "--on-deadline": self.on_deadline,
                 }
             )
             if named := [*named, *self.table.named()]:
@@ -144,6 +149,8 @@ class Asked:
             canary=self.canary,
             canary_failures=self.canary_failures,
             max_cost=self.max_cost,
+            deadline=self.deadline,
+            on_deadline=self.on_deadline,
         )
 
     def recipe(self) -> Recipe | None:

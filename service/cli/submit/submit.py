@@ -39,6 +39,7 @@ from service.cli.submit.sources import (
     plain_lines,
 )
 from service.cli.submit.tables import BadInput
+from service.rules.deadlines import OnDeadline
 from service.rules.requests import CHAT
 
 app = typer.Typer()
@@ -113,6 +114,14 @@ def submit(
     max_cost: Annotated[
         str | None, typer.Option(metavar="USD", help="What the job may cost, by the estimate.")
     ] = None,
+    deadline: Annotated[
+        str | None,
+        typer.Option(metavar="WHEN", help="When it should be done: 6h, or 2026-12-01T06:00:00Z."),
+    ] = None,
+    on_deadline: Annotated[
+        OnDeadline | None,
+        typer.Option(help="Report only, or raise the priority as the deadline comes nearer."),
+    ] = None,
     idempotency_key: Annotated[
         str | None, typer.Option(help="Submit once, however often this is run.")
     ] = None,
@@ -150,6 +159,8 @@ def submit(
         canary=canary,
         canary_failures=canary_failures,
         max_cost=max_cost,
+        deadline=deadline,
+        on_deadline=on_deadline,
         idempotency_key=idempotency_key,
     )
     if output is not None and not wait:

@@ -19,6 +19,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from service.rules.canary import Held
+from service.rules.deadlines import OnDeadline
 from service.rules.states import BatchState, JobState, LaneState, PartState
 from service.rules.work import Ending
 
@@ -54,6 +55,7 @@ class Base(DeclarativeBase):
         BatchState: Enum(BatchState, native_enum=False, length=16, values_callable=_values),
         LaneState: Enum(LaneState, native_enum=False, length=16, values_callable=_values),
         Held: Enum(Held, native_enum=False, length=16, values_callable=_values),
+        OnDeadline: Enum(OnDeadline, native_enum=False, length=16, values_callable=_values),
         Ending: Enum(Ending, native_enum=False, length=16, values_callable=_values),
     }
 

@@ -19,6 +19,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.rules.canary import Held
+from service.rules.deadlines import OnDeadline
 from service.rules.states import JobState
 from service.store.models.base import Base, Leased, one_of
 
@@ -52,6 +53,14 @@ class Job(Leased, Base):
     """In USD."""
     short_reason: Mapped[str | None]
     """Why its next part would pass `max_cost`, when that was looked at the last time."""
+    deadline: Mapped[datetime | None]
+    on_deadline: Mapped[OnDeadline | None]
+    deadline_look_at: Mapped[datetime | None]
+    """When to look next at how it stands to its deadline; None if it has none, or is finished."""
+    deadline_at_risk_since: Mapped[datetime | None]
+    deadline_missed_at: Mapped[datetime | None]
+    raised_priority: Mapped[int | None]
+    """The priority of its waiting parts, while its deadline gives them another one than its own."""
     idempotency_key: Mapped[str | None]
     fingerprint: Mapped[str | None]
     input: Mapped[str | None]
@@ -92,6 +101,7 @@ class Job(Leased, Base):
             name="accounted",
         ),
         CheckConstraint("state NOT IN ('rejected', 'failed') OR error IS NOT NULL", name="reason"),
+        CheckConstraint("deadline_look_at IS NULL OR finished_at IS NULL", name="deadline"),
         UniqueConstraint("producer", "idempotency_key"),
         # Only what has something to do for a worker is in it; finished work costs nothing.
         Index(
@@ -146,6 +156,12 @@ class Job(Leased, Base):
             "jobs_max_cost_idx",
             "id",
             postgresql_where=text("max_cost IS NOT NULL AND finished_at IS NULL"),
+        ),
+        # Only jobs with a deadline that are not finished are in it.
+        Index(
+            "jobs_deadline_look_at_idx",
+            "deadline_look_at",
+            postgresql_where=text("deadline_look_at IS NOT NULL"),
         ),
         Index("jobs_page_blob_idx", "page_blob", postgresql_where=text("page_blob IS NOT NULL")),
     )

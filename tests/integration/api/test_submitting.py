@@ -74,6 +74,11 @@ def test_a_new_job_shows_everything_about_itself(api: Api) -> None:
         "canary_failures": None,
         "max_cost": None,
         "held_at": None,
+        "deadline": None,
+        "on_deadline": None,
+        "deadline_at_risk_since": None,
+        "deadline_missed_at": None,
+        "raised_priority": None,
         "parked_at": None,
         "last_error": None,
     }
@@ -95,6 +100,8 @@ def test_jsonl_is_taken_with_the_other_fields_in_the_query(api: Api, media_type:
             "notify": "[]",
             "check": "json",
             "max_cost": "2.50",
+            "deadline": "2999-12-01T07:00:00+01:00",
+            "on_deadline": "priority",
             "idempotency_key": "k",
         },
         content=jsonl("a", "b", "c"),
@@ -106,6 +113,7 @@ def test_jsonl_is_taken_with_the_other_fields_in_the_query(api: Api, media_type:
     assert (job["total"], job["max_attempts"], job["priority"]) == (3, 9, -3)
     assert job["metadata"] == {"team": "search", "n": [1, None]}
     assert (job["idempotency_key"], job["max_cost"]) == ("k", "2.5")
+    assert (job["deadline"], job["on_deadline"]) == ("2999-12-01T06:00:00Z", "priority")
     assert api.http.get(f"/v1/jobs/{job['id']}").json()["check"] == "json"
 
 
@@ -334,6 +342,11 @@ BAD_QUERIES = [
     ({"max_cost": "0.0000001"}, "six decimal places"),
     ({"canary": "2", "canary_failures": "2"}, "`canary_failures` must be below"),
     ({"canary_failures": "2"}, "`canary_failures` says nothing"),
+    ({"deadline": "soon"}, "`deadline` 'soon' is not an instant with its zone"),
+    ({"deadline": "0"}, "`deadline` must be a duration above 0"),
+    ({"deadline": "2026-11-22T12:00:00Z"}, "`deadline` '2026-11-22T12:00:00Z' is past"),
+    ({"on_deadline": "priority"}, "`on_deadline` says nothing without"),
+    ({"deadline": "1h", "on_deadline": "panic"}, "on_deadline"),
     ({"check": "xml"}, "`check` 'xml' is unknown"),
     ({"check": "{"}, "query check: is not JSON"),
     ({"check": '{"regex": "(?=a)"}'}, "no lookaround"),
@@ -485,6 +498,7 @@ OTHERS: list[tuple[str, dict[str, Any]]] = [
     ("another check", chat("a", "b", check="json")),
     ("a canary", chat("a", "b", canary=1)),
     ("a bound", chat("a", "b", max_cost=5)),
+    ("a deadline", chat("a", "b", deadline=3600)),
 ]
 
 

@@ -72,6 +72,8 @@ def test_without_the_extra_parquet_is_refused_with_how_to_get_it(
         canary=None,
         canary_failures=None,
         max_cost=None,
+        deadline=None,
+        on_deadline=None,
         idempotency_key=None,
     )
     with pytest.raises(typer.BadParameter, match=r"pip install 'haulier\[parquet\]'"):
