@@ -18,6 +18,7 @@ from service.notices.results import UNAVAILABLE, Results, results_of
 from service.notices.webhooks import DEADLINE, Gone, NotDelivered, Sender, tls_context
 from service.payloads.blobs import Blobs
 from service.rules.crashpoints import CrashPoint, reached
+from service.rules.measures import NOTICES
 from service.rules.notices import FIRST_PAUSE, LONGEST_PAUSE
 from service.rules.retry import backoff
 from service.store import engine, notices
@@ -177,6 +178,7 @@ class Notifier:
             raise NotDelivered(f"Redis: {error}") from None
 
     def _note(self, sending: Sending, trouble: NotDelivered | None) -> None:
+        NOTICES.count("delivered" if trouble is None else "failed")
         if trouble is None:
             kept = notices.delivered(self._db, sending)
             log.info("notice_delivered", event_sent=sending.event, noted=kept)

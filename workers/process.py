@@ -1,6 +1,7 @@
 """Shared parts of every process here: its start, its heartbeat, its log lines about trouble."""
 
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -14,8 +15,11 @@ import structlog
 
 from config.logging import configure
 from config.settings import Settings, SettingsError, settings
+from service.rules.measures import STARTS
+from service.runner.runner import scratch_of
 from service.store import engine, heartbeats
 from service.store.schema import is_too_new
+from service.upkeep import measuring
 
 log = structlog.get_logger()
 
@@ -71,6 +75,8 @@ class Heartbeat:
     def __init__(
         self, settings: Settings, kind: str, *, queues: Sequence[str] = (), slots: int = 0
     ) -> None:
+        STARTS.count(kind)
+        self._scratch = scratch_of(settings) if slots else None
         self._url = settings.database_url or ""
         self._file = settings.heartbeat_file
         self._kind = kind
@@ -111,12 +117,21 @@ class Heartbeat:
                         pid=self._pid,
                         queues=self._queues,
                         slots=self._slots,
+                        scratch_free=self._scratch_free(),
                     )
                 )
+                measuring.store(lambda: db)
                 self._stopped.wait(EVERY.total_seconds())
             self._guarded(lambda: heartbeats.gone(db, self.name))
+            measuring.store(lambda: db)
         finally:
             db_engine.dispose()
+
+    def _scratch_free(self) -> int | None:
+        """Return the free bytes of the scratch space, which the first download makes."""
+        if self._scratch is None or not self._scratch.exists():
+            return None
+        return shutil.disk_usage(self._scratch).free
 
     def _refuse_newer_schema(self, db: engine.Database) -> None:
         """End the process if the database was migrated past what its code may work on."""

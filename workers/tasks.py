@@ -14,18 +14,27 @@ from uuid import UUID
 
 import structlog
 from celery.exceptions import Ignore
-from celery.signals import task_postrun, task_prerun, worker_init, worker_process_init
+from celery.signals import (
+    task_postrun,
+    task_prerun,
+    worker_init,
+    worker_process_init,
+    worker_process_shutdown,
+)
 from kombu.exceptions import OperationalError
 
 from config.settings import settings
 from service import stages
+from service.rules import measures
 from service.rules.errors import AccountBlocked, HandedBack, HaulierError
+from service.rules.measures import STARTS
 from service.rules.states import Stage
 from service.runner.runner import Runner
 from service.store import chores, leftovers
 from service.store.engine import is_unavailable
 from service.together.transport import trust
 from service.upkeep import files, retention
+from service.upkeep.measuring import Storing
 from service.upkeep.sweep import DAY, sweep
 from workers.app import app, stopping
 from workers.pipeline import PIPELINE, WORK, link
@@ -66,6 +75,19 @@ def _fresh(**_: Any) -> None:
     # From here on the kernel ends a child when its worker dies. Perhaps it had died by then.
     if _worker.isdisjoint({os.getpid(), os.getppid()}):
         os._exit(1)
+    measures.take()  # what the worker measured before the fork is its own
+    STARTS.count("worker_child")
+    _storing[:] = [Storing(lambda: runner().db)]
+    _storing[0].start()
+
+
+_storing: list[Storing] = []
+
+
+@worker_process_shutdown.connect
+def _store_the_last(**_: Any) -> None:
+    for storing in _storing:
+        storing.stop()
 
 
 @task_prerun.connect

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Any
 
-from anyio import CapacityLimiter
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, FastAPI, Security
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -24,7 +24,7 @@ from service.api.forwarded import Forwarded
 from service.api.gate import Gate
 from service.api.gathering import Gathering
 from service.api.memory import Memory
-from service.api.metrics import Metrics
+from service.api.metrics import Metrics, Pools
 from service.api.openapi import document, operation_id
 from service.api.services import Services
 from service.api.streams import DOWNLOADS, DOWNLOADS_SHARE, Streams
@@ -46,7 +46,9 @@ from service.api.v1 import (
 )
 from service.payloads.blobs import STORAGE_ERRORS, Blobs
 from service.rules.errors import BadInput
+from service.rules.measures import STARTS
 from service.store import engine
+from service.upkeep.measuring import Storing
 
 CONNECTIONS = 10
 INTAKES = 8
@@ -67,24 +69,38 @@ def create_app(settings: Settings) -> FastAPI:
         db = engine.database(connections)
         taking_turns = Turns()
         desk = Desk(db, blobs, most=settings.max_calls, share=settings.max_calls_per_producer)
+        intake, lookups = CapacityLimiter(INTAKES), CapacityLimiter(LOOKUPS)
+        memory = Memory()
+        storing = Storing(lambda: db)
+        STARTS.count("api")
+        storing.start()
         app.state.services = Services(
             settings=settings,
             db=db,
             blobs=blobs,
             authenticator=Authenticator(settings, db),
             failures=Failures(settings.failed_logins_per_minute),
-            memory=Memory(),
+            memory=memory,
             turns=taking_turns,
-            intake=CapacityLimiter(INTAKES),
-            lookups=CapacityLimiter(LOOKUPS),
+            intake=intake,
+            lookups=lookups,
             gathering=Gathering(db, blobs, settings, taking_turns),
-            metrics=Metrics(db, lambda: desk.count),
+            metrics=Metrics(
+                db,
+                lambda: desk.count,
+                lambda: Pools(
+                    database=engine.connections_used(connections),
+                    threads={"intake": intake.borrowed_tokens, "lookups": lookups.borrowed_tokens},
+                    body_bytes=memory.held,
+                ),
+            ),
             streams=Streams(),
             downloads=Streams(DOWNLOADS, DOWNLOADS_SHARE),
             desk=desk,
         )
         yield
         await desk.close()
+        await to_thread.run_sync(storing.stop)
         connections.dispose()
 
     return application(lifespan, trusted_proxies=settings.trusted_proxies)

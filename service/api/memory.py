@@ -27,6 +27,11 @@ class Memory:
         self._share = share
         self._held: Counter[str] = Counter()
 
+    @property
+    def held(self) -> int:
+        """The bytes of all."""
+        return self._held.total()
+
     @contextmanager
     def body_of(self, producer: str) -> "Iterator[Holding]":
         """Account for one request's body and answer, in a `with` block."""

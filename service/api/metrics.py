@@ -3,7 +3,9 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import accumulate
+from math import inf
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -18,27 +20,44 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from config import VERSION
+from service.rules.measures import MEASURES, Key, Measure, Tally
 from service.rules.states import OPEN_BATCH_STATES, JobState, LaneState
 from service.store.counters import SET_ASIDE, UNREAD
 from service.store.engine import Database, is_unavailable, lacks_schema
 from service.store.gauges import Gauges, gauges
+from service.store.measures import Sums, sums
 from service.store.ticks import UP_TO
 
 FRESH = 5.0
 """Seconds for which figures are reused, so that frequent scrapes do not load Postgres."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pools:
+    """What this process has in use."""
+
+    database: Mapping[str, int]
+    """Connections to Postgres that are `used` and `idle`."""
+    threads: Mapping[str, int]
+    """Threads that are busy, by what they do."""
+    body_bytes: int
+    """Of bodies and answers in memory."""
+
+
 KINDS = ("worker", "scheduler", "inbox", "notifier")
 
 
 class Metrics(Collector):
     """Reads the figures from Postgres at each scrape, at most once in `FRESH` seconds."""
 
-    def __init__(self, db: Database, calls: Callable[[], int] = lambda: 0) -> None:
+    def __init__(self, db: Database, calls: Callable[[], int], pools: Callable[[], Pools]) -> None:
         """`calls` counts those that wait at this process."""
         self._db = db
         self._calls = calls
+        self._pools = pools
         self._lock = threading.Lock()
         self._read_at = -FRESH
-        self._last: Gauges | None = None
+        self._last: tuple[Gauges, Sums] | None = None
         self.registry = CollectorRegistry()
         self.registry.register(self)
 
@@ -51,21 +70,26 @@ class Metrics(Collector):
         yield GaugeMetricFamily(
             "haulier_calls_held", "Calls that wait for their answers here", self._calls()
         )
+        yield from _here(self._pools())
         yield InfoMetricFamily("haulier_build", "This process", value={"version": VERSION})
         yield GaugeMetricFamily(
             "haulier_database_up", "Whether Postgres answers with our schema", int(now is not None)
         )
         if now is not None:
-            yield from _stock(now)
-            yield from _processes(now)
-            yield from _totals(now)
+            found, measured = now
+            yield from _stock(found)
+            yield from _waits(found)
+            yield from _processes(found)
+            yield from _totals(found)
+            for measure in MEASURES:
+                yield _histogram(measure, measured) if measure.up_to else _sum(measure, measured)
 
-    def _now(self) -> Gauges | None:
+    def _now(self) -> tuple[Gauges, Sums] | None:
         """Return the figures; None if Postgres is unavailable or lacks our schema."""
         with self._lock:
             if time.monotonic() - self._read_at >= FRESH:
                 try:
-                    self._last = gauges(self._db)
+                    self._last = gauges(self._db), sums(self._db)
                 except Exception as error:
                     if not is_unavailable(error) and not lacks_schema(error):
                         raise
@@ -127,6 +151,55 @@ def _stock(now: Gauges) -> Iterator[Metric]:
     )
 
 
+def _here(pools: Pools) -> Iterator[Metric]:
+    yield _gauge(
+        "haulier_database_connections",
+        "Connections of this process to Postgres",
+        "state",
+        pools.database,
+    )
+    yield _gauge("haulier_threads_busy", "Busy threads of this process", "work", pools.threads)
+    yield GaugeMetricFamily(
+        "haulier_body_bytes",
+        "Bytes of bodies and large answers that this process holds in memory",
+        pools.body_bytes,
+    )
+
+
+def _waits(now: Gauges) -> Iterator[Metric]:
+    yield _gauge(
+        "haulier_batches_oldest_seconds",
+        "Since the create of the oldest batch in a state, or since it was begun",
+        "state",
+        {state: now.batch_ages.get(state, 0.0) for state in sorted(OPEN_BATCH_STATES)},
+    )
+    yield GaugeMetricFamily(
+        "haulier_parts_longest_wait_seconds",
+        "How long a part has waited for a batch that might have gone",
+        now.longest_wait,
+    )
+    yield GaugeMetricFamily(
+        "haulier_notices_oldest_seconds",
+        "Age of the oldest notice that is neither delivered nor given up",
+        now.notice_age,
+    )
+    yield GaugeMetricFamily(
+        "haulier_jobs_held", "Jobs whose canary failed and which wait for a release", now.held_jobs
+    )
+    yield _gauge(
+        "haulier_budgets_reached",
+        "Producers and jobs for which nothing more may be spent",
+        "of",
+        {"producer": now.short_producers, "job": now.short_jobs},
+    )
+    if now.scratch_free is not None:
+        yield GaugeMetricFamily(
+            "haulier_scratch_free_bytes",
+            "Free scratch space of the worker that has the least",
+            now.scratch_free,
+        )
+
+
 def _processes(now: Gauges) -> Iterator[Metric]:
     alive = {kind: now.processes.get(kind, 0) for kind in KINDS}
     yield _gauge("haulier_processes", "Processes seen in the last 15 seconds", "kind", alive)
@@ -174,6 +247,29 @@ def _totals(now: Gauges) -> Iterator[Metric]:
         "Messages in lists of Redis that only look like the queue",
         value=now.counters.get(UNREAD, 0),
     )
+
+
+def _sum(measure: Measure, measured: Sums) -> Metric:
+    family = CounterMetricFamily(measure.name, measure.help, labels=list(measure.labels))
+    for labels in measure.series():
+        family.add_metric(labels, measured.get(Key(measure.name, labels, inf), Tally()).count)
+    return family
+
+
+def _histogram(measure: Measure, measured: Sums) -> Metric:
+    """Return every bucket from the start: one that appears later would distort rates."""
+    family = HistogramMetricFamily(measure.name, measure.help, labels=list(measure.labels))
+    for labels in measure.series():
+        tallies = [
+            measured.get(Key(measure.name, labels, up_to), Tally()) for up_to in measure.up_to
+        ]
+        counts = accumulate(float(tally.count) for tally in tallies)
+        family.add_metric(
+            labels,
+            buckets=list(zip(map(floatToGoString, measure.up_to), counts, strict=True)),
+            sum_value=sum(tally.seconds for tally in tallies),
+        )
+    return family
 
 
 def _gauge(name: str, help_text: str, label: str, values: Mapping[Any, float]) -> Metric:

@@ -21,6 +21,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_rand
 
 from service.payloads.private import private, private_folder
 from service.rules.errors import Broken
+from service.rules.measures import BLOB_OPERATIONS, BLOB_SECONDS
 from service.rules.work import Entry, Manifest
 
 if TYPE_CHECKING:
@@ -107,23 +108,25 @@ class Blobs:
     @contextmanager
     def writer(self, name: str) -> Iterator[BlobWriter]:
         """Write a blob piece by piece. The blob is durable when the `with` block ends."""
-        if self._root is not None:
-            with _whole(self._root / name) as local:
-                yield BlobWriter(name, local.write)
-        else:
-            file = obstore.open_writer(self._target, name, buffer_size=PART, max_concurrency=2)
-            yield BlobWriter(name, file.write)
-            file.close()
-        self._sync(name)
+        with _counted("write"):
+            if self._root is not None:
+                with _whole(self._root / name) as local:
+                    yield BlobWriter(name, local.write)
+            else:
+                file = obstore.open_writer(self._target, name, buffer_size=PART, max_concurrency=2)
+                yield BlobWriter(name, file.write)
+                file.close()
+            self._sync(name)
 
     def put(self, name: str, data: bytes) -> None:
         """Write a small blob in one piece."""
-        if self._root is not None:
-            with _whole(self._root / name) as local:
-                local.write(data)
-        else:
-            obstore.put(self._target, name, data, use_multipart=False)
-        self._sync(name)
+        with _counted("write"), BLOB_SECONDS.timed("write"):
+            if self._root is not None:
+                with _whole(self._root / name) as local:
+                    local.write(data)
+            else:
+                obstore.put(self._target, name, data, use_multipart=False)
+            self._sync(name)
 
     def get(self, name: str) -> bytes:
         """Return the whole of a small blob. Raises FileNotFoundError."""
@@ -144,7 +147,8 @@ class Blobs:
         if length == 0:
             return
         if self._root is not None:
-            yield from _read(self._root / name, offset, length, block)
+            with _counted("read"):
+                yield from _read(self._root / name, offset, length, block)
             return
         for span in self._spans(name, offset, length):
             for start in range(0, len(span), block):
@@ -162,7 +166,7 @@ class Blobs:
         end = offset + length
         while offset < end:
             for attempt in _again():
-                with attempt:
+                with attempt, _counted("read"), BLOB_SECONDS.timed("read"):
                     # After a failure a smaller one: the way to S3 may be slow.
                     size = max(SPAN >> 2 * (attempt.retry_state.attempt_number - 1), LEAST_SPAN)
                     span, tag = self._span(name, offset, min(offset + size, end), tag)
@@ -172,7 +176,7 @@ class Blobs:
     def _opened(self, name: str) -> tuple[bytes | None, int, str | None]:
         """Return a blob's content if that fits into a span, its size, and its tag."""
         for attempt in _again():
-            with attempt:
+            with attempt, _counted("read"), BLOB_SECONDS.timed("read"):
                 found = obstore.get(self._store, name)
                 size = int(found.meta["size"])
                 whole = bytes(found.bytes()) if size <= SPAN else None
@@ -240,11 +244,13 @@ class Blobs:
     def delete(self, names: Sequence[str]) -> None:
         """Delete blobs, and the folders that become empty. Ignores blobs that are already gone."""
         if self._root is None:
-            obstore.delete(self._store, names)
+            with _counted("delete"), BLOB_SECONDS.timed("delete"):
+                obstore.delete(self._store, names)
             return
         for name in names:
             path = self._root / name
-            path.unlink(missing_ok=True)
+            with _counted("delete"):
+                path.unlink(missing_ok=True)
             # Keep the folder of all jobs: another job may be about to be written there.
             with suppress(OSError):  # ends at the first folder that is not empty
                 for folder in path.parents[: max(0, name.count("/") - 1)]:
@@ -300,6 +306,24 @@ _OF_THE_ENVIRONMENT = (
     "timeout",
     "user_agent",
 )
+
+
+@contextmanager
+def _counted(operation: str) -> Iterator[None]:
+    """Count an operation by what comes of it. What a caller raises in between says nothing."""
+    try:
+        yield
+    except FileNotFoundError:
+        BLOB_OPERATIONS.count(operation, "missing")
+        raise
+    except (OSError, Broken, *STORAGE_ERRORS):
+        BLOB_OPERATIONS.count(operation, "failed")
+        raise
+    except GeneratorExit:  # a reader that has enough
+        BLOB_OPERATIONS.count(operation, "ok")
+        raise
+    else:
+        BLOB_OPERATIONS.count(operation, "ok")
 
 
 def _again() -> Retrying:

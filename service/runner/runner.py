@@ -24,7 +24,8 @@ from service.rules.errors import (
     StaleLease,
     Unreachable,
 )
-from service.rules.outcomes import Advance, Fail, Outcome, Park, Pause, Retry, Split, Wait
+from service.rules.measures import OUTCOMES, SETTLE_SECONDS, STAGE_SECONDS
+from service.rules.outcomes import Advance, Fail, Outcome, Park, Pause, Retry, Settle, Split, Wait
 from service.rules.retry import after
 from service.rules.states import BatchState, JobState, Stage
 from service.rules.work import BatchClaim, Claim, JobClaim, PartClaim
@@ -75,6 +76,11 @@ def _handed_back(claim: Claim) -> Outcome:
     return Wait(timedelta(0), reason=reason, looked=False)
 
 
+def scratch_of(settings: Settings) -> Path:
+    """Return where this machine's workers keep files while they are fetched and sent."""
+    return settings.scratch or Path(gettempdir())
+
+
 class Runner:
     """Runs stages in this process. It opens connections at first use, so after a fork.
 
@@ -118,7 +124,7 @@ class Runner:
 
     @cached_property
     def _scratch(self) -> Path:
-        path = self.settings.scratch or Path(gettempdir())
+        path = scratch_of(self.settings)
         private_folder(path)
         return path
 
@@ -210,6 +216,12 @@ class Runner:
         self, claim: Claim, stage: Stage, lease: HeldLease, view: stages.Lookup | None = None
     ) -> Outcome | None:
         """Return the stage's outcome, or None if the lease was lost and nothing may be written."""
+        with STAGE_SECONDS.timed(stage):
+            return self._outcome(claim, stage, lease, view)
+
+    def _outcome(
+        self, claim: Claim, stage: Stage, lease: HeldLease, view: stages.Lookup | None
+    ) -> Outcome | None:
         try:
             reached(CrashPoint.WORKER_CLAIMED)
             lease.keep()  # in a long page, a batch's turn may come late
@@ -315,6 +327,7 @@ class Runner:
         """
         if outcome is None:
             return False
+        began = time.monotonic()
         try:
             for attempt in while_lasts(lease.remaining):
                 with attempt:
@@ -340,5 +353,8 @@ class Runner:
                 self._finish(claim, lease, Retry(words.split("\n", 1)[0], fault=True))
             return False
         report(outcome)
+        OUTCOMES.count(type(outcome).__name__.lower())
+        if isinstance(outcome, Settle):
+            SETTLE_SECONDS.took(time.monotonic() - began)
         reached(CrashPoint.WORKER_APPLIED)
         return isinstance(outcome, Advance) and outcome.to is not BatchState.QUEUED

@@ -5,7 +5,7 @@ A worker that lost its lease changes nothing. What settles is written by `servic
 
 import random
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 from msgspec import to_builtins
@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from service.rules.alike import alike
 from service.rules.canary import Held
 from service.rules.errors import StaleLease, error_text
+from service.rules.measures import BATCH_SECONDS
 from service.rules.outcomes import (
     Advance,
     Assembled,
@@ -254,13 +255,21 @@ def _advance(session: Session, batch: Batch, outcome: Advance) -> None:
         batch.create_deadline = None
         return
     if outcome.to is BatchState.CREATED:
+        _measure("sending", batch.created_at)
         batch.create_deadline = None
         batch.submitted_at = func.now()
     if outcome.to is not BatchState.CREATED:
         # The next link of the chain is on its way; the scheduler steps in when it got lost.
         batch.dispatched_at = func.now()
+    if outcome.to is BatchState.ENDED and batch.submitted_at is not None:
+        _measure("together", batch.submitted_at)
     if outcome.to is BatchState.ENDED and batch.provider_status == "COMPLETED":
         learn_pace(session, batch)
+
+
+def _measure(phase: str, since: datetime) -> None:
+    # By this machine's clock: that is good enough for what nothing is decided by.
+    BATCH_SECONDS.took(max(0.0, (datetime.now(UTC) - since).total_seconds()), phase)
 
 
 # --- jobs --------------------------------------------------------------------------------------

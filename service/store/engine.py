@@ -15,7 +15,7 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from config.postgres_url import conninfo
 from config.redaction import redact
@@ -176,6 +176,13 @@ def _leave_a_replica(context: ExceptionContext) -> None:
 def database(engine: Engine) -> Database:
     """Return the factory of sessions that the functions of `store` take as `db`."""
     return sessionmaker(engine, expire_on_commit=False)
+
+
+def connections_used(engine: Engine) -> dict[str, int]:
+    """Return how many connections of an engine's pool are used, and how many are idle."""
+    pool = engine.pool
+    assert isinstance(pool, QueuePool)
+    return {"used": pool.checkedout(), "idle": pool.checkedin()}
 
 
 def clock(db: Database) -> datetime:

@@ -13,6 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from service.rules.admission import LaneName, Waiting
+from service.rules.measures import ADMISSION_SECONDS
 from service.rules.packing import Pack
 from service.rules.states import BatchState, PartState, Stage
 from service.store.due import Due
@@ -82,6 +83,9 @@ def form(
     if not rows:
         return []
     session.execute(insert(Batch), rows)
+    for _, pack in chosen:
+        if pack.id in given:
+            ADMISSION_SECONDS.took((now - min(part.since for part in pack.parts)).total_seconds())
     log_batches(
         session,
         ((row["id"], {"parts": row["parts"], "requests": row["requests"]}) for row in rows),

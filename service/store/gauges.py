@@ -28,8 +28,9 @@ GROUP BY state
 _BATCHES = """
 SELECT state, count(*) AS rows, count(*) FILTER (WHERE due) AS due,
        count(*) FILTER (WHERE failures >= {many}) AS failing,
-       extract(epoch FROM now() - min(not_before) FILTER (WHERE due)) AS oldest
-FROM (SELECT state, not_before, failures,
+       extract(epoch FROM now() - min(not_before) FILTER (WHERE due)) AS oldest,
+       extract(epoch FROM now() - min(since)) AS age
+FROM (SELECT state, not_before, failures, coalesce(submitted_at, created_at) AS since,
              not_before <= now() AND (lease IS NULL OR leased_until < now())
              AND NOT EXISTS (
                  SELECT FROM {schema}.accounts a
@@ -47,7 +48,11 @@ SELECT CASE WHEN deadline_missed_at IS NOT NULL THEN 'missed'
 FROM {schema}.jobs WHERE deadline_look_at IS NOT NULL GROUP BY 1
 """
 
-_WAITING = "SELECT count(*) FROM {schema}.parts WHERE state = 'waiting'"
+_WAITING = """
+SELECT count(*) AS parts,
+       coalesce(extract(epoch FROM now() - min(ready_at)), 0) AS longest
+FROM {schema}.parts WHERE state = 'waiting'
+"""
 
 _HELD_LANES = "SELECT count(*) FROM {schema}.lanes WHERE held_until > now()"
 _LANES = """
@@ -61,7 +66,8 @@ _PARKED_DELIVERIES = "SELECT count(*) FROM {schema}.deliveries WHERE parked_at I
 
 _DELIVERIES = """
 SELECT count(*) AS rows,
-       extract(epoch FROM now() - min(not_before)) AS oldest
+       extract(epoch FROM now() - min(not_before)) AS oldest,
+       coalesce(extract(epoch FROM now() - min(created_at)), 0) AS age
 FROM {schema}.deliveries WHERE delivered_at IS NULL AND parked_at IS NULL
 """
 
@@ -73,6 +79,7 @@ FROM {schema}.accounts
 
 _PROCESSES = """
 SELECT kind, extract(epoch FROM now() - max(seen_at)) AS age,
+       min(scratch_free) FILTER (WHERE seen_at > now() - interval '15 seconds') AS scratch_free,
        count(*) FILTER (WHERE seen_at > now() - interval '15 seconds') AS alive
 FROM {schema}.heartbeats GROUP BY kind
 """
@@ -84,6 +91,12 @@ SELECT coalesce(sum(batches), 0) AS batches, coalesce(sum(succeeded), 0) AS succ
 FROM {schema}.usage
 """
 
+_SHORT = "SELECT count(*) FROM {schema}.producers WHERE short_until > now()"
+_HELD_BACK = """
+SELECT count(*) FILTER (WHERE held_at IS NOT NULL) AS held,
+       count(*) FILTER (WHERE short_reason IS NOT NULL) AS short
+FROM {schema}.jobs WHERE finished_at IS NULL
+"""
 _TICKS = "SELECT up_to, count, seconds FROM {schema}.ticks ORDER BY up_to"
 
 
@@ -98,8 +111,22 @@ class Gauges:
     """By state, of those that are not finished."""
     batches: dict[str, int]
     """By state, of those that are neither done nor parked."""
+    batch_ages: dict[str, float]
+    """By state, of the batch that is the longest under way: since its create, or its beginning."""
     waiting: int
     """Parts that wait to be let in."""
+    longest_wait: float
+    """How long the first of them could have been."""
+    notice_age: float
+    """Of the oldest notice that is neither delivered nor given up."""
+    short_producers: int
+    """Producers that have reached a budget."""
+    short_jobs: int
+    """Jobs that have reached their `max_cost`."""
+    held_jobs: int
+    """Jobs whose canary failed, and which wait to be released."""
+    scratch_free: int | None
+    """Of the worker that has the least; None if none has said."""
     due: dict[str, int]
     oldest: dict[str, float]
     parked: dict[str, int]
@@ -134,10 +161,19 @@ def gauges(db: Database) -> Gauges:
         jobs, batches = rows(_JOBS), rows(_BATCHES)
         (deliveries,), (accounts,), (used,) = rows(_DELIVERIES), rows(_ACCOUNTS), rows(_USED)
         processes, lanes = rows(_PROCESSES), rows(_LANES)
+        (waiting,), (held_back,) = rows(_WAITING), rows(_HELD_BACK)
+        free = [row["scratch_free"] for row in processes if row["scratch_free"] is not None]
         return Gauges(
             jobs={row["state"]: row["rows"] for row in jobs},
             batches={row["state"]: row["rows"] for row in batches},
-            waiting=number(_WAITING),
+            batch_ages={row["state"]: float(row["age"]) for row in batches},
+            waiting=waiting["parts"],
+            longest_wait=max(0.0, float(waiting["longest"])),
+            notice_age=float(deliveries["age"]),
+            short_producers=number(_SHORT),
+            short_jobs=held_back["short"],
+            held_jobs=held_back["held"],
+            scratch_free=min(free, default=None),
             due={
                 "job": sum(row["due"] for row in jobs),
                 "batch": sum(row["due"] for row in batches),

@@ -13,10 +13,25 @@ FORGOTTEN = timedelta(days=1)
 
 
 def beat(
-    db: Database, *, name: str, kind: str, host: str, pid: int, queues: list[str], slots: int
+    db: Database,
+    *,
+    name: str,
+    kind: str,
+    host: str,
+    pid: int,
+    queues: list[str],
+    slots: int,
+    scratch_free: int | None = None,
 ) -> None:
     """Write a process's heartbeat."""
-    values = {"kind": kind, "host": host, "pid": pid, "queues": queues, "slots": slots}
+    values = {
+        "kind": kind,
+        "host": host,
+        "pid": pid,
+        "queues": queues,
+        "slots": slots,
+        "scratch_free": scratch_free,
+    }
     with db.begin() as session:
         session.execute(
             insert(Heartbeat)

@@ -32,6 +32,7 @@ from sqlalchemy.orm import Session, aliased
 from service.rules.canary import HELD_UNTIL
 from service.rules.crashpoints import CrashPoint, reached
 from service.rules.errors import StaleLease, error_text
+from service.rules.measures import ODDITIES
 from service.rules.outcomes import Changes, RetryPart, Settle, Settlement, Usage
 from service.rules.retry import MOST_SUSPECTS
 from service.rules.states import PartState, check_move
@@ -294,6 +295,9 @@ def _close(session: Session, batch: Batch, outcome: Settle) -> None:
     batch.tries = batch.failures = batch.faults = 0
     batch.last_error = None if outcome.reason is None else error_text(outcome.reason)
     batch.oddities = to_builtins(outcome.oddities)
+    for kind in ODDITIES.labels["kind"]:
+        if found := getattr(outcome.oddities, kind):
+            ODDITIES.count(kind, more=found)
     batch.create_deadline = None
     if outcome.given_up and batch.input_file_id is not None:
         # Together may still run it, or be about to.

@@ -21,6 +21,7 @@ from service.rules.errors import (
     Refused,
     Transient,
 )
+from service.rules.measures import OTHER, TOGETHER_CALLS, TOGETHER_SECONDS
 from service.together.lenient import read_json, storable
 
 USER_AGENT = f"haulier/{VERSION}"
@@ -30,8 +31,53 @@ T = TypeVar("T")
 # A full queue at Together is backpressure, whatever its status code.
 _FULL = ("queue is full", "enqueued tokens", "enqueued token limit", "too many batches")
 
-Pool = httpx.Client
-"""The connections of one process."""
+
+class Pool(httpx.Client):
+    """The connections of one process. Its calls are measured, each with its redirects."""
+
+    def send(self, request: httpx.Request, **more: Any) -> httpx.Response:
+        operation = operation_of(request.method, request.url.path)
+        result = "unreachable"
+        with TOGETHER_SECONDS.timed(operation):
+            try:
+                response = super().send(request, **more)
+                result = _result(response.status_code)
+            finally:
+                TOGETHER_CALLS.count(operation, result)
+        return response
+
+
+_PATHS = {
+    ("POST", "files"): "upload",
+    ("POST", "files/preprocess"): "preprocess",
+    ("GET", "files"): "file",
+    ("GET", "files/content"): "content",
+    ("DELETE", "files"): "delete_file",
+    ("POST", "batches/cancel"): "cancel",
+    ("GET", "batches"): "batch",
+}
+_LISTS = {"POST": "create", "GET": "batches"}
+
+
+def operation_of(method: str, path: str) -> str:
+    """Return the name of a call in the metrics. What goes to object storage is `put`."""
+    if method == "PUT":
+        return "put"
+    kind, _, rest = path.rpartition("/v1/")[2].partition("/")
+    _, _, verb = rest.partition("/")
+    if kind == "batches" and not rest:
+        return _LISTS.get(method, OTHER)
+    return _PATHS.get((method, f"{kind}/{verb}".rstrip("/")), OTHER)
+
+
+def _result(status: int) -> str:
+    if status < 400:
+        return "ok"
+    if status == 429:
+        return "limited"
+    if status in {401, 402, 403}:
+        return "blocked"
+    return "refused" if status < 500 else "failed"
 
 
 @cache
@@ -48,7 +94,7 @@ def open_pool(timeout: timedelta) -> Pool:
 
     Call it after a fork, never before.
     """
-    return httpx.Client(
+    return Pool(
         verify=trust(),
         timeout=httpx.Timeout(timeout.total_seconds(), connect=min(10, timeout.total_seconds())),
         limits=httpx.Limits(max_connections=16, max_keepalive_connections=8),

@@ -74,6 +74,8 @@ class Heartbeat(Base):
     pid: Mapped[int]
     queues: Mapped[list[Any]] = mapped_column(server_default=text("'[]'"))
     slots: Mapped[int] = mapped_column(server_default="0")
+    scratch_free: Mapped[int | None]
+    """Free bytes of its scratch space; None for a process that has none."""
     version: Mapped[str]
     started_at: Mapped[datetime] = mapped_column(server_default=func.now())
     seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -88,6 +90,20 @@ class Tick(Base):
     count: Mapped[int] = mapped_column(server_default="0")
     seconds: Mapped[float] = mapped_column(server_default="0")
     """The sum of their durations."""
+
+
+class Measured(Base):
+    """What all processes measured: how often, and the seconds of all together."""
+
+    __tablename__ = "measured"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    labels: Mapped[str] = mapped_column(primary_key=True)
+    """The values of the labels of a `service.rules.measures.Measure`, with commas between them."""
+    up_to: Mapped[float] = mapped_column(primary_key=True)
+    """The upper bound of a histogram's bucket; infinite for a counter."""
+    count: Mapped[int] = mapped_column(server_default="0")
+    seconds: Mapped[float] = mapped_column(server_default="0")
 
 
 class SchemaFloor(Base):

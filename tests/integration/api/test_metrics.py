@@ -4,19 +4,27 @@ from datetime import timedelta
 
 import httpx
 import psycopg
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy.exc import OperationalError
 
 from config import VERSION
+from service.rules import measures
+from service.rules.measures import TOGETHER_CALLS
 from service.rules.outcomes import Pause, Usage
 from service.rules.states import Stage
 from service.store import engine
 from service.store.gauges import gauges
 from service.store.heartbeats import beat
+from service.store.measures import store
 from service.store.ticks import Bucket, add_ticks
 from tests.api import Api
 from tests.eventually import eventually
 from tests.factories import settlement
+from tests.pipeline import Pipeline, chat
 from tests.processes import Processes
+from tests.prometheus import needs_promtool, promtool
+from tests.simulator import Simulator
 
 Samples = dict[tuple[str, ...], float]
 
@@ -136,3 +144,54 @@ def test_a_database_that_lacks_our_schema_is_said_to_be_down(api: Api, database_
     assert found["haulier_database_up",] == 0
     assert found["haulier_build_info", VERSION] == 1
     assert ("haulier_jobs", "accepted") not in found
+
+
+@needs_promtool
+def test_names_and_units_are_as_prometheus_wants_them(api: Api) -> None:
+    text = httpx.get(f"{api.url}/metrics", trust_env=False).text
+
+    promtool("check", "metrics", given=text)
+    # Every series is there from the start, and there are few: none grows with what comes in.
+    assert len(text.splitlines()) < 1000
+
+
+def test_what_workers_measure_is_there_for_a_scraper(
+    pipeline: Pipeline, simulator: Simulator, api: Api
+) -> None:
+    pipeline.worker()
+    pipeline.scheduler()
+    job = pipeline.submit(chat("a", "b"))
+    assert pipeline.ended(job).succeeded == 2
+
+    def worked() -> Samples:
+        found = scraped(api)
+        assert found["haulier_outcomes_total", "settle"] == 1
+        return found
+
+    found = eventually(worked)
+    assert found["haulier_together_calls_total", "create", "ok"] == 1
+    assert found["haulier_together_calls_total", "create", "failed"] == 0
+    assert found["haulier_together_call_seconds_count", "put"] == 1
+    assert found["haulier_stage_seconds_count", "upload"] == 1
+    assert found["haulier_settle_seconds_count",] == 1
+    assert found["haulier_batch_phase_seconds_count", "together"] == 1
+    assert found["haulier_admission_wait_seconds_count",] == 1
+    assert found["haulier_blob_operations_total", "read", "ok"] > 0
+    assert found["haulier_process_starts_total", "worker"] == 1
+    assert found["haulier_process_starts_total", "worker_child"] == 2
+    assert found["haulier_scratch_free_bytes",] > 0
+
+
+def test_what_cannot_be_stored_is_kept_and_what_has_no_name_is_other(api: Api) -> None:
+    measures.take()
+    TOGETHER_CALLS.count("create", "ok", more=3)
+    TOGETHER_CALLS.count("what somebody made up", "failed")
+    nowhere = engine.create("postgresql://nobody@127.0.0.1:1/nothing")
+    with pytest.raises(OperationalError):
+        store(engine.database(nowhere))
+    store(api.db)
+    found = scraped(api)
+
+    assert found["haulier_together_calls_total", "create", "ok"] == 3
+    assert found["haulier_together_calls_total", "other", "failed"] == 1
+    assert measures.take() == {}
