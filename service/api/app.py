@@ -31,6 +31,7 @@ from service.api.streams import DOWNLOADS, DOWNLOADS_SHARE, Streams
 from service.api.turns import Turns
 from service.api.v1 import (
     auditing,
+    causes,
     deliveries,
     jobs,
     lanes,
@@ -170,6 +171,7 @@ def _closed() -> APIRouter:
         progress,
         deliveries,
         auditing,
+        causes,
     ):
         v1.include_router(part.router)
 

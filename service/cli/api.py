@@ -13,6 +13,7 @@ from haulier_client import Client, HaulierError, NotHaulier, ProblemError, Unrea
 from service.cli.documents import (
     Account,
     Batch,
+    Causes,
     Delivery,
     Document,
     Failure,
@@ -128,6 +129,15 @@ class Api:
         """A job's failed requests in input order."""
         return self.items(f"/v1/jobs/{job_id}/failures", Failure)
 
+    def causes(self, job_id: UUID) -> Document[Causes]:
+        """What a job's failed requests have in common."""
+        return self.send("GET", f"/v1/jobs/{job_id}/causes", Causes)
+
+    def errors(self, *, since: str | None, until: str | None, limit: int) -> Document[Causes]:
+        """What failed for good lately, grouped by cause."""
+        params = {"since": since, "until": until, "limit": limit}
+        return self.send("GET", "/v1/errors", Causes, params=params)
+
     def deliveries(self, job_id: UUID) -> Iterator[Document[Delivery]]:
         """A job's notices, oldest first."""
         return self.items(f"/v1/jobs/{job_id}/deliveries", Delivery)
@@ -162,9 +172,17 @@ class Api:
     def cancel(self, job_id: UUID) -> Document[Job]:
         return self.send("POST", f"/v1/jobs/{job_id}/cancel", Job)
 
-    def retry(self, job_id: UUID, custom_ids: list[str] | None) -> Document[Job]:
-        """Retry failed requests: those named, or all."""
-        body = {} if custom_ids is None else {"custom_ids": custom_ids}
+    def retry(
+        self,
+        job_id: UUID,
+        custom_ids: list[str] | None,
+        *,
+        cause: str | None = None,
+        limit: int | None = None,
+    ) -> Document[Job]:
+        """Retry failed requests: those named, those of a cause (at most `limit`), or all."""
+        named = {"custom_ids": custom_ids, "cause": cause, "limit": limit}
+        body = {name: value for name, value in named.items() if value is not None}
         return self.send("POST", f"/v1/jobs/{job_id}/retry", Job, body)
 
     def release(self, job_id: UUID, max_cost: str | None) -> Document[Job]:

@@ -129,6 +129,37 @@ class Failure(msgspec.Struct, frozen=True):
     attempts: int
 
 
+class Example(msgspec.Struct, frozen=True):
+    """One of the requests that failed for a cause."""
+
+    job_id: str
+    custom_id: str
+    message: str
+
+
+class Cause(msgspec.Struct, frozen=True):
+    """Failed requests with one code, whose messages are alike."""
+
+    id: str
+    code: str
+    text: str
+    requests: int
+    jobs: int
+    first_at: datetime
+    last_at: datetime
+    examples: list[Example]
+
+
+class Causes(msgspec.Struct, frozen=True):
+    """Causes, those of most requests first."""
+
+    data: list[Cause]
+    requests: int
+    """How many failed requests were looked at."""
+    is_complete: bool
+    since: datetime | None = None
+
+
 class Delivery(msgspec.Struct, frozen=True):
     """A notice."""
 

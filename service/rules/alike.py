@@ -1,6 +1,7 @@
 """Which messages say the same: the text that groups failures, wherever they are grouped."""
 
 import re
+from hashlib import sha256
 
 LONGEST = 300
 """The most characters of a text; what differs only behind them counts as the same."""
@@ -34,3 +35,8 @@ def alike(message: str) -> str:
     for pattern, sign in _OUT:
         text = pattern.sub(sign, text)
     return text[: 2 * LONGEST].strip()[:LONGEST].strip()
+
+
+def cause_id(code: str, text: str) -> str:
+    """Return the short name of a cause: failures of one code whose messages are alike (`text`)."""
+    return sha256(f"{code}\n{text}".encode(errors="replace")).hexdigest()[:12]

@@ -39,6 +39,8 @@ class DeadLetter:
     code: str
     message: str
     attempts: int
+    cause: str | None = None
+    """The message as `service.rules.alike` has it: by it, failures are grouped."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ import msgspec
 
 from service.payloads.blobs import Blobs, place_of
 from service.payloads.results import LinesWriter
+from service.rules.alike import alike
 from service.rules.crashpoints import CrashPoint, reached
 from service.rules.errors import error_text
 from service.rules.outcomes import DeadLetter, RetryPart, Settle, Settlement
@@ -100,12 +101,14 @@ def blob_prefix(batch: BatchClaim) -> str:
 
 
 def dead_letter(entry: Entry, code: str, message: str, attempts: int) -> DeadLetter:
+    text = error_text(message)
     return DeadLetter(
         ordinal=entry.ordinal,
         custom_id=entry.custom_id,
         code=code,
-        message=error_text(message),
+        message=text,
         attempts=attempts,
+        cause=alike(text),
     )
 
 

@@ -335,9 +335,15 @@ def _store_dead_letters(session: Session, settled: Sequence[tuple[Part, Settleme
     _copy_rows(
         session,
         DeadLetter,
-        ("job_id", "ordinal", "custom_id", "code", "message", "attempts", "part_id"),
         (
-            (part.job_id, dl.ordinal, dl.custom_id, dl.code, dl.message, dl.attempts, part.id)
+            *("job_id", "ordinal", "custom_id", "code", "message", "attempts"),
+            *("part_id", "producer", "cause"),
+        ),
+        (
+            (
+                *(part.job_id, dl.ordinal, dl.custom_id, dl.code, dl.message, dl.attempts),
+                *(part.id, part.producer, dl.cause),
+            )
             for part, dl in letters
         ),
     )

@@ -1,11 +1,11 @@
 """Retrying failed requests, releasing what is held, giving up what waits for an operator."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from uuid import uuid4
 
 import msgspec
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from service.api.acting import ActedBy
 from service.api.auth import ADMIN, SUBMIT, CalledBy
@@ -18,6 +18,7 @@ from service.api.v1.jobs import Operator, VisibleJob, job_now
 from service.payloads.blobs import Blobs
 from service.rules.crashpoints import CrashPoint, reached
 from service.rules.errors import MOST_PROBLEMS, Conflict
+from service.store.causes import custom_ids_of_cause
 from service.store.hold import release
 from service.store.parked import abandon, unpark
 from service.store.revive import DeadLetters, Revival, dead_letters_by_part, revive
@@ -36,6 +37,23 @@ class Retry(BaseModel):
     custom_ids: list[CustomId] | None = Field(
         default=None, description="The failed requests to retry; all of them if left out."
     )
+    cause: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12}$")] | None = Field(
+        default=None,
+        description="Retry those that failed for this cause: the `id` of one in"
+        " `GET /v1/jobs/{id}/causes`.",
+    )
+    limit: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = Field(
+        default=None,
+        description="With `cause`: the most requests to retry, the first ones.",
+    )
+
+    @model_validator(mode="after")
+    def _one_choice(self) -> Self:
+        if self.cause is not None and self.custom_ids is not None:
+            raise ValueError("name custom_ids or a cause, not both")
+        if self.limit is not None and self.cause is None:
+            raise ValueError("limit: goes with a cause")
+        return self
 
 
 @router.post(
@@ -56,7 +74,7 @@ def retry_job(
     Each request gets a fresh set of attempts. The present results stay readable until new results
     replace them. In a running job, this resumes parked work instead.
     """
-    chosen = asked.custom_ids if asked is not None else None
+    chosen = None if asked is None else _chosen(services, job, asked)
     if chosen is None and unpark(services.db, job.id, operator=operator):
         return job_now(job.id, services, caller)
     found, names = dead_letters_by_part(services.db, job.id, chosen)
@@ -76,6 +94,17 @@ def retry_job(
     except Conflict as error:
         raise HttpProblem(NOT_RETRYABLE, str(error)) from None
     return job_now(job.id, services, caller)
+
+
+def _chosen(services: Uses, job: VisibleJob, asked: Retry) -> list[str] | None:
+    """Return the custom_ids that are asked for; None for all. Raises HttpProblem."""
+    if asked.cause is None:
+        return asked.custom_ids
+    found = custom_ids_of_cause(services.db, job.id, asked.cause, asked.limit)
+    if not found:
+        words = f"no failed request has the cause {asked.cause}; see GET …/causes"
+        raise HttpProblem(INVALID, words)
+    return found
 
 
 class Release(BaseModel):

@@ -33,11 +33,25 @@ def retry(
             metavar="[CUSTOM_ID]...", help="The failed requests to retry; all if left out."
         ),
     ] = None,
+    *,
+    cause: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID", help="Those that failed for this cause (haulier failures JOB --by cause)."
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="With --cause: the most requests to retry.")
+    ] = None,
     json: AsJson = False,
 ) -> None:
     """Retry failed requests of a finished job, with a fresh set of attempts."""
+    if cause is not None and custom_ids:
+        raise typer.BadParameter("name custom_ids or --cause, not both")
+    if limit is not None and cause is None:
+        raise typer.BadParameter("--limit goes with --cause")
     with connected() as api:
-        document = api.retry(job, custom_ids or None)
+        document = api.retry(job, custom_ids or None, cause=cause, limit=limit)
         if json:
             output().line(document.line)
         else:

@@ -1,4 +1,4 @@
-"""`haulier jobs`, `show`, `request` and `failures`."""
+"""`haulier jobs`, `show` and `request`."""
 
 from typing import Annotated
 
@@ -119,21 +119,6 @@ def request(
     if bytes(found.result) != b"null":
         screen.line("")
         screen.line(escaped(bytes(found.result).decode()))
-
-
-@app.command(rich_help_panel=CLIENT)
-def failures(job: JobId, json: AsJson = False) -> None:
-    """List the requests of a job that failed for good, in input order."""
-    with connected() as api:
-        listed(
-            api.failures(job),
-            (
-                *(Column("custom_id"), Column("code"), Column("attempts", number=True, rank=2)),
-                Column("message", wrap=True, rank=0),
-            ),
-            lambda failure: (failure.custom_id, failure.code, failure.attempts, failure.message),
-            as_json=json,
-        )
 
 
 def _state(job: Job) -> str:

@@ -229,3 +229,17 @@ class DeadLetter(Base):
     attempts: Mapped[int]
     part_id: Mapped[UUID]
     at: Mapped[datetime] = mapped_column(server_default=func.now())
+    producer: Mapped[str | None]
+    """None in rows that were written before there was this column."""
+    cause: Mapped[str | None]
+    """The message as `service.rules.alike` has it; None as above."""
+
+    # The newest failures of a producer.
+    __table_args__ = (
+        Index(
+            "dead_letters_producer_at_idx",
+            "producer",
+            "at",
+            postgresql_where=text("producer IS NOT NULL"),
+        ),
+    )
