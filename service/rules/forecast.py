@@ -1,17 +1,19 @@
 """When a job will be done: instants by which it ends with 50 % and with 90 %. Pure.
 
-The jobs of a lane that have ended are the history. Those that were like the one asked about, in
-size, in what waited before them and in the hour, count for more, and so do recent ones. Of these,
-those that took longer than the job has lasted already say when it ends: the weighted quantiles of
-how long they took. So a forecast can neither lie in the past nor put 90 % before 50 %.
+The jobs of a lane that have ended are its experience. From them comes a simple guess of how long a
+job takes: something for any job, and something for each of its requests and for each that waits
+before it. How far off that guess was for each of them says the rest: of those that were like this
+one in size and hour, and lately, the quantiles of (took / guess), among those that would have
+lasted longer than this one has. So a forecast can neither lie in the past nor put 90 % before 50 %.
 
-How many jobs in fact end in time is counted, and the level of the upper quantile is corrected by
-it (adaptive conformal inference): a job that ends late raises the level, each that ends in time
-lowers it a little, so that in the long run nine of ten end in time, however the lane drifts.
+How many jobs in fact end in time is counted, and what is left until the 90 % instant is stretched
+by that (adaptive conformal inference): a job that ends late stretches it, each that ends in time
+shrinks it a ninth as much, so that in the long run nine of ten end in time, however a lane drifts.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import accumulate
@@ -24,16 +26,16 @@ LEAST = 10
 """So many jobs must have ended before anything is said."""
 LEAST_LONGER = 4.0
 """Jobs, by weight, that must have taken longer than this one has lasted."""
-LIKE = math.log(4)
-"""Jobs of a fourth of the size, or with a fourth of what waited before them, count e times less."""
+LIKE = math.log(8)
+"""Jobs of an eighth of the size, or eight times as large, count e times less."""
 HOURS = 4.0
 """Jobs of another hour of the day: e times less for each of these."""
-AGES = 150.0
+AGES = 120.0
 """Jobs that ended before so many others: e times less."""
 
-STEP = 0.02
-"""By how much the level follows what is counted."""
-HIGHEST = 0.995
+STEP = 0.06
+"""By how much the stretch follows what is counted."""
+LEAST_STRETCH, MOST_STRETCH = 0.2, 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,61 +79,117 @@ class Past(Kind):
     took: float
 
 
-def forecast(
-    history: Sequence[Past], kind: Kind, now: datetime, level: float = UPPER
-) -> Forecast | NoForecast:
-    """Say when a job ends, by the jobs of its lane that ended, the newest first.
+@dataclass(frozen=True)
+class _Memory:
+    """A job that has ended, as it is compared with others."""
 
-    `level` is the quantile that stands for 90 %, as `corrected` has left it.
+    size: float
+    hour: float
+    ratio: float
+    """How long it took, in times of the guess."""
+    weight: float
+
+
+class Experience:
+    """What a lane has learned from its jobs that ended, the newest first."""
+
+    def __init__(self, history: Sequence[Past]) -> None:
+        self.jobs = len(history)
+        self._guess = _fitted(history)
+        self._memories = [
+            _Memory(
+                size=_size(past),
+                hour=_hour(past),
+                ratio=past.took / self._guess(past),
+                weight=math.exp(-age / AGES),
+            )
+            for age, past in enumerate(history)
+        ]
+
+    def forecast(self, kind: Kind, now: datetime, stretch: float = 1.0) -> Forecast | NoForecast:
+        """Say when a job ends. `stretch` is what `corrected` has left of the way to 90 %."""
+        if self.jobs < LEAST:
+            return TOO_LITTLE
+        guess, lasted = self._guess(kind), max((now - kind.since).total_seconds(), 0.0)
+        size, hour = _size(kind), _hour(kind)
+        longer = sorted(
+            (memory.ratio, memory.weight * _likeness(memory, size, hour))
+            for memory in self._memories
+            if memory.ratio * guess > lasted
+        )
+        if len(longer) < LEAST_LONGER:
+            return OVERDUE
+        p50, p90 = (guess * ratio - lasted for ratio in _quantiles(longer, MEDIAN, UPPER))
+        return Forecast(
+            p50=now + timedelta(seconds=p50),
+            p90=now + timedelta(seconds=max(p50, p90 * stretch)),
+            basis=len(longer),
+        )
+
+
+def _size(kind: Kind) -> float:
+    return math.log(max(kind.requests, 1)) / LIKE
+
+
+def _hour(kind: Kind) -> float:
+    return kind.since.timestamp() % 86_400 / 3600
+
+
+def _likeness(memory: _Memory, size: float, hour: float) -> float:
+    """How much a past job counts: 1 if it was just like this one."""
+    hours = abs(memory.hour - hour)
+    return math.exp(-abs(memory.size - size) - min(hours, 24 - hours) / HOURS)
+
+
+def _fitted(history: Sequence[Past]) -> Callable[[Kind], float]:
+    """Fit the seconds for any job, for a request of it, and for one before it: least squares.
+
+    Errors count in proportion to the job's time, so that long jobs do not decide alone.
     """
-    if len(history) < LEAST:
-        return TOO_LITTLE
-    lasted = max((now - kind.since).total_seconds(), 0.0)
-    weighed = [(past.took, _weight(past, kind, age)) for age, past in enumerate(history)]
-    if sum(weight for _, weight in weighed) < LEAST_LONGER:
-        return TOO_LITTLE
-    longer = sorted((took, weight) for took, weight in weighed if took > lasted)
-    if sum(weight for _, weight in longer) < min(LEAST_LONGER, len(history) / 10):
-        return OVERDUE
-    p50, p90 = _quantiles(longer, MEDIAN, max(level, MEDIAN))
-    return Forecast(
-        p50=kind.since + timedelta(seconds=p50),
-        p90=kind.since + timedelta(seconds=p90),
-        basis=len(longer),
-    )
+    a = [[0.0] * 3 for _ in range(3)]
+    b = [0.0] * 3
+    for age, past in enumerate(history):
+        took = max(past.took, 0.001)
+        row = [1 / took, past.requests / took, past.ahead / took]
+        weight = math.exp(-age / AGES)
+        for i in range(3):
+            b[i] += weight * row[i]
+            for j in range(3):
+                a[i][j] += weight * row[i] * row[j]
+    base, each, before = _least(a, b)
+
+    def guess(kind: Kind) -> float:
+        return max(base + each * kind.requests + before * kind.ahead, 0.001)
+
+    return guess
 
 
-def _weight(past: Past, kind: Kind, age: int) -> float:
-    """How much a past job counts: 1 for the newest, if it was just like this one."""
-    hours = abs(_hour(past.since) - _hour(kind.since))
-    return math.exp(
-        -abs(math.log(max(past.requests, 1) / max(kind.requests, 1))) / LIKE
-        - abs(math.log((past.ahead + 100) / (kind.ahead + 100))) / LIKE
-        - min(hours, 24 - hours) / HOURS
-        - age / AGES
-    )
-
-
-def _hour(at: datetime) -> float:
-    return at.timestamp() % 86_400 / 3600
+def _least(a: list[list[float]], b: list[float]) -> list[float]:
+    """Solve a x = b with no x below 0, one after the other until none changes much."""
+    x = [0.0] * len(b)
+    for _ in range(200):
+        for i, row in enumerate(a):
+            if row[i] > 0:
+                rest = sum(row[j] * x[j] for j in range(len(x)) if j != i)
+                x[i] = max((b[i] - rest) / row[i], 0.0)
+    return x
 
 
 def _quantiles(weighed: Sequence[tuple[float, float]], *levels: float) -> list[float]:
-    """Return weighted quantiles of values in order. The job itself counts as one that is longest:
-    so the quantiles are no lower than those that it would have a share in."""
+    """Return weighted quantiles of values in order.
+
+    The job itself counts as one that lasts the longest, as in split-conformal prediction.
+    """
     sums = list(accumulate(weight for _, weight in weighed))
-    found = []
-    for level in levels:
-        wanted = level * (sums[-1] + max(weight for _, weight in weighed))
-        at = next((n for n, reached in enumerate(sums) if reached >= wanted), len(sums) - 1)
-        found.append(weighed[at][0])
-    return found
+    whole = sums[-1] + max(weight for _, weight in weighed)
+    at = (bisect_left(sums, level * whole) for level in levels)
+    return [weighed[min(n, len(weighed) - 1)][0] for n in at]
 
 
-def corrected(level: float, *, in_time: bool) -> float:
-    """Return the level of the upper quantile after a job has ended, in time or late."""
+def corrected(stretch: float, *, in_time: bool) -> float:
+    """Return the stretch of the way to the 90 % instant after a job has ended, in time or late."""
     step = STEP * (UPPER - 1) if in_time else STEP * UPPER
-    return min(max(level + step, MEDIAN), HIGHEST)
+    return min(max(stretch * math.exp(step), LEAST_STRETCH), MOST_STRETCH)
 
 
 def half_time(since: datetime, found: Forecast) -> datetime:

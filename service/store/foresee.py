@@ -4,7 +4,7 @@ Nothing waits for it, and it waits for nobody: what others have locked is left f
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -16,12 +16,12 @@ from sqlalchemy.orm import Session
 from service.rules.admission import LaneName
 from service.rules.forecast import (
     HISTORY,
+    Experience,
     Forecast,
     Kind,
     Past,
     ahead,
     corrected,
-    forecast,
     half_time,
 )
 from service.store.engine import Database
@@ -92,12 +92,12 @@ def _note_ends(session: Session) -> int:
                 in_time = row.ended_at <= row.said_p90
                 counted.ended += 1
                 counted.in_time += in_time
-                counted.level = corrected(counted.level, in_time=in_time)
+                counted.stretch = corrected(counted.stretch, in_time=in_time)
             if row.half_p90 is not None:
                 in_time = row.ended_at <= row.half_p90
                 counted.half_ended += 1
                 counted.half_in_time += in_time
-                counted.half_level = corrected(counted.half_level, in_time=in_time)
+                counted.half_stretch = corrected(counted.half_stretch, in_time=in_time)
         session.execute(_FORGET, {**_named(lane), "kept": KEPT})
     return len(rows)
 
@@ -186,15 +186,15 @@ def _renew(session: Session, new: Iterable[UUID]) -> int:
     by_lane: defaultdict[LaneName, list[JobForecast]] = defaultdict(list)
     for row in rows:
         by_lane[row.account, row.endpoint, row.model].append(row)
-    levels = _levels(session, by_lane)
+    coverages = _coverages(session, by_lane)
     for lane, some in by_lane.items():
-        past = _history(session, lane)
+        past = Experience(_history(session, lane))
         for row in some:
-            _say(row, past, levels.get(lane), now)
+            _say(row, past, coverages.get(lane), now)
     return len(rows)
 
 
-def _levels(session: Session, lanes: Iterable[LaneName]) -> dict[LaneName, Coverage]:
+def _coverages(session: Session, lanes: Iterable[LaneName]) -> dict[LaneName, Coverage]:
     name = tuple_(Coverage.account, Coverage.endpoint, Coverage.model)
     found = session.scalars(select(Coverage).where(name.in_(list(lanes))))
     return {(row.account, row.endpoint, row.model): row for row in found}
@@ -219,14 +219,14 @@ def _history(session: Session, lane: LaneName) -> list[Past]:
     ]
 
 
-def _say(row: JobForecast, past: Sequence[Past], counted: Coverage | None, now: datetime) -> None:
+def _say(row: JobForecast, past: Experience, counted: Coverage | None, now: datetime) -> None:
     """Write a forecast into its row, and when it is to be made the next time."""
     is_half = row.half_at is not None and row.half_at <= now
-    level = {}
+    stretch = 1.0
     if counted is not None:
-        level = {"level": counted.half_level if is_half else counted.level}
+        stretch = counted.half_stretch if is_half else counted.stretch
     kind = Kind(requests=row.requests, ahead=row.ahead, since=row.since)
-    found = forecast(past, kind, now, **level)
+    found = past.forecast(kind, now, stretch)
     if not isinstance(found, Forecast):
         row.p50 = row.p90 = row.basis = None
         row.code, row.reason = found.code, found.reason

@@ -15,6 +15,7 @@ from tests.bench import (
     checks,
     database,
     end_to_end,
+    foresight,
     memory,
     outage,
     polling,
@@ -40,6 +41,7 @@ MEASUREMENTS: dict[str, Callable[[Size], Section]] = {
     "calls": calls.measure,
     "database": database.measure,
     "outage": outage.measure,
+    "forecast": foresight.measure,
 }
 COUNTS = [name for name, kind in Size.__annotations__.items() if kind is int]
 

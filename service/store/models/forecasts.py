@@ -74,9 +74,10 @@ class Coverage(Base):
     account: Mapped[str] = mapped_column(primary_key=True)
     endpoint: Mapped[str] = mapped_column(primary_key=True)
     model: Mapped[str] = mapped_column(primary_key=True)
-    level: Mapped[float] = mapped_column(server_default="0.9")
-    """The quantile that stands for 90 %."""
-    half_level: Mapped[float] = mapped_column(server_default="0.9")
+    stretch: Mapped[float] = mapped_column(server_default="1")
+    """Of the way to the 90 % instant, so that nine of ten come true."""
+    half_stretch: Mapped[float] = mapped_column(server_default="1")
+    """The same, from half time on."""
     ended: Mapped[int] = mapped_column(server_default="0")
     in_time: Mapped[int] = mapped_column(server_default="0")
     half_ended: Mapped[int] = mapped_column(server_default="0")

@@ -125,7 +125,7 @@ def test_what_came_true_is_counted_at_submission_and_at_half_time(harness: Harne
         counted = session.get_one(Coverage, LANE)
     assert (counted.ended, counted.in_time) == (2, 1)
     assert (counted.half_ended, counted.half_in_time) == (1, 0)
-    assert counted.level > 0.9 < counted.half_level
+    assert counted.stretch > 1 < counted.half_stretch
     assert said(harness, early, late, gone) == {}
 
     # What a lane has learned stays when its jobs are forgotten, up to a bound.

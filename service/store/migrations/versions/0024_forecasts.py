@@ -67,8 +67,8 @@ def upgrade() -> None:
         "forecast_coverage",
         *(sa.Column(name, sa.Text(), nullable=False) for name in _LANE),
         *(
-            sa.Column(name, sa.Float(), server_default="0.9", nullable=False)
-            for name in ("level", "half_level")
+            sa.Column(name, sa.Float(), server_default="1", nullable=False)
+            for name in ("stretch", "half_stretch")
         ),
         *(
             sa.Column(name, sa.BigInteger(), server_default="0", nullable=False)
