@@ -12,10 +12,12 @@ from sqlalchemy import case, func, select, text
 from sqlalchemy.orm import Session
 
 from service.rules.deadlines import OnDeadline, Standing, deadline_at, looked, pause
+from service.rules.forecast import Forecast
 from service.rules.notices import NoticeEvent
 from service.rules.spec import Spec
 from service.rules.states import JobState
 from service.store.engine import Database
+from service.store.forecasts import of_jobs
 from service.store.models import Event, Job, Producer
 from service.store.notices import announce_event
 
@@ -78,11 +80,12 @@ UPDATE haulier.parts p SET priority = :priority FROM waiting WHERE p.id = waitin
 """)
 
 
-def _unknown(_session: Session, _jobs: Sequence[Job]) -> Mapping[UUID, datetime]:
-    return {}
+def _likely(session: Session, jobs: Sequence[Job]) -> Mapping[UUID, datetime]:
+    found = of_jobs(session, [job.id for job in jobs])
+    return {job_id: one.p90 for job_id, one in found.items() if isinstance(one, Forecast)}
 
 
-def look(db: Database, forecasts: Forecasts = _unknown) -> int:
+def look(db: Database, forecasts: Forecasts = _likely) -> int:
     """Look at the jobs with deadlines that are due for it. Return how many they were."""
     with db.begin() as session:
         rows = session.execute(_DUE).all()

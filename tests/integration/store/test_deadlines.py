@@ -12,12 +12,13 @@ from sqlalchemy.orm import Session
 from service.payloads.intake import Taken
 from service.rules.errors import BadInput, Conflict
 from service.rules.states import BatchState, JobState
-from service.store import engine
+from service.store import engine, foresee
 from service.store.deadlines import look
 from service.store.models import Job
 from service.store.revive import Revival, revive
 from service.store.submit import Submission, Submitted, submit_each
 from tests.factories import Harness, settlement, shard, spec
+from tests.integration.store.test_forecasts import history
 from tests.servers import Databases
 
 HOUR = timedelta(hours=1)
@@ -100,6 +101,18 @@ def test_a_deadline_at_risk_is_told_once_for_each_time_and_a_missed_one_once(
     names = [name.removeprefix("job.") for name in told(harness, job_id)]
     assert log(harness, job_id) == [names[0], "deadline_safe", *names[1:]]
     assert (told(harness, other), log(harness, other)) == ([], [])
+
+
+def test_the_forecast_of_a_lane_with_a_history_puts_a_deadline_at_risk(harness: Harness) -> None:
+    history(harness, 40, minutes=10)
+    tight, loose = (harness.submitted(3, deadline=given) for given in ("5m", "1h"))
+    foresee.look(harness.db)
+
+    assert look(harness.db) == 2
+
+    assert harness.job(tight).deadline_at_risk_since is not None
+    assert harness.job(loose).deadline_at_risk_since is None
+    assert log(harness, tight) == ["deadline_at_risk"]
 
 
 def test_a_look_takes_only_jobs_that_are_due_and_not_finished(harness: Harness) -> None:
