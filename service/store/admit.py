@@ -144,17 +144,24 @@ class Admission:
         if limit <= 0:
             return []
         return [
-            *self._probe(db, capacity, limits, rest),
+            *self._probe(db, capacity, limits, rest, prices or {}),
             *self._admit(db, limit, capacity, limits, prices or {}),
         ]
 
     def _probe(
-        self, db: Database, capacity: Capacity, limits: Limits, rest: timedelta
+        self,
+        db: Database,
+        capacity: Capacity,
+        limits: Limits,
+        rest: timedelta,
+        prices: PriceTable,
     ) -> list[Due]:
         with db.begin() as session:
             if not are_unhealthy(session) or not take_turn(session, "admit"):
                 return []
-            return send(session, lambda: self._known(session), capacity, limits, rest)
+            return send(
+                session, lambda: self._known(session), capacity, limits, rest=rest, prices=prices
+            )
 
     def _admit(
         self, db: Database, limit: int, capacity: Capacity, limits: Limits, prices: PriceTable

@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property, partial
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import func, or_, select, text
 from sqlalchemy.orm import Session
 
+from config.settings import PriceTable
 from service.rules.admission import TOKENS_PER_BYTE, Capacity, LaneName, Scene
 from service.rules.lanes import (
     CANARY,
@@ -29,7 +31,10 @@ from service.store.forming import GROUP, Group, form
 from service.store.health import health_of, waiting_requests, write
 from service.store.lanes import token_rates
 from service.store.models import Account, Lane
+from service.store.spending import Asking, withhold
 
+MOST_DEAR = 20
+"""After so many jobs and producers that may not spend more, the next tick looks again."""
 READ = 100
 """How many parts of a group are looked at from either end of what waits."""
 
@@ -53,7 +58,9 @@ SELECT DISTINCT found.* FROM groups g, LATERAL (
      CASE WHEN NOT p.renamed THEN p.job_id END AS own_names
    FROM haulier.parts p WHERE state = 'waiting' AND p.account = :account
    AND p.endpoint = :endpoint AND p.model = :model AND p.priority = g.priority
-   AND p.producer = g.producer AND (p.ready_at <= now() OR p.outage_since IS NOT NULL)
+   AND p.producer = g.producer AND (p.ready_at <= now() OR (p.outage_since IS NOT NULL
+     AND NOT EXISTS (SELECT FROM haulier.jobs j
+                     WHERE j.id = p.job_id AND j.short_reason IS NOT NULL)))
    ORDER BY p.ready_at, p.shard LIMIT :read)
   UNION ALL
   (SELECT p.id, p.job_id, p.account, p.endpoint, p.model, p.priority, p.producer, p.requests,
@@ -63,6 +70,8 @@ SELECT DISTINCT found.* FROM groups g, LATERAL (
    AND p.endpoint = :endpoint AND p.model = :model AND p.priority = g.priority
    AND p.producer = g.producer AND p.ready_at <= now()
    ORDER BY p.ready_at DESC, p.shard DESC LIMIT :read)) found
+WHERE NOT EXISTS (SELECT FROM haulier.producers o
+                  WHERE o.name = g.producer AND o.short_until > now())
 """)
 
 
@@ -89,7 +98,9 @@ def send(
     scene: Callable[[], Scene],
     capacity: Capacity,
     limits: Limits,
+    *,
     rest: timedelta,
+    prices: PriceTable,
 ) -> list[Due]:
     """Admit what probes the lanes that are not healthy. `scene` is what is under way."""
     paused = select(Account.name).where(Account.paused_until > func.now())
@@ -106,7 +117,7 @@ def send(
     return [
         due
         for lane in lanes
-        for due in _Sender(session, lane, scene(), capacity, limits, rest).send()
+        for due in _Sender(session, lane, scene(), capacity, limits, rest, prices).send()
     ]
 
 
@@ -120,7 +131,11 @@ class _Sender:
     _capacity: Capacity
     _limits: Limits
     _rest: timedelta
+    _prices: PriceTable
+    _dear: set[UUID | str] = field(default_factory=set)
+    """Jobs and producers that may not spend so much."""
     _admitted: list[Due] = field(default_factory=list)
+    _found: Sequence[Any] = ()
 
     @cached_property
     def _name(self) -> LaneName:
@@ -154,7 +169,8 @@ class _Sender:
     def _candidates(self) -> Sequence[Any]:
         lane = self._lane
         name = {"account": lane.account, "endpoint": lane.endpoint, "model": lane.model}
-        return self._session.execute(_CANDIDATES, {**name, "read": READ}).all()
+        self._found = self._session.execute(_CANDIDATES, {**name, "read": READ}).all()
+        return self._found
 
     def _at_once(self, health: Health) -> Health:
         """Let new jobs send a canary, one of each producer."""
@@ -167,45 +183,66 @@ class _Sender:
             and may_go_at_once(health, row.job_id, row.producer, row.created_at)
         ]
         for row in sorted(fit, key=lambda row: (-row.priority, row.ready_at)):
-            if row.producer in producers:
+            if row.producer in producers or self._is_dear(row):
                 continue
-            producers.add(row.producer)
             if self._form(row, fit, CANARY):
                 health = sent_at_once(health, row.job_id, row.producer)
+            if not self._is_dear(row):
+                producers.add(row.producer)
         return health
 
     def _canary(self, health: Health) -> Health:
         rows = self._candidates()
         fit = [row for row in rows if row.company is None]
-        if fit:
-            first = min(fit, key=partial(_order, health))
+        if not fit:
+            return self._whole(health, rows)
+        for first in sorted(fit, key=partial(_order, health)):
+            if self._is_dear(first):
+                continue
             best = rank(health, first.job_id, first.producer)
             like = [row for row in fit if rank(health, row.job_id, row.producer) == best]
-            return self._probe(health, self._form(first, like, health.canary))
-        return self._whole(health, rows)
+            requests = self._form(first, like, health.canary)
+            if not self._is_dear(first):
+                return self._probe(health, requests)
+        return health
 
     def _whole(self, health: Health, rows: Sequence[Any]) -> Health:
         """Send what must travel together, all of it: nothing else waits."""
         if not rows:
             return health
-        first = min(rows, key=partial(_order, health))
-        return self._probe(health, self._form(first, rows, None))
+        for first in sorted(rows, key=partial(_order, health)):
+            if self._is_dear(first):
+                continue
+            requests = self._form(first, rows, None)
+            if not self._is_dear(first):
+                return self._probe(health, requests)
+        return health
 
     def _tenth(self, health: Health, budget: int) -> Health:
         found = self._candidates()
         rows = [row for row in found if row.company is None]
         if not rows:
             return self._whole(health, found)
-        heads: dict[tuple[int, str], Any] = {}
+        groups: dict[tuple[int, str], list[Any]] = {}
         for row in sorted(rows, key=lambda row: (row.ready_at, row.shard)):
-            heads.setdefault((-row.priority, row.producer), row)
-        share = max(-(-budget // max(len(heads), 1)), CANARY)
-        for key in sorted(heads):
+            groups.setdefault((-row.priority, row.producer), []).append(row)
+        most = min(max(-(-budget // max(len(groups), 1)), CANARY), self._limits.requests)
+        for key in sorted(groups):
             if not health.budget:
                 break
-            most = min(share, self._limits.requests)
-            health = self._probe(health, self._form(heads[key], rows, most))
+            for first in groups[key]:
+                if self._is_dear(first):
+                    continue
+                health = self._probe(health, self._form(first, rows, most))
+                if not self._is_dear(first):
+                    break
         return health
+
+    def _is_dear(self, row: Any) -> bool:
+        """Whether its job or its producer may not spend so much, or too many others may not."""
+        return (
+            row.job_id in self._dear or row.producer in self._dear or len(self._dear) >= MOST_DEAR
+        )
 
     def _probe(self, health: Health, requests: int) -> Health:
         if not requests:
@@ -222,6 +259,8 @@ class _Sender:
         group = Group(row, [pack], self._rate)
         if self._scene.lanes[self._name].lacks(self._capacity, group.tokens(pack)) is not None:
             return 0
+        if self._withheld(first, pack):
+            return 0
         size = pack.requests if most is None else most
         admitted = form(self._session, [(group, pack)], {pack.id: size})
         if not admitted:
@@ -229,6 +268,18 @@ class _Sender:
         self._admitted += admitted
         self._scene.lanes[self._name].batches += 1
         return min(size, pack.requests)
+
+    def _withheld(self, first: Any, pack: Pack) -> bool:
+        """Take from a pack what may not be spent for. Return whether it must stay behind."""
+        asking = Asking(pack, self._name, first.producer)
+        jobs = {row.id: row.job_id for row in self._found}
+        asked = {part.id for part in pack.parts}
+        stays = bool(withhold(self._session, [asking], self._prices, self._now))
+        gone = asked - {part.id for part in pack.parts}
+        self._dear |= {jobs[part_id] for part_id in gone}
+        if stays and not gone:
+            self._dear.add(first.producer)
+        return stays or first.id in gone
 
     def _pack(self, first: Any, rows: Iterable[Any], most: int | None) -> Pack:
         limits = self._limits

@@ -1,7 +1,7 @@
 """Letting in only what may be spent, on real rows."""
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -11,14 +11,16 @@ import pytest
 from config.settings import Price, PriceTable
 from service.rules.admission import Capacity
 from service.rules.errors import Conflict
+from service.rules.lanes import Phase
 from service.rules.outcomes import Usage
 from service.rules.packing import Limits
+from service.rules.states import LaneState
 from service.store import engine
 from service.store.admit import Admission
 from service.store.hold import release
 from service.store.producers import add_producer, producer
 from service.store.waiting import Reason, why
-from tests.factories import MODEL, Harness, settlement
+from tests.factories import MODEL, Harness, ill_lane, settlement
 from tests.servers import Databases
 
 WIDE = Capacity(batches=None, tokens=10**12)
@@ -149,6 +151,32 @@ def test_parts_that_share_a_batch_with_one_that_costs_too_much_go_without_it(
     waits = reason(harness, poor)
     assert waits is not None
     assert waits.code == "max_cost"
+
+
+@pytest.mark.parametrize("phase", ["resting", "probing", "tenth"])
+def test_what_probes_an_ill_lane_is_held_to_the_same_bounds(harness: Harness, phase: str) -> None:
+    add_producer(harness.db, "billing", usd_per_day=Decimal("0.005"))
+    # The highest priorities, so that they are asked first.
+    short = harness.submitted(10, producer="billing", priority=9)
+    dear = [harness.submitted(10, max_cost="0.005", priority=9 - n) for n in range(3)]
+    fit = harness.submitted(10)
+    state = LaneState.RESTING if phase == "resting" else LaneState.PROBING
+    probing: dict[str, dict[str, Any]] = {
+        "resting": {"ill_since": datetime(2020, 1, 1, tzinfo=UTC)},
+        "probing": {"phase": Phase.CANARY},
+        "tenth": {"phase": Phase.TENTH},
+    }
+    ill_lane(harness.db, MODEL, state=state, **probing[phase])
+
+    found = [harness.part(batch).job_id for batch in let_in(harness)]
+
+    assert found == [fit]
+    assert None not in [harness.job(job_id).short_reason for job_id in dear]
+    assert harness.job(short).short_reason is None
+    row = producer(harness.db, "billing")
+    assert row is not None
+    assert row.short_until is not None
+    assert let_in(harness) == []
 
 
 def test_a_model_without_a_price_costs_nothing(harness: Harness) -> None:
