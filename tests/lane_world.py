@@ -11,8 +11,8 @@ from itertools import count
 from uuid import UUID
 
 from service.rules.lanes import (
-    CANARY,
     KEPT_JOBS,
+    PROBE,
     Failure,
     Health,
     Phase,
@@ -76,7 +76,7 @@ class Batch:
     part: Part
     sent: float
     end: float
-    canary: bool
+    probe: bool
 
 
 @dataclass
@@ -164,7 +164,7 @@ class World:
         self._fail(part, borne=borne)
 
     def _fail(self, part: Part, *, borne: bool) -> None:
-        common = part.requests >= CANARY and part.attempts == 0
+        common = part.requests >= PROBE and part.attempts == 0
         since = part.outage_since if part.outage_since is not None else self.now
         if borne:
             again = replace(part, outage_since=since)
@@ -194,7 +194,7 @@ class World:
             jobs=(job,)[:KEPT_JOBS],
         )
         # A request that failed before, at an attempt that counted, proves nothing.
-        tells = fails and (batch.canary or part.attempts == 0)
+        tells = fails and (batch.probe or part.attempts == 0)
         return Seen(
             at=self._at,
             sent_at=BEGIN + timedelta(seconds=batch.sent),
@@ -202,7 +202,7 @@ class World:
             jobs=(job,),
             well=not fails,
             failure=failure if tells else None,
-            canary=batch.canary,
+            probe=batch.probe,
         )
 
     def _become(self, health: Health) -> None:
@@ -226,21 +226,21 @@ class World:
             self._become(counted(health, sum(p.requests for p in self.waiting), self._at))
             self._tenth()
         elif health.state is LaneState.PROBING and not health.out:
-            self._canary()
+            self._few()
         elif health.state is LaneState.PROBING:
             self._at_once()
         if self.health.is_healthy:
             for part in [one for one in self.waiting if one.ready <= self.now]:
-                self._send(part, part.requests, canary=False)
+                self._send(part, part.requests, probe=False)
 
-    def _send(self, part: Part, most: int, *, canary: bool) -> int:
+    def _send(self, part: Part, most: int, *, probe: bool) -> int:
         self.waiting.remove(part)
         taken = min(most, part.requests)
         if taken < part.requests:
             self.waiting.append(replace(part, requests=part.requests - taken))
         some = replace(part, requests=taken)
         number = next(iter(self._numbers))
-        self.running.append(Batch(number, some, self.now, self.now + self.seconds, canary))
+        self.running.append(Batch(number, some, self.now, self.now + self.seconds, probe))
         return taken
 
     def _fit(self) -> list[Part]:
@@ -250,16 +250,16 @@ class World:
         for part in [p for p in self.waiting if p.outage_since is None and not p.attempts]:
             job, since = UUID(int=part.job), BEGIN + timedelta(seconds=part.arrived)
             if part in self.waiting and may_go_at_once(self.health, job, part.producer, since):
-                self._send(part, CANARY, canary=True)
+                self._send(part, PROBE, probe=True)
                 self._become(sent_at_once(self.health, job, part.producer))
 
-    def _canary(self) -> None:
+    def _few(self) -> None:
         def key(part: Part) -> tuple[tuple[bool, bool], float]:
             return rank(self.health, UUID(int=part.job), part.producer), part.ready
 
         fit = self._fit()
         if fit:
-            taken = self._send(min(fit, key=key), self.health.canary, canary=True)
+            taken = self._send(min(fit, key=key), self.health.probe, probe=True)
             self._probe(taken)
 
     def _probe(self, taken: int) -> None:
@@ -271,5 +271,5 @@ class World:
             heads = {part.producer: part for part in reversed(fit)}
             for part in heads.values():
                 if self.health.budget:
-                    share = max(-(-self.health.budget // len(heads)), CANARY)
-                    self._probe(self._send(part, share, canary=True))
+                    share = max(-(-self.health.budget // len(heads)), PROBE)
+                    self._probe(self._send(part, share, probe=True))

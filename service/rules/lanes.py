@@ -1,7 +1,7 @@
 """How a lane is: what its batches say of it, and what may therefore be sent. Pure.
 
 Two jobs that fail alike with trouble at Together make a lane rest. After a while a few requests go
-as a canary; when these come back well, a tenth of what waits follows, then all. What one job alone
+as a probe; when these come back well, a tenth of what waits follows, then all. What one job alone
 meets with says nothing about its lane. docs/lanes.md explains each rule.
 """
 
@@ -16,10 +16,10 @@ from msgspec.structs import replace
 
 from service.rules.states import LaneState, check_move
 
-CANARY = 20
-"""The most requests of a canary."""
-FEW = 10 * CANARY
-"""Of so few requests that wait, a tenth would tell no more than the canary did."""
+PROBE = 20
+"""The most requests of a probe."""
+FEW = 10 * PROBE
+"""Of so few requests that wait, a tenth would tell no more than the probe did."""
 EVIDENCE_LINES = 20
 """The fewest requests that must have failed alike."""
 LONGEST_REST = timedelta(hours=1)
@@ -30,7 +30,7 @@ MEMORY = 60
 REMEMBERED = timedelta(minutes=10)
 """How long failures are remembered at least."""
 AT_ONCE = 3
-"""How many new jobs of a producer may send a canary during one rest."""
+"""How many new jobs of a producer may send a probe during one rest."""
 OFFENCES = 2
 """So often a job must fail while others are served before its failures are taken as its own."""
 MOST_KEPT = 32
@@ -50,7 +50,7 @@ class Trouble(StrEnum):
 class Phase(StrEnum):
     """How far the probing of a lane has come."""
 
-    CANARY = "canary"
+    PROBE = "probe"
     TENTH = "tenth"
 
 
@@ -79,7 +79,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     jobs: tuple[UUID, ...] = ()
     well: bool = False
     failure: Failure | None = None
-    canary: bool = False
+    probe: bool = False
     """Whether it was let in to find out how the lane is."""
     created: bool = False
     """Whether it has only been created: that proves nothing unless creates were what failed."""
@@ -93,7 +93,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     ill_since: datetime | None = None
     """Since when it has not been healthy."""
     until: datetime | None = None
-    """When the rest ends; while probing, by when the canary must be back."""
+    """When the rest ends; while probing, by when the probe must be back."""
     rests: int = 0
     """The number of rests in a row."""
     failures: tuple[Failure, ...] = ()
@@ -108,9 +108,9 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     budget: int | None = None
     """How many requests of the tenth may still go; None until it was counted what waits."""
     blank: int = 0
-    """How many canaries in a row said nothing."""
+    """How many probes in a row said nothing."""
     at_once: dict[UUID, str] = {}
-    """The new jobs that have sent a canary during this rest, and their producers."""
+    """The new jobs that have sent a probe during this rest, and their producers."""
 
     @property
     def is_healthy(self) -> bool:
@@ -135,9 +135,9 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
         return frozenset(job for job, times in self.offences.items() if times >= OFFENCES)
 
     @property
-    def canary(self) -> int:
-        """The most requests of the next canary: more if those before it said nothing."""
-        return int(CANARY * 2 ** min(self.blank, 10))
+    def probe(self) -> int:
+        """The most requests of the next probe: more if those before it said nothing."""
+        return int(PROBE * 2 ** min(self.blank, 10))
 
 
 def rest_for(rests: int, first: timedelta) -> timedelta:
@@ -154,7 +154,7 @@ def observe(health: Health, seen: Seen, rest: timedelta) -> Health:
         return _created(health, seen)
     if seen.well:
         return _well(health, seen)
-    if seen.canary and health.state is LaneState.PROBING:
+    if seen.probe and health.state is LaneState.PROBING:
         return replace(health, out=max(health.out - 1, 0), blank=health.blank + 1)
     return health
 
@@ -162,7 +162,7 @@ def observe(health: Health, seen: Seen, rest: timedelta) -> Health:
 def _ill(health: Health, seen: Seen, failure: Failure, rest: timedelta) -> Health:
     since = seen.at - max(rest * MEMORY, REMEMBERED)
     kept = [old for old in health.failures if old.at >= since and old.batch != failure.batch]
-    if not seen.canary and set(failure.jobs) <= health.alone:
+    if not seen.probe and set(failure.jobs) <= health.alone:
         return health
     health = replace(health, failures=(*kept, failure)[-MOST_KEPT:])
     match health.state:
@@ -170,7 +170,7 @@ def _ill(health: Health, seen: Seen, failure: Failure, rest: timedelta) -> Healt
             long_ago = health.since is None or seen.at - health.since > rest * MEMORY
             rests = 0 if long_ago else health.rests
             return _rest(replace(health, ill_since=seen.at, rests=rests), seen.at, rest)
-        case LaneState.PROBING if seen.canary:
+        case LaneState.PROBING if seen.probe:
             return _rest(health, seen.at, rest)
     return health
 
@@ -219,7 +219,7 @@ def _well(health: Health, seen: Seen) -> Health:
     if health.is_healthy or health.ill_since is None:
         return health
     if seen.sent_at < health.ill_since:
-        # It may have been served before the trouble began. A canary finds out at once.
+        # It may have been served before the trouble began. A probe finds out at once.
         return _probing(health, seen.at) if _rests(health) else health
     if _rests(health):
         health = _probing(health, seen.at)
@@ -273,7 +273,7 @@ def _created(health: Health, seen: Seen) -> Health:
 
 
 def _probing(health: Health, now: datetime) -> Health:
-    return _moved(health, LaneState.PROBING, now, Phase.CANARY)
+    return _moved(health, LaneState.PROBING, now, Phase.PROBE)
 
 
 def healed(health: Health, now: datetime, served: Collection[UUID] = ()) -> Health:
@@ -288,7 +288,7 @@ def healed(health: Health, now: datetime, served: Collection[UUID] = ()) -> Heal
 
 
 def tick(health: Health, now: datetime, rest: timedelta) -> Health:
-    """Take in that time has passed: a rest ends, and a canary that does not come back is ill."""
+    """Take in that time has passed: a rest ends, and a probe that does not come back is ill."""
     if health.until is None or health.until > now:
         return health
     if _rests(health):
@@ -297,7 +297,7 @@ def tick(health: Health, now: datetime, rest: timedelta) -> Health:
 
 
 def counted(health: Health, waiting: int, now: datetime) -> Health:
-    """Take in how many requests wait, once the canary came back well."""
+    """Take in how many requests wait, once the probe came back well."""
     if health.phase is not Phase.TENTH or health.budget is not None:
         return health
     if waiting <= FEW:
@@ -314,12 +314,12 @@ def sent(health: Health, requests: int, back_by: datetime) -> Health:
 
 
 def sent_at_once(health: Health, job: UUID, producer: str) -> Health:
-    """Take in that a new job sends its canary at once."""
+    """Take in that a new job sends its probe at once."""
     return replace(health, at_once={**health.at_once, job: producer})
 
 
 def may_go_at_once(health: Health, job: UUID, producer: str, since: datetime) -> bool:
-    """Whether a job that nothing failed of may send a canary although the lane is ill.
+    """Whether a job that nothing failed of may send a probe although the lane is ill.
 
     It waits `since` then. New jobs may, and those of others if only one producer's jobs are ill.
     """
@@ -334,19 +334,19 @@ def may_go_at_once(health: Health, job: UUID, producer: str, since: datetime) ->
 
 
 def probed_now(health: Health, now: datetime) -> Health:
-    """Do what an operator asks for: end the rest, or send another canary."""
+    """Do what an operator asks for: end the rest, or send another probe."""
     if _rests(health):
         return _probing(health, now)
     return replace(health, out=0, until=None)
 
 
 def back_by(health: Health, now: datetime, rest: timedelta, usual: timedelta | None) -> datetime:
-    """Return by when a canary must be back. `usual` is how long such batches take."""
+    """Return by when a probe must be back. `usual` is how long such batches take."""
     return now + max(rest_for(health.rests, rest), rest * MEMORY, (usual or timedelta(0)) * 3)
 
 
 def rank(health: Health, job: UUID, producer: str) -> tuple[bool, bool]:
-    """Return how well a job serves as a canary: others than those that fell ill come first."""
+    """Return how well a job serves as a probe: others than those that fell ill come first."""
     return job in health.ill_jobs or job in health.offences, producer in health.ill_producers
 
 
@@ -373,10 +373,10 @@ def next_step(health: Health, *, paused: bool) -> str:
         case LaneState.HEALTHY:
             return "what waits is admitted as there is room"
         case LaneState.RESTING:
-            return "a canary goes when the rest is over, or when a new job comes"
+            return "a probe goes when the rest is over, or when a new job comes"
         case _ if health.phase is Phase.TENTH:
             return "a tenth of what waits is under way; if it comes back well, the rest goes"
         case _ if health.out:
-            return "a canary is under way; if it comes back well, a tenth of what waits goes"
+            return "a probe is under way; if it comes back well, a tenth of what waits goes"
         case _:
-            return "the next requests that wait go as a canary"
+            return "the next requests that wait go as a probe"

@@ -201,7 +201,7 @@ class SetApart:
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """A canary takes only some requests of its part: the others become a waiting part."""
+    """A probe takes only some requests of its part: the others become a waiting part."""
 
     part: UUID
     travels: Manifest

@@ -84,7 +84,7 @@ class BatchClaim:
     lane_state: LaneState = LaneState.HEALTHY
     lane_is_uneasy: bool = False
     """Whether its lane is not healthy, or remembers failures."""
-    canary: int | None = None
+    probe: int | None = None
     """The most requests that it may send, if it goes to find out how its lane is."""
     model: str
     parts: int = 1

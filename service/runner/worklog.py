@@ -67,7 +67,7 @@ def report(outcome: Outcome) -> None:
         case SetApart(parts=parts, reason=reason):
             log.error("set_apart", parts=[str(part) for part in parts], reason=reason)
         case Cut(requests=requests):
-            log.info("canary_cut", requests=requests)
+            log.info("probe_cut", requests=requests)
         case Split(shards=shards):
             log.info("split", shards=len(shards))
         case Assembled(segments=segments):

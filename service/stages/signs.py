@@ -73,8 +73,8 @@ def signs_of(
         return Signs(
             jobs=jobs[:KEPT_JOBS], trouble=Trouble.BATCHES, text=alike(error), lines=requests
         )
-    # A canary was chosen to find out, whatever it met with before.
-    before = () if batch.canary is not None else failed_before
+    # A probe was chosen to find out, whatever it met with before.
+    before = () if batch.probe is not None else failed_before
     text, found = common_trouble(answers, before, judge)
     if not found or len(found) * 2 <= requests - len(before):
         return None

@@ -33,8 +33,8 @@ def upload(batch: BatchClaim, clients: AccountClients) -> Outcome:
         clients.together.delete_file(file_id)
         reached(CrashPoint.UPLOAD_FORGOTTEN)
     parts = open_parts(clients)
-    if batch.canary is not None and batch.requests > batch.canary and len(parts) == 1:
-        return _cut(batch.canary, parts[0], clients)
+    if batch.probe is not None and batch.requests > batch.probe and len(parts) == 1:
+        return _cut(batch.probe, parts[0], clients)
     if batch.parts > 1 or batch.renamed:
         return _upload_together(batch, parts, clients)
     (part,) = parts
@@ -54,7 +54,7 @@ def _cut(size: int, part: PartClaim, clients: AccountClients) -> Cut:
     name = f"jobs/{part.job_id}/{uuid4()}"
     return Cut(
         part=part.id,
-        travels=clients.blobs.put_manifest(f"{name}-canary.manifest", travels),
+        travels=clients.blobs.put_manifest(f"{name}-probe.manifest", travels),
         requests=len(travels),
         bytes=sum(entry.length for entry in travels),
         stays=clients.blobs.put_manifest(f"{name}-rest.manifest", stays),

@@ -25,7 +25,6 @@ from service.rules.packing import (
     WaitingPart,
     packed,
 )
-from service.store.canaries import are_unhealthy, send
 from service.store.chores import take_turn
 from service.store.due import Due
 from service.store.engine import Database
@@ -33,6 +32,7 @@ from service.store.forming import GROUP, Group, form
 from service.store.health import FIRST_REST
 from service.store.lanes import token_rates
 from service.store.models import Batch, Lane
+from service.store.probing import are_unhealthy, send
 from service.store.spending import Asking, withhold
 
 UNDER_WAY = text(

@@ -212,7 +212,7 @@ _DUE = (
             ),
             False,
         ).label("lane_is_uneasy"),
-        Batch.canary,
+        Batch.probe,
     )
     .outerjoin(Lane, lane_of(Batch))
     .where(is_free(Batch), may_be_sent(Batch))

@@ -1,4 +1,4 @@
-"""Cutting a canary off a part: the part travels with a few requests, the others wait on."""
+"""Cutting a probe off a part: the part travels with a few requests, the others wait on."""
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -43,4 +43,4 @@ def cut(session: Session, batch: Batch, job: Job, part: Part, outcome: Cut) -> N
         setattr(part, name, value)
     job.open_parts += 1
     detail = {"part": str(part.id), "requests": part.requests, "waiting": rest.requests}
-    session.add(Event(job_id=job.id, target="canary", detail=detail))
+    session.add(Event(job_id=job.id, target="probe", detail=detail))

@@ -53,11 +53,11 @@ class Group:
 def form(
     session: Session,
     chosen: Sequence[tuple[Group, Pack]],
-    canaries: Mapping[UUID, int] = MappingProxyType({}),
+    probes: Mapping[UUID, int] = MappingProxyType({}),
 ) -> list[Due]:
     """Give the packs' parts to new batches. Parts that a cancel holds just now stay behind.
 
-    `canaries` says of packs that go to find out how their lane is how many requests they may send.
+    `probes` says of packs that go to find out how their lane is how many requests they may send.
     """
     if not chosen:
         return []
@@ -73,7 +73,7 @@ def form(
             "state": BatchState.QUEUED,
             **{name: getattr(group.row, name) for name in GROUP},
             "tokens": group.tokens(pack),
-            "canary": canaries.get(pack.id),
+            "probe": probes.get(pack.id),
             "dispatched_at": now,
             **given[pack.id],
         }

@@ -87,7 +87,7 @@ def _hurry(session: Session, lane: Lane) -> None:
 
 def note_end(session: Session, batch: Batch, signs: Signs | None, rest: timedelta) -> None:
     """Take in what the end of a batch says of its lane."""
-    if signs is None and batch.canary is None:
+    if signs is None and batch.probe is None:
         return
     _note(session, batch, signs or Signs(), rest)
 
@@ -169,7 +169,7 @@ def _seen(batch: Batch, signs: Signs, now: datetime, *, created: bool) -> Seen:
         jobs=signs.jobs,
         well=signs.well,
         failure=failure,
-        canary=batch.canary is not None,
+        probe=batch.probe is not None,
         created=created,
     )
 

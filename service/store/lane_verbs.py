@@ -57,7 +57,7 @@ def resume(db: Database, lane_id: str, *, by: Actor | None) -> Lane | None:
 
 
 def probe(db: Database, lane_id: str, *, by: Actor | None) -> Lane | None:
-    """Let a canary go now. Returns None if there is no such lane.
+    """Let a probe go now. Returns None if there is no such lane.
 
     Raises Conflict if the lane is healthy, or paused: then nothing would go, or everything goes.
     """
@@ -66,7 +66,7 @@ def probe(db: Database, lane_id: str, *, by: Actor | None) -> Lane | None:
         if lane.paused_at is not None:
             raise Conflict("the lane is paused; resume it first")
         if lane.state is LaneState.HEALTHY:
-            raise Conflict("the lane is healthy: what waits is admitted without a canary")
+            raise Conflict("the lane is healthy: what waits is admitted without a probe")
         write(_session(lane), lane, probed_now(health_of(lane), now))
 
     return _change(db, lane_id, "probe", change, by)

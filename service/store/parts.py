@@ -77,7 +77,7 @@ def new_parts(
 
 
 def rest_of(part: Part, manifest: Manifest) -> Part:
-    """A waiting part with the requests that a canary leaves behind. It keeps its place."""
+    """A waiting part with the requests that a probe leaves behind. It keeps its place."""
     same = (
         *("job_id", "parent_id", "shard", "attempt", "renamed", "account", "endpoint", "producer"),
         *("priority", "model", "input_blob", "poison", "failed_first", "patient_until"),

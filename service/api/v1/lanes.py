@@ -127,5 +127,5 @@ def resume_lane(lane_id: str, services: Uses, acting: ActedBy) -> LaneView:
 
 @router.post("/lanes/{lane_id}/probe", dependencies=[ADMIN])
 def probe_lane(lane_id: str, services: Uses, acting: ActedBy) -> LaneView:
-    """Let a canary into a lane that rests, or another one into a lane that is being probed."""
+    """Let a probe into a lane that rests, or another one into a lane that is being probed."""
     return _done(lane_verbs.probe, lane_id, services.db, acting)

@@ -91,7 +91,7 @@ VERBS = (
     _verb(
         "probe",
         "Probe a lane.",
-        "Let a canary of a few requests into a lane that rests (needs the admin token).",
+        "Let a probe of a few requests into a lane that rests (needs the admin token).",
         "{where} is being probed",
     ),
 )

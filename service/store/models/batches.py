@@ -49,7 +49,7 @@ class Batch(Leased, Base):
     model: Mapped[str]
     tokens: Mapped[int] = mapped_column(server_default="0")
     """Its estimated tokens at admission."""
-    canary: Mapped[int | None]
+    probe: Mapped[int | None]
     """The most requests that it may send, if it goes to find out how its lane is."""
     parts: Mapped[int] = mapped_column(server_default="1")
     renamed: Mapped[bool] = mapped_column(server_default=text("false"))

@@ -53,7 +53,7 @@ def test_a_lane_shows_its_state_its_evidence_and_the_next_step(api: Api) -> None
     assert shown["since"] < shown["until"]
     assert (shown["evidence"]["kind"], shown["evidence"]["batches"]) == ("lines", 2)
     assert shown["evidence"]["text"] == "a secret host <place> timed out"
-    assert "canary" in shown["next"]
+    assert "probe" in shown["next"]
 
 
 def test_a_job_says_that_it_waits_for_its_lane(api: Api) -> None:
@@ -81,7 +81,7 @@ def test_a_producer_sees_its_accounts_lanes_and_nobodys_words(api: Api) -> None:
 def test_an_operator_pauses_resumes_and_probes(api: Api) -> None:
     lane_id = resting(api)
     probed = api.http.post(f"/v1/lanes/{lane_id}/probe").json()
-    assert (probed["state"], probed["phase"]) == ("probing", "canary")
+    assert (probed["state"], probed["phase"]) == ("probing", "probe")
     assert api.http.post(f"/v1/lanes/{lane_id}/pause").json()["paused_at"] is not None
     again = problem(api.http.post(f"/v1/lanes/{lane_id}/probe"), 409)
     assert again["type"] == "urn:haulier:problem:lane-not-probed"

@@ -135,9 +135,9 @@ def database(databases: Databases) -> Iterator[Engine]:
 def test_every_request_stays_in_one_place_and_no_row_is_forgotten(
     database: Engine, examples: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # So that jobs of a few requests fall ill, and canaries are cut.
-    monkeypatch.setattr("service.rules.lanes.CANARY", 2)
-    monkeypatch.setattr("service.store.canaries.CANARY", 2)
+    # So that jobs of a few requests fall ill, and probes are cut.
+    monkeypatch.setattr("service.rules.lanes.PROBE", 2)
+    monkeypatch.setattr("service.store.probing.PROBE", 2)
     monkeypatch.setattr("service.rules.lanes.FEW", 2)
     monkeypatch.setattr("service.rules.lanes.EVIDENCE_LINES", 1)
 
@@ -458,7 +458,7 @@ class Store(RuleBasedStateMachine):
         self.harness.run("UPDATE haulier.lanes SET paused_at = NULL")
         idle = 0
         for _ in range(200):
-            # A lane whose canary did not come back rests for a day first, and nothing is due.
+            # A lane whose probe did not come back rests for a day first, and nothing is due.
             idle = 0 if self.work_once(DAY.total_seconds()) else idle + 1
             if idle == 3:
                 break
@@ -601,13 +601,13 @@ class Store(RuleBasedStateMachine):
                 return Settle(BatchState.SETTLED, done, signs=Signs(jobs=jobs, well=True))
 
     def is_large(self, claim: BatchClaim) -> bool:
-        """Whether a canary has more requests than it may send."""
+        """Whether a probe has more requests than it may send."""
         alone = len(self.parts[claim.lease]) == 1 and not claim.cancel_requested
-        return claim.canary is not None and claim.requests > claim.canary and alone
+        return claim.probe is not None and claim.requests > claim.probe and alone
 
     def cut(self, claim: BatchClaim) -> Cut:
         (part,) = self.parts[claim.lease]
-        ordinals, most = self.requests_of(part), claim.canary or 0
+        ordinals, most = self.requests_of(part), claim.probe or 0
         travels, stays = self.named("manifest"), self.named("manifest")
         self.carried[travels], self.carried[stays] = ordinals[:most], ordinals[most:]
         return Cut(part=part.id, travels=travels, requests=most, bytes=1, stays=stays)

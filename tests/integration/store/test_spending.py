@@ -163,7 +163,7 @@ def test_what_probes_an_ill_lane_is_held_to_the_same_bounds(harness: Harness, ph
     state = LaneState.RESTING if phase == "resting" else LaneState.PROBING
     probing: dict[str, dict[str, Any]] = {
         "resting": {"ill_since": datetime(2020, 1, 1, tzinfo=UTC)},
-        "probing": {"phase": Phase.CANARY},
+        "probing": {"phase": Phase.PROBE},
         "tenth": {"phase": Phase.TENTH},
     }
     ill_lane(harness.db, MODEL, state=state, **probing[phase])

@@ -46,7 +46,7 @@ def ill(
     lines: int = 100,
     kind: Trouble = Trouble.LINES,
     text: str = "internal server error",
-    canary: bool = False,
+    probe: bool = False,
     jobs: tuple[int, ...] = (),
 ) -> Seen:
     moment = NOW + timedelta(seconds=seconds)
@@ -59,7 +59,7 @@ def ill(
         producer=producer,
         jobs=tuple(UUID(int=each) for each in jobs or (job,)),
     )
-    return Seen(at=moment, sent_at=moment - REST, producer=producer, failure=failure, canary=canary)
+    return Seen(at=moment, sent_at=moment - REST, producer=producer, failure=failure, probe=probe)
 
 
 def well(job: int, seconds: float, *, sent_after: float | None = None, producer: str = "p") -> Seen:
@@ -114,24 +114,24 @@ def test_a_job_that_fails_while_others_are_served_fails_alone() -> None:
     assert after(*seen, well(1, 290), ill(1, 300), ill(2, 301)).state is RESTING
 
 
-def test_a_rest_ends_in_a_probe_and_a_failed_canary_doubles_it() -> None:
+def test_a_rest_ends_in_a_probe_and_a_failed_probe_doubles_it() -> None:
     health = RESTED
     assert (health.rests, health.until) == (1, NOW + timedelta(seconds=61))
     assert tick(health, NOW + timedelta(seconds=60), REST) == health
     health = tick(health, NOW + timedelta(seconds=61), REST)
-    assert (health.state, health.phase) == (PROBING, Phase.CANARY)
+    assert (health.state, health.phase) == (PROBING, Phase.PROBE)
     health = sent(health, 20, NOW + timedelta(seconds=4000))
-    health = observe(health, ill(1, 100, canary=True), REST)
+    health = observe(health, ill(1, 100, probe=True), REST)
     assert (health.state, health.rests, health.until) == (RESTING, 2, NOW + timedelta(seconds=220))
 
 
-def test_a_canary_that_never_comes_back_is_ill() -> None:
+def test_a_probe_that_never_comes_back_is_ill() -> None:
     health = sent(tick(RESTED, NOW + REST * 2, REST), 20, NOW + REST * 100)
     assert tick(health, NOW + REST * 99, REST).state is PROBING
     assert tick(health, NOW + REST * 100, REST).state is RESTING
 
 
-def test_a_canary_that_comes_back_well_lets_a_tenth_go_and_then_the_rest() -> None:
+def test_a_probe_that_comes_back_well_lets_a_tenth_go_and_then_the_rest() -> None:
     health = after(
         well(3, 200, sent_after=130),
         health=sent(tick(RESTED, NOW + REST * 2, REST), 20, NOW + REST * 99),
@@ -142,25 +142,25 @@ def test_a_canary_that_comes_back_well_lets_a_tenth_go_and_then_the_rest() -> No
     assert health.budget == 501
     assert sent(health, 500, NOW).budget == 1
     assert after(well(1, 300, sent_after=210), health=health).state is HEALTHY
-    assert after(ill(1, 300, canary=True), health=health).state is RESTING
+    assert after(ill(1, 300, probe=True), health=health).state is RESTING
 
 
-def test_what_was_sent_before_the_trouble_only_hastens_the_canary() -> None:
+def test_what_was_sent_before_the_trouble_only_hastens_the_probe() -> None:
     health = after(well(3, 30, sent_after=-100), health=RESTED)
-    assert (health.state, health.phase) == (PROBING, Phase.CANARY)
+    assert (health.state, health.phase) == (PROBING, Phase.PROBE)
 
 
-def test_another_producers_canary_clears_the_lane_if_only_one_was_ill() -> None:
+def test_another_producers_probe_clears_the_lane_if_only_one_was_ill() -> None:
     assert after(well(3, 30, sent_after=10, producer="q"), health=RESTED).state is HEALTHY
     both = after(ill(1), ill(2, 1, producer="q"))
     assert after(well(3, 30, sent_after=10, producer="r"), health=both).phase is Phase.TENTH
 
 
-def test_a_canary_that_says_nothing_is_followed_by_a_larger_one() -> None:
+def test_a_probe_that_says_nothing_is_followed_by_a_larger_one() -> None:
     health = sent(tick(RESTED, NOW + REST * 2, REST), 20, NOW + REST * 100)
-    nothing = Seen(at=NOW + REST * 3, sent_at=NOW + REST * 2, producer="p", canary=True)
+    nothing = Seen(at=NOW + REST * 3, sent_at=NOW + REST * 2, producer="p", probe=True)
     health = observe(health, nothing, REST)
-    assert (health.out, health.canary) == (0, 40)
+    assert (health.out, health.probe) == (0, 40)
 
 
 def test_a_create_that_passes_ends_only_what_creates_began() -> None:
@@ -186,7 +186,7 @@ def test_new_jobs_go_at_once_but_not_for_ever() -> None:
     assert may_go_at_once(health, job, "q", new)
 
 
-def test_a_canary_is_rather_one_of_others() -> None:
+def test_a_probe_is_rather_one_of_others() -> None:
     ranks = [
         rank(RESTED, UUID(int=job), producer) for job, producer in ((9, "q"), (9, "p"), (1, "p"))
     ]
@@ -202,7 +202,7 @@ def test_rests_double_to_an_hour_and_a_relapse_goes_on_doubling() -> None:
     assert later.rests == 1
 
 
-def test_an_operator_can_hasten_a_canary() -> None:
+def test_an_operator_can_hasten_a_probe() -> None:
     assert probed_now(RESTED, NOW).state is PROBING
     health = sent(probed_now(RESTED, NOW), 20, NOW + REST)
     assert (probed_now(health, NOW).out, probed_now(health, NOW).state) == (0, PROBING)
@@ -293,7 +293,7 @@ def test_one_sick_job_among_others_holds_nobody_up() -> None:
     assert {delay for job, delay in world.delays.items() if job != 7} == {300.0}
 
 
-def test_a_producer_whose_jobs_all_fail_holds_its_neighbours_up_only_for_canaries() -> None:
+def test_a_producer_whose_jobs_all_fail_holds_its_neighbours_up_only_for_probes() -> None:
     arrivals = [Arrival(n * 300.0, "ill" if n % 2 else "well", 500) for n in range(200)]
     sick = frozenset(range(1, 200, 2))
     world = World(arrivals, [Outage(0, 99 * HOUR, sick)]).run(99 * HOUR)

@@ -87,10 +87,10 @@ def test_what_requests_bring_upon_themselves_says_nothing(failure: Failure) -> N
     assert signs([10], dict.fromkeys(range(9), failure)) is None
 
 
-def test_what_failed_before_proves_nothing_unless_it_is_a_canary() -> None:
+def test_what_failed_before_proves_nothing_unless_it_is_a_probe() -> None:
     failures = dict.fromkeys(range(10), TROUBLE)
     assert signs([10], failures, before=range(10)) is None
-    found = signs([10], failures, before=range(10), batch=batch_claim(canary=20))
+    found = signs([10], failures, before=range(10), batch=batch_claim(probe=20))
     assert jobs(found) == [0]
 
 

@@ -1,4 +1,4 @@
-"""deadlines: when a job should be done, and how it stands to that"""
+"""deadlines: when a job should be done, and how it stands to that; a lane is probed by a probe"""
 
 from typing import Any
 
@@ -43,7 +43,16 @@ def _columns() -> list[sa.Column[Any]]:
     ]
 
 
+# A canary is what a job sends first. What finds out how a lane is has a word of its own.
+_PHASE = """
+UPDATE haulier.lanes SET health = jsonb_set(health, '{{phase}}', '"{after}"')
+WHERE health ->> 'phase' = '{before}'
+"""
+
+
 def upgrade() -> None:
+    op.alter_column("batches", "canary", new_column_name="probe", schema="haulier")
+    op.execute(_PHASE.format(before="canary", after="probe"))
     op.execute(_FIELDS.format(before=_BEFORE, after=_AFTER))
     for column in _columns():
         op.add_column("jobs", column, schema="haulier")
@@ -63,6 +72,8 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.execute(_PHASE.format(before="probe", after="canary"))
+    op.alter_column("batches", "probe", new_column_name="canary", schema="haulier")
     op.execute(_FIELDS.format(before=_AFTER, after=_BEFORE))
     op.drop_index("jobs_deadline_look_at_idx", "jobs", schema="haulier")
     op.drop_constraint(op.f("jobs_deadline_check"), "jobs", schema="haulier")

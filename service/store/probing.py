@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from config.settings import PriceTable
 from service.rules.admission import TOKENS_PER_BYTE, Capacity, LaneName, Scene
 from service.rules.lanes import (
-    CANARY,
+    PROBE,
     Health,
     Phase,
     back_by,
@@ -159,7 +159,7 @@ class _Sender:
             if health.budget:
                 health = self._tenth(health, health.budget)
         elif not health.out:
-            health = self._canary(health)
+            health = self._few(health)
         else:
             # Another one is under way, which may take long.
             health = self._at_once(health)
@@ -173,7 +173,7 @@ class _Sender:
         return self._found
 
     def _at_once(self, health: Health) -> Health:
-        """Let new jobs send a canary, one of each producer."""
+        """Let new jobs send a probe, one of each producer."""
         producers: set[str] = set()
         fit = [
             row
@@ -185,13 +185,13 @@ class _Sender:
         for row in sorted(fit, key=lambda row: (-row.priority, row.ready_at)):
             if row.producer in producers or self._is_dear(row):
                 continue
-            if self._form(row, fit, CANARY):
+            if self._form(row, fit, PROBE):
                 health = sent_at_once(health, row.job_id, row.producer)
             if not self._is_dear(row):
                 producers.add(row.producer)
         return health
 
-    def _canary(self, health: Health) -> Health:
+    def _few(self, health: Health) -> Health:
         rows = self._candidates()
         fit = [row for row in rows if row.company is None]
         if not fit:
@@ -201,7 +201,7 @@ class _Sender:
                 continue
             best = rank(health, first.job_id, first.producer)
             like = [row for row in fit if rank(health, row.job_id, row.producer) == best]
-            requests = self._form(first, like, health.canary)
+            requests = self._form(first, like, health.probe)
             if not self._is_dear(first):
                 return self._probe(health, requests)
         return health
@@ -226,7 +226,7 @@ class _Sender:
         groups: dict[tuple[int, str], list[Any]] = {}
         for row in sorted(rows, key=lambda row: (row.ready_at, row.shard)):
             groups.setdefault((-row.priority, row.producer), []).append(row)
-        most = min(max(-(-budget // max(len(groups), 1)), CANARY), self._limits.requests)
+        most = min(max(-(-budget // max(len(groups), 1)), PROBE), self._limits.requests)
         for key in sorted(groups):
             if not health.budget:
                 break
