@@ -76,6 +76,10 @@ def test_jobs_are_found_and_a_request_is_shown(cli: Cli) -> None:
         shown = cli("request", marked, custom_id)
         assert (shown.status, "pending" in shown.out) == (0, True)
     assert cli("request", marked, "nobody").status == 2
+    timed = cli.submit("d", options=["--deadline", "6h", "--on-deadline", "priority"])
+    job = cli("show", timed, "--json").documents[0]
+    assert (job["on_deadline"], str(job["deadline"])[:2]) == ("priority", "20")
+    assert "deadline" in cli("show", timed).out
 
 
 def test_lists_are_tables_or_a_document_a_line(cli: Cli) -> None:
@@ -131,6 +135,8 @@ def test_every_bad_line_is_named(cli: Cli, work: Path) -> None:
         (["submit", "absent.jsonl"], "absent.jsonl"),
         (["submit", "-", "--endpoint", "/v1/nothing"], "/v1/nothing"),
         (["submit", "-", "--metadata", "{"], "metadata"),
+        (["submit", "-", "--deadline", "soon"], "`deadline` 'soon' is not an instant"),
+        (["submit", "-", "--on-deadline", "priority"], "says nothing without `deadline`"),
         (["submit", "-", "--idempotency-key", "ключ"], "ASCII"),
         (["show", "7"], "UUID"),
         (["jobs", "--state", "gone"], "gone"),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -65,10 +66,13 @@ def test_requests_of_a_generator_become_one_job_with_all_its_fields(
         metadata={"ü": [1]},
         check=["json", {"regex": "ü"}],
         canary=4000,
+        deadline=timedelta(hours=6),
         idempotency_key="nightly",
     )
     assert (job.state, job.total, job.pending, job.metadata) == ("running", 5000, 5000, {"ü": [1]})
     assert (job.raw["priority"], job.raw["max_attempts"]) == (5, 2)
+    due = datetime.fromisoformat(job.raw["deadline"])
+    assert due == job.created_at + timedelta(hours=6)
     assert not job.ended
     assert haulier.job(job).raw["check"] == ["json", {"regex": "ü"}]
     assert (job.raw["canary"], job.raw["canary_failures"]) == (4000, 2000)
@@ -81,6 +85,7 @@ def test_a_spec_is_submitted_under_its_own_key(api: Api, haulier: Client) -> Non
         "endpoint": "/v1/chat/completions",
         "requests": [chat_request("a")],
         "idempotency_key": "k",
+        "deadline": datetime(2999, 1, 1, tzinfo=UTC),
     }
     assert haulier.submit_spec(spec) == haulier.submit_spec(spec)
     assert jobs(api) == 1

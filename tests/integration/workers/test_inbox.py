@@ -6,6 +6,7 @@ import json
 import pickle
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4, uuid5
@@ -526,6 +527,21 @@ def test_what_is_over_a_limit_is_rejected_by_itself(
     row = producer(db, "small")
     assert row is not None
     assert row.counted_requests == 3
+
+
+def test_a_deadline_that_is_past_is_a_rejected_job_with_the_reason(
+    settings: Settings, redis_url: str, db: Database
+) -> None:
+    late, good = send(
+        redis_url, chat("a", deadline="2026-11-22T12:00:00Z"), chat("b", deadline="6h")
+    )
+
+    WatchedInbox(settings, 2).read_all()
+
+    assert found(db, late).state is JobState.REJECTED
+    assert "is past" in str(found(db, late).error)
+    job = found(db, good)
+    assert job.deadline == job.created_at + timedelta(hours=6)
 
 
 def test_a_repeated_key_finds_its_job_though_its_producer_is_at_its_limit(
