@@ -1,4 +1,4 @@
-"""Checking answers, and keeping those that fail: they are paid for.
+"""Checking answers.
 
 An answer that fails its check is a failed attempt. It is kept in blob storage while its request
 goes again, and stands in the result line if the request fails for good.
@@ -12,7 +12,6 @@ from typing import IO
 
 import msgspec
 
-from service.payloads.blobs import range_of
 from service.rules.check_process import Reply
 from service.rules.checks import FAILED, UNCHECKED, Check, read_check
 from service.rules.errors import error_text
@@ -21,7 +20,7 @@ from service.rules.work import PartClaim
 from service.stages.checker import WINDOW, Checker
 from service.stages.clients import Clients
 from service.stages.reconcile import BLOCK, Answers, Failure, Place
-from service.together.said import body_of, said
+from service.together.said import said
 
 STOPPED = Failure(
     UNCHECKED,
@@ -98,19 +97,3 @@ def line_at(descriptors: Sequence[int], place: Place | None) -> bytes:
         raise AssertionError("the request has an answer")
     file, offset, length = place
     return os.pread(descriptors[file], length, offset)
-
-
-def keep_answers(
-    name: str, descriptors: Sequence[int], places: Sequence[Place], clients: Clients
-) -> dict[Place, str]:
-    """Keep answers in a blob of this name. Returns the range of each."""
-    kept: dict[Place, str] = {}
-    if not places:
-        return kept
-    with clients.blobs.writer(name) as writer:
-        for place in places:
-            body = body_of(line_at(descriptors, place))
-            kept[place] = range_of(name, writer.size, len(body))
-            writer.write(body)
-            clients.lease.keep()
-    return kept

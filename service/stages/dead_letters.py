@@ -6,7 +6,6 @@ from uuid import uuid4
 
 import msgspec
 
-from service.payloads.blobs import Blobs, place_of
 from service.payloads.results import LinesWriter
 from service.rules.alike import alike
 from service.rules.crashpoints import CrashPoint, reached
@@ -17,6 +16,7 @@ from service.rules.shared_ids import shared_ids
 from service.rules.states import BatchState, PartState
 from service.rules.work import BatchClaim, Entry, PartClaim
 from service.stages.clients import Clients
+from service.stages.kept import by_answers, kept_answers
 from service.stages.poison import divide_parts
 
 
@@ -59,11 +59,14 @@ def settle_unserved(
     with writer.open():
         for part in parts:
             letters = []
-            for entry in clients.blobs.get_manifest(part.manifest):
-                letter = dead_letter(entry, code, message, entry.attempts)
-                letters.append(letter)
-                answer = kept_answer(clients.blobs, entry.answer)
-                writer.write(entry.ordinal, result_line(letter, answer))
+            entries = clients.blobs.get_manifest(part.manifest)
+            for page in by_answers(entries, lambda entry: entry.answer):
+                kept = kept_answers(clients.blobs, [entry.answer for entry in page])
+                for entry in page:
+                    letter = dead_letter(entry, code, message, entry.attempts)
+                    letters.append(letter)
+                    answer = kept.get(entry.answer or "")
+                    writer.write(entry.ordinal, result_line(letter, answer))
                 clients.lease.keep()
             settlements.append(
                 Settlement(
@@ -125,14 +128,3 @@ def result_line(letter: DeadLetter, answer: bytes | None = None) -> bytes:
     if answer is not None:
         line["answer"] = msgspec.Raw(answer)
     return msgspec.json.encode(line)
-
-
-def kept_answer(blobs: Blobs, answer: str | None) -> bytes | None:
-    """Return the last answer to a request, if one failed its check. A lost one stops nothing."""
-    if answer is None:
-        return None
-    name, offset, length = place_of(answer)
-    try:
-        return b"".join(blobs.stream(name, offset, length))
-    except FileNotFoundError:
-        return None

@@ -1,6 +1,6 @@
 """Write what a settled batch leaves: final lines, answers that failed, and what goes again."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from itertools import chain, islice
 from typing import IO
@@ -10,13 +10,14 @@ from service.rules.crashpoints import CrashPoint, reached
 from service.rules.outcomes import RetryPart, Settlement
 from service.rules.retry import backoff, outage_pause
 from service.rules.shared_ids import renamed
-from service.rules.work import BatchClaim, FinalLines
-from service.stages.checking import keep_answers, line_at
+from service.rules.work import BatchClaim, Entry, FinalLines
+from service.stages.checking import line_at
 from service.stages.clients import AccountClients
-from service.stages.dead_letters import blob_prefix, kept_answer, result_line
+from service.stages.dead_letters import blob_prefix, result_line
 from service.stages.judging import Judged
+from service.stages.kept import keep_answers, kept_answers
 from service.stages.poison import Delay
-from service.stages.reconcile import BLOCK, Answers, Group
+from service.stages.reconcile import BLOCK, Answers, Group, Place
 from service.together.said import body_of
 
 
@@ -74,12 +75,13 @@ def _write(
     step = min(256, max(1, BLOCK // (answers.longest + 1)))
     while some := list(islice(final, step)):
         lines = []
+        kept = kept_answers(clients.blobs, _earlier(some, answers))
         for number, entry, name, place in some:
             if place is None:
                 letter = judged.verdicts.dead[entry.ordinal]
                 unfit = answers.unfit.get(number)
                 answer = (
-                    kept_answer(clients.blobs, entry.answer)
+                    kept.get(entry.answer or "")
                     if unfit is None
                     else body_of(line_at(descriptors, unfit))
                 )
@@ -90,6 +92,17 @@ def _write(
             lines.append(line if same else renamed(line, name, entry.custom_id))
         writer.write_all([entry.ordinal for _, entry, _, _ in some], lines)
         clients.lease.keep()
+
+
+def _earlier(
+    some: Iterable[tuple[int, Entry, str, Place | None]], answers: Answers
+) -> list[str | None]:
+    """Return where the answers of dead requests are that were kept in an earlier attempt."""
+    return [
+        entry.answer
+        for number, entry, _, place in some
+        if place is None and number not in answers.unfit
+    ]
 
 
 def _keep_unfit(
@@ -112,7 +125,9 @@ def _keep_unfit(
     ]
     descriptors = [file.fileno() for file in files]
     name = f"{blob_prefix(batch)}-answers"
-    kept = keep_answers(name, descriptors, list(chain.from_iterable(carried)), clients)
+    places = list(chain.from_iterable(carried))
+    bodies = ((place, body_of(line_at(descriptors, place))) for place in places)
+    kept = keep_answers(clients.blobs, name, bodies, clients.lease.keep) if places else {}
     for each, found in zip(judged, unfit, strict=True):
         each.verdicts.name_answers(
             {ordinal: kept[place] for ordinal, place in found.items() if place in kept}
