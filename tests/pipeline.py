@@ -45,6 +45,7 @@ class Pipeline:
         self._started: list[Running] = []
         self._together = {"TOGETHER_BASE_URL": together, "TOGETHER_API_KEY": "test-key"}
         self.url = environment["DATABASE_URL"]
+        self.redis_url = environment["REDIS_URL"]
         self._engine = engine.create(self.url, pool_size=4)
         self.db = engine.database(self._engine)
         self.blobs = Blobs(environment["HAULIER_BLOB_URL"])

@@ -22,6 +22,7 @@ from service.payloads.bundles import BUNDLE_BYTES, BUNDLE_SPECS, take_in_togethe
 from service.payloads.intake import Taken
 from service.rules.crashpoints import CrashPoint, reached
 from service.rules.errors import BadInput, Contended, IdTaken, Problem
+from service.rules.measures import REDIS_ERRORS
 from service.rules.spec import Spec, read_spec
 from service.store import counters, engine
 from service.store.models import Producer
@@ -91,6 +92,7 @@ class Inbox:
                 self._read()
             self._queue.leave()
         except RedisError as error:
+            REDIS_ERRORS.count("inbox")
             log.warning("redis_unavailable", reason=str(error))
             self._stop.wait(PAUSE)
         except Exception as error:  # noqa: BLE001  the loop goes on

@@ -18,7 +18,7 @@ from service.notices.results import UNAVAILABLE, Results, results_of
 from service.notices.webhooks import DEADLINE, Gone, NotDelivered, Sender, tls_context
 from service.payloads.blobs import Blobs
 from service.rules.crashpoints import CrashPoint, reached
-from service.rules.measures import NOTICES
+from service.rules.measures import NOTICES, REDIS_ERRORS
 from service.rules.notices import FIRST_PAUSE, LONGEST_PAUSE
 from service.rules.retry import backoff
 from service.store import engine, notices
@@ -175,6 +175,7 @@ class Notifier:
                 ignore_result=True,
             )
         except OperationalError as error:
+            REDIS_ERRORS.count("notifier")
             raise NotDelivered(f"Redis: {error}") from None
 
     def _note(self, sending: Sending, trouble: NotDelivered | None) -> None:

@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 from config.settings import Settings
 from service.rules.admission import Capacity
 from service.rules.crashpoints import CrashPoint, reached
+from service.rules.measures import REDIS_ERRORS
 from service.rules.packing import Limits
 from service.rules.states import Stage
 from service.store import deadlines, engine, expiry, heartbeats, leftovers
@@ -78,6 +79,7 @@ class Scheduler:
                 try:
                     sent = self.tick()
                 except RedisError as error:
+                    REDIS_ERRORS.count("scheduler")
                     log.warning("redis_unavailable", reason=str(error))
                 except Exception as error:  # noqa: BLE001  the loop goes on
                     log_trouble("tick_failed", error)
@@ -201,6 +203,7 @@ class Scheduler:
                 nudge.apply_async()
             except OperationalError as error:
                 # Redis is away. The rest is sent again after a while.
+                REDIS_ERRORS.count("scheduler")
                 log.warning("redis_unavailable", reason=str(error), unsent=len(due) - sent)
                 break
             sent += len(ids)

@@ -27,7 +27,7 @@ from config.settings import settings
 from service import stages
 from service.rules import measures
 from service.rules.errors import AccountBlocked, HandedBack, HaulierError
-from service.rules.measures import STARTS
+from service.rules.measures import REDIS_ERRORS, STARTS
 from service.rules.states import Stage
 from service.runner.runner import Runner
 from service.store import chores, leftovers
@@ -189,6 +189,7 @@ def _start(stage: Stage | None, batch_id: UUID) -> None:
         link(stage, str(batch_id)).apply_async()
     except OperationalError:
         # Redis is away. The scheduler sends the row again when its stamp expires.
+        REDIS_ERRORS.count("worker_child")
         log.warning("nudge_lost", batch=str(batch_id), stage=str(stage))
 
 

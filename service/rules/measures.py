@@ -194,6 +194,11 @@ NOTICES = Measure(
     "Tries to send a notice, by what came of them",
     {"result": ("delivered", "failed")},
 )
+REDIS_ERRORS = Measure(
+    "haulier_redis_errors",
+    "Failures of Redis that a process met with",
+    {"kind": ("worker_child", "scheduler", "inbox", "notifier")},
+)
 STARTS = Measure(
     "haulier_process_starts",
     "Processes that began; a worker's children count apart",
@@ -212,5 +217,6 @@ MEASURES = (
     BATCH_SECONDS,
     ODDITIES,
     NOTICES,
+    REDIS_ERRORS,
     STARTS,
 )
