@@ -5,6 +5,8 @@ from uuid import UUID
 
 import typer
 
+from service.cli.when import WHEN, instant
+
 CLIENT = "Commands that ask the API (HAULIER_URL, HAULIER_TOKEN)"
 """The panel of --help."""
 
@@ -17,7 +19,30 @@ def _job_ids(incomplete: str) -> list[tuple[str, str]]:
     return job_ids(incomplete)
 
 
+def _job_id(context: typer.Context, words: str) -> UUID | None:
+    if context.resilient_parsing:
+        return None  # somebody pressed Tab: nothing is looked up, and nothing complains
+    from service.cli.naming import job_id
+
+    return job_id(words)
+
+
 JobId = Annotated[
     UUID,
-    typer.Argument(metavar="JOB", help="A job's id.", show_default=False, autocompletion=_job_ids),
+    typer.Argument(
+        metavar="JOB",
+        help="A job's id, the first 4 digits of it or more, or - for the last job.",
+        show_default=False,
+        autocompletion=_job_ids,
+        parser=str,
+        callback=_job_id,
+    ),
+]
+
+Since = Annotated[
+    str | None,
+    typer.Option("--since", metavar="WHEN", parser=instant, help=f"From then on: {WHEN}."),
+]
+Until = Annotated[
+    str | None, typer.Option("--until", metavar="WHEN", parser=instant, help="Before then.")
 ]

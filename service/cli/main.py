@@ -1,11 +1,14 @@
 """`haulier`: its commands, gathered from their folders."""
 
 import sys
+from typing import Annotated
 
 import typer
 
+from config import VERSION
 from config.settings import SettingsError
 from service.cli.arguments import CLIENT
+from service.cli.examples import with_examples
 from service.cli.operate import accounts, audit, deliveries, doctor
 from service.cli.operate import jobs as manage
 from service.cli.operate import lanes as lane_commands
@@ -16,8 +19,8 @@ from service.cli.submit import estimate, submit
 
 app = typer.Typer(
     name="haulier",
-    help="A durable job queue for batch inference on Together AI.",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 # Their commands become commands of `haulier` itself, in this order.
@@ -34,10 +37,28 @@ for verb_app in lane_commands.VERBS:
 app.add_typer(token_app, name="token", rich_help_panel=CLIENT)
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        sys.stdout.write(f"haulier {VERSION}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def haulier(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_tell_version, is_eager=True, help="Print the version, and end."
+        ),
+    ] = False,
+) -> None:
+    """A durable job queue for batch inference on Together AI."""
+
+
 def main() -> None:
     """The console script. A bad setting ends it with the variable's name, not a traceback."""
     try:
-        app()
+        with_examples(app)()
     except SettingsError as error:
         sys.stderr.write(f"haulier: {error}\n")
         raise SystemExit(2) from None

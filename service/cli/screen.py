@@ -87,13 +87,9 @@ class Screen:
                 self._print(table)
             shown = fitted.places
         if hidden := [c.title for place, c in enumerate(columns) if place not in shown]:
-            self._print(
-                Text(
-                    f"Left out on {self.width} columns: {', '.join(hidden)}."
-                    " A wider terminal or --json shows all.",
-                    style="dim",
-                )
-            )
+            words = Text(f"Left out: {', '.join(hidden)} (--json shows all)", style="dim")
+            for line in words.wrap(self._sheet, self.width, overflow="ignore"):
+                self._print(line)
 
     def fields(self, pairs: Iterable[tuple[str, object]]) -> None:
         """Names and values, one pair a line; those without a value are left out.

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from service.rules.names import trouble_with
 from service.rules.states import JobState
 
+_BEGINNING = re.compile("[0-9a-f]{4,32}")
 METADATA_BYTES = 4096
 MOST_MARKS = 20
 MOST_BRACKETS = 100
@@ -74,6 +75,14 @@ def _holds_a_value(mark: Any) -> bool:
             return True
 
 
+def _beginning(value: Any) -> str:
+    """Return the first hexadecimal digits of an id, without hyphens."""
+    digits = str(value).replace("-", "").lower()
+    if not _BEGINNING.fullmatch(digits):
+        raise ValueError("send the first 4 to 32 hexadecimal digits of a job's id")
+    return digits
+
+
 Instant = Annotated[datetime, BeforeValidator(_instant)]
 Mark = Annotated[dict[str, Any], BeforeValidator(_mark, json_schema_input_type=str)]
 
@@ -92,6 +101,10 @@ class JobsQuery(PageQuery):
     calls: bool = Field(
         default=False,
         description="List the jobs that came as calls, which are left out otherwise.",
+    )
+    id: Annotated[str, BeforeValidator(_beginning, json_schema_input_type=str)] | None = Field(
+        default=None,
+        description="Jobs whose id begins so, with 4 digits or more; calls are among them.",
     )
     producer: Annotated[str, AfterValidator(without_nul)] | None = Field(
         default=None, description="The name of the producer. A producer sees its own jobs only."

@@ -92,6 +92,7 @@ def list_jobs(
         created_before=asked.created_before,
         before=(after.created_at, after.id) if after else None,
         calls=asked.calls,
+        id_begins=asked.id,
         limit=asked.limit + 1,
     )
     said = shown(services.db, found)

@@ -10,6 +10,7 @@ from service.cli.documents import Process, Status
 from service.cli.listing import listed
 from service.cli.screen import Screen, length, output
 from service.cli.session import connected
+from service.cli.show.paused import tell_paused
 from service.cli.tables import Column
 
 app = typer.Typer()
@@ -38,14 +39,15 @@ def status(json: AsJson = False) -> None:
     """Show Haulier's processes and the batches under way."""
     with connected() as api:
         document = api.status()
-    screen = output()
-    if json:
-        screen.line(document.line)
-        return
-    _processes(screen, document.value)
-    batches = ", ".join(f"{n:,} {state}" for state, n in document.value.open_batches.items() if n)
-    screen.line("")
-    screen.line(f"open batches: {batches or 'none'}")
+        screen, found = output(), document.value
+        if json:
+            screen.line(document.line)
+            return
+        _processes(screen, found)
+        batches = ", ".join(f"{n:,} {state}" for state, n in found.open_batches.items() if n)
+        screen.line("")
+        screen.line(f"open batches: {batches or 'none'}")
+        tell_paused(api)
 
 
 def _processes(screen: Screen, status: Status) -> None:

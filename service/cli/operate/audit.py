@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from service.cli.arguments import CLIENT, AsJson
+from service.cli.arguments import CLIENT, AsJson, Since, Until
 from service.cli.documents import AuditLine
 from service.cli.listing import listed
 from service.cli.session import connected
@@ -27,10 +27,8 @@ def audit(
             "--object", help="Only deeds on this, or on what belongs to it: producers/billing."
         ),
     ] = None,
-    since: Annotated[
-        str | None, typer.Option(help="Only deeds at this instant (2026-11-22T12:00:00Z) or later.")
-    ] = None,
-    until: Annotated[str | None, typer.Option(help="Only deeds before this instant.")] = None,
+    since: Since = None,
+    until: Until = None,
     limit: Annotated[int, typer.Option(min=1, help="The most lines to list.")] = 20,
     json: AsJson = False,
 ) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli.arguments import CLIENT, AsJson, JobId
+from service.cli.arguments import CLIENT, AsJson, JobId, Since, Until
 from service.cli.documents import Causes
 from service.cli.listing import listed
 from service.cli.screen import Screen, age, local, output
@@ -53,14 +53,12 @@ def failures(
 @app.command(rich_help_panel=CLIENT)
 def errors(
     *,
-    since: Annotated[
-        str | None, typer.Option(help="What failed then or later; a day ago if left out.")
-    ] = None,
-    until: Annotated[str | None, typer.Option(help="What failed before then.")] = None,
+    since: Since = None,
+    until: Until = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="The most causes to list.")] = 20,
     json: AsJson = False,
 ) -> None:
-    """List what failed for good lately in all jobs, grouped by cause."""
+    """List what failed for good in all jobs in the last day, or --since, grouped by cause."""
     with connected() as api:
         document = api.errors(since=since, until=until, limit=limit)
     screen = output()

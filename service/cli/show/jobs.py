@@ -5,38 +5,48 @@ from typing import Annotated
 import msgspec
 import typer
 
-from service.cli.arguments import CLIENT, AsJson, JobId
+from service.cli.arguments import CLIENT, AsJson, JobId, Since, Until
 from service.cli.documents import Batch, Job
 from service.cli.listing import listed
 from service.cli.screen import Screen, age, escaped, length, output
 from service.cli.session import connected
 from service.cli.show.batches import Batches
+from service.cli.show.paused import tell_paused
 from service.cli.tables import Column
 from service.rules.states import JobState
 
 app = typer.Typer()
 
+_STATES = ", ".join(JobState)
+
+
+def _mark(words: str) -> str:
+    """Return a mark as the API takes it: `key=value` becomes `key:value`."""
+    key, equals, value = words.partition("=")
+    if words.startswith("{") or not equals or ":" in key:
+        return words
+    return f"{key}:{value}"
+
 
 @app.command(rich_help_panel=CLIENT)
 def jobs(
     *,
-    state: Annotated[JobState | None, typer.Option(help="Only jobs in this state.")] = None,
+    state: Annotated[
+        JobState | None, typer.Option(metavar="STATE", help=f"Only jobs in this state: {_STATES}.")
+    ] = None,
     metadata: Annotated[
         list[str] | None,
         typer.Option(
-            help="Only jobs with this metadata: KEY:VALUE, or a JSON object. May be repeated."
+            metavar="KEY=VALUE",
+            parser=_mark,
+            help="Only jobs with this metadata; a JSON object as well. May be repeated.",
         ),
     ] = None,
     producer: Annotated[
         str | None, typer.Option(help="Only jobs of this producer (admin).")
     ] = None,
-    since: Annotated[
-        str | None,
-        typer.Option(help="Only jobs submitted at this instant (2026-11-22T12:00:00Z) or later."),
-    ] = None,
-    until: Annotated[
-        str | None, typer.Option(help="Only jobs submitted before this instant.")
-    ] = None,
+    since: Since = None,
+    until: Until = None,
     calls: Annotated[
         bool, typer.Option("--calls", help="Only jobs that came as calls, and are not listed else.")
     ] = False,
@@ -66,6 +76,8 @@ def jobs(
             ),
             as_json=json,
         )
+        if not json:
+            tell_paused(api)
 
 
 @app.command(rich_help_panel=CLIENT)
@@ -142,7 +154,7 @@ def _fields(job: Job, batches: list[Batch]) -> list[tuple[str, object]]:
         ("parked", job.parked_at),
         ("held", job.held_at),
         ("error", job.error),
-        *(("", str(problem)) for problem in job.problems or ()),
+        *(("", str(problem)) for problem in job.problems or () if str(problem) != job.error),
         ("last trouble", job.last_error),
         ("requests", f"{job.total:,}: {counts}"),
         ("tokens", f"{usage.total_tokens:,}: {tokens}"),

@@ -27,6 +27,8 @@ BATCHES_EVERY = 2.0
 """Seconds between two looks at the batches, of which there may be many."""
 
 Show = Callable[[Document[Job] | HaulierError], None]
+Told = Callable[[Document[Job]], tuple[str, str]]
+"""Gives what must change for a line to be written, and the line."""
 
 
 @app.command(rich_help_panel=CLIENT)
@@ -66,9 +68,9 @@ def shown(api: Api, job_id: UUID, screen: Screen, *, as_json: bool) -> Job:
 @contextmanager
 def _display(api: Api, job_id: UUID, screen: Screen, *, as_json: bool) -> Iterator[Show]:
     if as_json:
-        yield _Changes(screen, api.place, lambda document: document.line)
+        yield _Changes(screen, api.place, lambda document: (document.line, document.line))
     elif not screen.is_terminal:
-        yield _Changes(screen, api.place, lambda document: _counts(document.value, with_state=True))
+        yield _Changes(screen, api.place, lambda document: _line(document.value))
     else:
         with _Bar(screen, api, job_id) as bar:
             yield bar.show
@@ -77,7 +79,7 @@ def _display(api: Api, job_id: UUID, screen: Screen, *, as_json: bool) -> Iterat
 class _Changes:
     """Tells of a job whenever what there is to tell has changed."""
 
-    def __init__(self, screen: Screen, place: Place, told: Callable[[Document[Job]], str]) -> None:
+    def __init__(self, screen: Screen, place: Place, told: Told) -> None:
         self._screen = screen
         self._place = place
         self._told = told
@@ -91,9 +93,10 @@ class _Changes:
             self._away = True
             return
         self._away = False
-        if (told := self._told(seen)) != self._last:
-            self._last = told
-            self._screen.line(told)
+        changes, line = self._told(seen)
+        if changes != self._last:
+            self._last = changes
+            self._screen.line(line)
 
 
 class _Bar(Progress):
@@ -141,17 +144,25 @@ class _Bar(Progress):
         )
 
 
-def _counts(job: Job, *, with_state: bool = False) -> str:
-    counts = f"{job.succeeded:,} of {job.total:,} succeeded, {job.failed:,} failed"
-    return f"{job.state}: {counts}, {job.pending:,} pending" if with_state else counts
+def _counts(job: Job) -> str:
+    return f"{job.succeeded:,} of {job.total:,} succeeded, {job.failed:,} failed"
+
+
+def _line(job: Job) -> tuple[str, str]:
+    """A line for logs. Why the job waits is in it, but only another kind of wait is news."""
+    counts = f"{job.state}: {_counts(job)}, {job.pending:,} pending"
+    if job.waiting is None:
+        return counts, counts
+    return f"{counts} {job.waiting.code}", f"{counts} (waits: {clean(job.waiting.detail)})"
 
 
 def _conclude(screen: Screen, job: Job, *, fetched: bool) -> None:
     """What became of the job, and where to go from here."""
     took = f" in {length(job.finished_at - job.created_at)}" if job.finished_at else ""
-    screen.line(f"{job.state}{took}: {job.succeeded:,} succeeded, {job.failed:,} failed")
-    if job.error:
-        screen.line(clean(job.error))
+    why = job.error and clean(job.error)
+    screen.line(
+        f"{job.state}{took}: {why or f'{job.succeeded:,} succeeded, {job.failed:,} failed'}"
+    )
     if screen.is_terminal:
         if job.total and not fetched:
             screen.line(f"  haulier results {job.id} --output results.jsonl")

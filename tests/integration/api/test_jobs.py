@@ -11,8 +11,10 @@ from config.settings import Account, Settings
 from service.rules.outcomes import Park, Pause
 from service.rules.states import BatchState, Stage
 from service.store.heartbeats import beat
+from service.store.producers import add_producer
 from tests.api import TOKEN, Api, chat, messages, problem, serving
 from tests.factories import settlement
+from tests.integration.api.test_walls import as_bearer
 
 
 def pages(api: Api, path: str, **query: Any) -> Iterator[list[Any]]:
@@ -346,3 +348,16 @@ def test_giving_up_says_what_becomes_of_the_requests(
 ) -> None:
     answer = refusing_api.http.post(f"/v1/jobs/{uuid4()}/abandon", json=asked)
     assert answer.status_code in {404, 422}
+
+
+def test_a_job_is_found_by_the_first_digits_of_its_id_by_whom_it_belongs_to(api: Api) -> None:
+    job_id = api.http.post("/v1/jobs", json=chat("a")).json()["id"]
+    api.http.post("/v1/jobs", json=chat("a"))
+    for digits in (job_id, job_id[:8], job_id[:11], job_id[:7].upper()):
+        found = api.http.get("/v1/jobs", params={"id": digits}).json()["data"]
+        assert [job["id"] for job in found] == [job_id]
+    assert api.http.get("/v1/jobs", params={"id": job_id, "state": "failed"}).json()["data"] == []
+    with as_bearer(api, add_producer(api.db, "stranger").text) as stranger:
+        assert stranger.get("/v1/jobs", params={"id": job_id}).json()["data"] == []
+    for wrong in ("", "93d", "xyzw", "0" * 33, "٣" * 4):
+        problem(api.http.get("/v1/jobs", params={"id": wrong}), 422)

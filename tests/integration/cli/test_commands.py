@@ -67,11 +67,12 @@ def test_jobs_are_found_and_a_request_is_shown(cli: Cli) -> None:
     marked = cli.submit("a/b", "..", options=["--metadata", '{"team": "search"}'])
     cli.submit("c")
 
-    found = cli("jobs", "--metadata", "team:search", "--since", "2026-01-01T00:00:00Z", "--json")
-    assert [job["id"] for job in found.documents] == [marked]
+    for mark in ("team:search", "team=search", '{"team": "search"}'):
+        found = cli("jobs", "--metadata", mark, "--since", "1h", "--json")
+        assert [job["id"] for job in found.documents] == [marked]
     assert cli("jobs", "--until", "2026-01-01T00:00:00Z", "--json").documents == []
-    bad = cli("jobs", "--since", "yesterday")
-    assert (bad.status, "2026-11-22T12:00:00Z" in bad.err) == (2, True)
+    bad = cli("jobs", "--since", "soon")
+    assert (bad.status, "2026-11-28T12:00:00Z" in bad.err) == (2, True)
     for custom_id in ("a/b", ".."):
         shown = cli("request", marked, custom_id)
         assert (shown.status, "pending" in shown.out) == (0, True)
@@ -80,6 +81,26 @@ def test_jobs_are_found_and_a_request_is_shown(cli: Cli) -> None:
     job = cli("show", timed, "--json").documents[0]
     assert (job["on_deadline"], str(job["deadline"])[:2]) == ("priority", "20")
     assert "deadline" in cli("show", timed).out
+
+
+def test_a_job_is_named_by_the_beginning_of_its_id_or_as_the_last(
+    cli: Cli, pipeline: Pipeline
+) -> None:
+    first, last = cli.submit("a"), cli.submit("b")
+    twin = f"{first[:-1]}{'1' if first.endswith('0') else '0'}"
+    for words, meant in ((first[:9], first), (last[:8].upper(), last), ("-", last)):
+        (shown,) = cli("show", words, "--json").documents
+        assert shown["id"] == meant
+    with pipeline.db.begin() as session:
+        session.execute(
+            text(
+                "INSERT INTO haulier.jobs SELECT (jsonb_populate_record(j, jsonb_build_object('id',"
+                " CAST(:twin AS text)))).* FROM haulier.jobs j WHERE id = :first"
+            ),
+            {"twin": twin, "first": first},
+        )
+    several = cli("cancel", first[:8])
+    assert (several.status, first in several.err, twin in several.err) == (2, True, True)
 
 
 def test_lists_are_tables_or_a_document_a_line(cli: Cli) -> None:
@@ -139,6 +160,8 @@ def test_every_bad_line_is_named(cli: Cli, work: Path) -> None:
         (["submit", "-", "--on-deadline", "priority"], "says nothing without `deadline`"),
         (["submit", "-", "--idempotency-key", "ключ"], "ASCII"),
         (["show", "7"], "UUID"),
+        (["show", "-"], "there is no job yet"),
+        (["show", "93d1"], "there is no job whose id begins with 93d1"),
         (["jobs", "--state", "gone"], "gone"),
     ],
 )

@@ -398,6 +398,15 @@ def test_finding_jobs_by_their_marks_stays_on_an_index(
 
 
 @pytest.mark.parametrize("producer", [None, "producer-3"])
+def test_finding_a_job_by_the_first_digits_of_its_id_stays_on_an_index(
+    harness: Harness, plans: Plans, producer: str | None
+) -> None:
+    for number in range(TIMES):
+        find = partial(jobs.jobs, harness.db, producer=producer, id_begins=f"{number:04x}", limit=5)
+        _assert_on_an_index(plans.of(find), most_removed=20 * OPEN)
+
+
+@pytest.mark.parametrize("producer", [None, "producer-3"])
 def test_listing_the_jobs_of_a_while_stays_on_an_index(
     harness: Harness, plans: Plans, producer: str | None
 ) -> None:
