@@ -1,10 +1,10 @@
 """The application: its routers, its services, and how it answers errors."""
 
 from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from anyio import CapacityLimiter, to_thread
+from anyio import CapacityLimiter, create_task_group, to_thread
 from fastapi import APIRouter, FastAPI, Security
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -69,6 +69,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         db = engine.database(connections)
         taking_turns = Turns()
+        authenticator = Authenticator(settings, db)
         desk = Desk(db, blobs, most=settings.max_calls, share=settings.max_calls_per_producer)
         intake, lookups = CapacityLimiter(INTAKES), CapacityLimiter(LOOKUPS)
         memory = Memory()
@@ -79,7 +80,7 @@ def create_app(settings: Settings) -> FastAPI:
             settings=settings,
             db=db,
             blobs=blobs,
-            authenticator=Authenticator(settings, db),
+            authenticator=authenticator,
             failures=Failures(settings.failed_logins_per_minute),
             memory=memory,
             turns=taking_turns,
@@ -99,12 +100,19 @@ def create_app(settings: Settings) -> FastAPI:
             downloads=Streams(DOWNLOADS, DOWNLOADS_SHARE),
             desk=desk,
         )
-        yield
+        async with create_task_group() as beginning:
+            beginning.start_soon(to_thread.run_sync, _remember, authenticator)
+            yield
         await desk.close()
         await to_thread.run_sync(storing.stop)
         connections.dispose()
 
     return application(lifespan, trusted_proxies=settings.trusted_proxies)
+
+
+def _remember(authenticator: Authenticator) -> None:
+    with suppress(*engine.DATABASE_ERRORS):  # then each caller is a stranger the first time
+        authenticator.remember()
 
 
 class _Application(FastAPI):

@@ -17,7 +17,7 @@ from service.rules.permissions import Permissions
 from service.store.engine import Database
 from service.store.models import Credential, Producer
 from service.store.permissions import permissions_of
-from service.store.producers import holder, note_use
+from service.store.producers import holder, note_use, used_last
 
 _NOBODY = digest("")
 _REMEMBERED = 10_000
@@ -58,7 +58,8 @@ class Authenticator:
         assert settings.admin_token is not None
         self._settings = settings
         self._db = db
-        self._proved: dict[str, str] = {}
+        self._proved: dict[bytes, str] = {}
+        """Producers by the digests of their tokens: nobody else can take a producer's turns."""
         self._admin_digest = digest(settings.admin_token.get_secret_value())
         self._admin = Caller(
             producer="default",
@@ -69,11 +70,21 @@ class Authenticator:
         )
 
     def expected(self, token: str) -> str:
-        """Whose token this seems to be, by its id: the producer that it proved last, else "".
+        """The producer whose this token was when it was seen last, or "" if it never was.
 
-        Good enough to let producers take turns, and for nothing else.
+        It may have ended since: good enough to let producers take turns, and for nothing else.
         """
-        return self._proved.get(id_of(token) or "", "")
+        found = digest(token)
+        if same(found, self._admin_digest):
+            return self._admin.producer
+        return self._proved.get(found, "")
+
+    def remember(self) -> None:
+        """Learn whose the tokens are that were used last. After a start, thousands may come back.
+
+        Raises one of DATABASE_ERRORS.
+        """
+        self._proved = used_last(self._db, _REMEMBERED // 2) | self._proved
 
     async def caller(self, token: str) -> Caller | None:
         """Who the token stands for. Compares in constant time."""
@@ -84,10 +95,10 @@ class Authenticator:
         if token_id is None:
             return None
         caller = await anyio.to_thread.run_sync(self._holder, token_id, found)
-        if caller is not None and caller.producer != self._proved.get(token_id):
+        if caller is not None and caller.producer != self._proved.get(found):
             if len(self._proved) >= _REMEMBERED:
                 self._proved.clear()
-            self._proved[token_id] = caller.producer
+            self._proved[found] = caller.producer
         return caller
 
     def _holder(self, token_id: str, found: bytes) -> Caller | None:

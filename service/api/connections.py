@@ -1,4 +1,4 @@
-"""How many connections may be open: over all, from one address, and for calls that wait."""
+"""How many connections may be open: over all, from one address, for calls that wait, and unread."""
 
 from collections import deque
 from collections.abc import Collection
@@ -66,6 +66,33 @@ class Room:
 
 
 @dataclass
+class Heads:
+    """The connections whose next request is not there yet, with the bytes that they sent of it.
+
+    Few of them and few bytes are enough: who sends a head does so in a moment. Where there are too
+    many, those that began first end.
+    """
+
+    most: int = 2_000
+    most_bytes: int = 10_000_000
+    _bytes: dict[Connection, int] = field(default_factory=dict, repr=False)
+    _total: int = 0
+
+    def grow(self, one: Connection, count: int) -> None:
+        """Note that a connection waits, and sent so many bytes more."""
+        self._bytes[one] = self._bytes.get(one, 0) + count
+        self._total += count
+        while len(self._bytes) > self.most or self._total > self.most_bytes:
+            first = next(iter(self._bytes))
+            self.leave(first)
+            first.drop()
+
+    def leave(self, one: Connection) -> None:
+        """Note that the head is whole, or the connection over."""
+        self._total -= self._bytes.pop(one, 0)
+
+
+@dataclass
 class Rooms:
     """The connections that are open. Those of calls, which wait for hours, have a room apart.
 
@@ -78,6 +105,7 @@ class Rooms:
     most_calls: int
     ordinary: set[Connection] = field(default_factory=set)
     for_calls: set[Connection] = field(default_factory=set)
+    heads: Heads = field(default_factory=Heads)
     _noted: "Noted" = field(default_factory=deque, repr=False)
 
     def enter(self, new: Connection) -> bool:
@@ -106,6 +134,7 @@ class Rooms:
     def leave(self, one: Connection) -> None:
         self.ordinary.discard(one)
         self.for_calls.discard(one)
+        self.heads.leave(one)
 
 
 Noted = deque[tuple[Connection, float]]

@@ -12,10 +12,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.answering import Answer
 from service.api.auth import Caller, unauthorized
-from service.api.problems import INTERNAL, TOO_MANY_FAILURES, HttpProblem, unforeseen
+from service.api.problems import (
+    INTERNAL,
+    RETRY_AFTER,
+    TOO_MANY_CONNECTIONS,
+    TOO_MANY_FAILURES,
+    HttpProblem,
+    unforeseen,
+)
 from service.api.services import Services
 from service.api.turns import Turn, within
 
+STRANGERS = 500
+"""Calls with tokens that this process has not seen yet, which wait to be looked up. Each weighs
+some 20 kB."""
 LATER = 1.0
 """Seconds after which a caller is looked at again once its body is whole."""
 
@@ -44,6 +54,9 @@ class Gate:
         services = scope["app"].state.services
         assert isinstance(services, Services)
         turn = services.turns.turn(services.authenticator.expected(_token(scope)))
+        if not turn.producer and services.turns.waiting("") >= STRANGERS:
+            await self._told(_too_many_strangers())(scope, receive, send)
+            return
         with within(turn):
             await self._in_turn(turn, services, scope, receive, send)
 
@@ -67,7 +80,8 @@ class Gate:
 
             async def counted() -> Message:
                 turn.leave()
-                message = await receive()
+                with holding.waiting():
+                    message = await receive()
                 await turn.take()
                 holding.body_arrived(len(message.get("body", b"")))
                 is_whole = message["type"] == "http.request" and not message.get("more_body")
@@ -110,6 +124,14 @@ async def _caller(scope: Scope, services: Services) -> Caller:
             headers={"Retry-After": str(wait)},
         )
     raise unauthorized()
+
+
+def _too_many_strangers() -> HttpProblem:
+    return HttpProblem(
+        TOO_MANY_CONNECTIONS,
+        "too many calls come with tokens that were never used here; try again",
+        headers=RETRY_AFTER,
+    )
 
 
 async def _check_again(caller: Caller, services: Services) -> None:

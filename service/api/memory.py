@@ -14,6 +14,8 @@ SHARE = 33_000_000
 """The most that one producer may have."""
 STREAM = 1 << 19
 """The most that a body takes that is written on as it arrives: a block, and what is behind it."""
+WAITING = 32_000
+"""What a call weighs that waits for its body."""
 
 HELD_SECONDS = 600.0
 """For a body of more than `STREAM` bytes that is held whole: others want its room."""
@@ -83,6 +85,15 @@ class Holding:
         """What has arrived is no longer held."""
         self._memory.give_back(self._producer, self.count)
         self.count = 0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Account for a call that waits for more of its body. Raises HttpProblem."""
+        self._memory.take(self._producer, WAITING)
+        try:
+            yield
+        finally:
+            self._memory.give_back(self._producer, WAITING)
 
     def body_arrived(self, count: int) -> None:
         """More of the body is here. Raises HttpProblem, also where it takes too long."""

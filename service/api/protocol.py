@@ -41,6 +41,12 @@ LINGER_SECONDS = 3.0
 """For a client that still sends to read its answer. Closed at once, the connection would be reset,
 and the answer be lost with it."""
 LOOK_SECONDS = 0.5
+HEAD_READ = 1 << 12
+"""Bytes that are read at a time before anybody wants the body: the caller may be a stranger, and
+one of thousands."""
+BODY_READ = 1 << 16
+AHEAD = 1 << 14
+"""Bytes of further requests that a client may send before it has the answer to the present one."""
 
 _CALL = re.compile(
     rb"POST (/together(/v1){0,2}|/openai/v1)/"
@@ -112,11 +118,14 @@ class Protocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(_Transport(transport, self))
+        self.transport.read_at_most(HEAD_READ)
         if self.client is not None:
             self.client = (plain(self.client[0]), self.client[1])
             self.site = site(self.client[0])
         self._timer = self.loop.call_later(LOOK_SECONDS, self._look)
-        if not self._rooms.enter(self):
+        if self._rooms.enter(self):
+            self._rooms.heads.grow(self, 0)
+        else:
             self._refuse_for_want_of_room()
 
     def data_received(self, data: bytes) -> None:
@@ -132,13 +141,25 @@ class Protocol(H11Protocol):
         self._patience = min(BODY_PATIENCE, self._patience + earned)
         before = self.cycle
         super().data_received(data)
-        if self.cycle is not before:
+        if self.cycle is before:
+            self._look_at_rest(len(data))
+        else:
+            self._rooms.heads.leave(self)
             self.since, self._head_began = self.loop.time(), False
             self._patience = BODY_PATIENCE
             self.scope["state"]["waits"] = self._wait
             if self.cycle.more_body:
                 # Nothing of it is read before somebody wants it: the caller may be a stranger.
                 self.flow.pause_reading()
+
+    def _look_at_rest(self, count: int) -> None:
+        """Bound what is kept of requests that are not there yet."""
+        if self.transport.is_closing():
+            return
+        if self._awaits_head:
+            self._rooms.heads.grow(self, count)
+        elif not self.cycle.more_body and len(self.conn.trailing_data[0]) > AHEAD:
+            self._end("sends_on")
 
     def eof_received(self) -> None:
         """The client sends no more: a body that is not whole by now never will be."""
@@ -171,7 +192,11 @@ class Protocol(H11Protocol):
     def on_response_complete(self) -> None:
         self.since = self.loop.time()
         self._gone = None
+        answered = self.cycle
         super().on_response_complete()
+        self.transport.read_at_most(HEAD_READ)
+        if self.cycle is answered and self in self._rooms.for_calls:
+            self._rooms.heads.grow(self, 0)  # it may call again, but not keep the place for that
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(HttpProblem(BROKEN_BODY, msg))
@@ -309,7 +334,13 @@ class _Transport(asyncio.Transport):
             self._inner.pause_reading()
 
     def resume_reading(self) -> None:
+        self.read_at_most(BODY_READ)
         self._inner.resume_reading()
+
+    def read_at_most(self, count: int) -> None:
+        """Read so many bytes at a time. asyncio reads 256 kB, if they are there."""
+        if hasattr(self._inner, "max_size"):
+            self._inner.max_size = count
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return self._inner.get_extra_info(name, default)

@@ -117,6 +117,10 @@ class Turns:
     def turn(self, producer: str) -> Turn:
         return Turn(self, producer)
 
+    def waiting(self, producer: str) -> int:
+        """How many calls of a producer wait for a turn."""
+        return len(self._waiting.get(producer, ()))
+
     async def admitted(self, producer: str) -> None:
         """Count one call as worked on, as soon as it may be."""
         loop = asyncio.get_running_loop()

@@ -60,6 +60,18 @@ _HOLDER = (
 )
 
 
+def used_last(db: Database, limit: int) -> dict[bytes, str]:
+    """Whose the tokens are that were used last, by their digests."""
+    query = (
+        select(Credential.digest, Credential.producer)
+        .where(Credential.revoked_at.is_(None))
+        .order_by(Credential.last_used_at.desc().nulls_last())
+        .limit(limit)
+    )
+    with db.begin() as session:
+        return {bytes(digest): producer for digest, producer in session.execute(query)}
+
+
 def note_use(db: Database, token_id: str) -> None:
     """Remember that a token is in use."""
     with db.begin() as session:

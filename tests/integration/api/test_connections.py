@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from service.api.connections import Room
+from service.api.connections import Heads, Room
 
 SHARE = 250
 
@@ -65,3 +65,25 @@ def test_opening_connections_again_and_again_looks_at_few_of_the_others() -> Non
         assert len(there) == SHARE
 
     assert sum(one.looks for one in everyone) < 10 * SHARE
+
+
+def test_heads_that_do_not_end_are_few_and_small_and_the_oldest_ends_first() -> None:
+    heads = Heads(most=3, most_bytes=100)
+    there = [Client(float(number)) for number in range(6)]
+
+    def ended() -> list[float]:
+        return [one.since for one in there if one.is_dropped]
+
+    for one in there[:3]:
+        heads.grow(one, 10)
+    heads.leave(there[0])
+    heads.grow(there[3], 0)
+    assert not ended()
+    heads.grow(there[4], 0)
+    assert ended() == [1.0]
+    heads.grow(there[2], 80)
+    assert not there[2].is_dropped
+    heads.grow(there[3], 11)
+    assert ended() == [1.0, 2.0]
+    heads.grow(there[5], 90)
+    assert ended() == [1.0, 2.0, 3.0]

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import text
 
 from config.settings import Settings
-from service.api import app, memory, protocol
+from service.api import app, gate, memory, protocol
 from service.store.producers import add_producer
 from tests.api import TOKEN, Api, chat, client, jsonl, post_lines, serving, started_url
 from tests.eventually import eventually
@@ -265,6 +265,28 @@ def test_connections_that_are_busy_are_limited(
         eventually(lambda: other.get("/v1/jobs").status_code == 200)
 
 
+def test_strangers_that_wait_to_be_looked_up_are_few_and_keep_no_known_token_out(
+    crowded: Callable[..., Api], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = crowded()
+    token = add_producer(first.db, "known").text
+    bearer = {"Authorization": f"Bearer {token}"}
+    assert first.http.get("/v1/jobs", headers=bearer).status_code == 200
+    monkeypatch.setattr(gate, "STRANGERS", 0)
+
+    after_a_start = crowded()
+
+    # Its uses before the start are known as soon as they are read.
+    assert eventually(lambda: after_a_start.http.get("/v1/jobs", headers=bearer).is_success)
+    assert after_a_start.http.get("/v1/jobs").is_success
+    for stranger in (token[:-1] + ("A" if token[-1] != "A" else "B"), "x"):
+        refusal = after_a_start.http.get(
+            "/v1/jobs", headers={"Authorization": f"Bearer {stranger}"}
+        )
+        assert refusal.status_code == 503
+        assert refusal.headers["retry-after"]
+
+
 # --- memory ------------------------------------------------------------------------------------
 
 
@@ -332,6 +354,59 @@ def test_a_stream_takes_no_more_than_a_block(small_memory: None, api: Api) -> No
     assert len(lines) > 300_000
 
     assert post_lines(api, lines).status_code == 201
+
+
+def test_calls_that_wait_for_their_bodies_are_few_for_each_producer(
+    small_memory: None, api: Api
+) -> None:
+    tokens = [add_producer(api.db, name).text for name in ("one", "two")]
+    started = head("POST /v1/jobs HTTP/1.1", "Content-Type: application/json", "Content-Length: 9")
+    with ExitStack() as stack:
+
+        def start(token: str) -> socket.socket:
+            connection = stack.enter_context(connected(api.url))
+            connection.sendall(started.replace(TOKEN.encode(), token.encode()))
+            return connection
+
+        most = 200_000 // memory.WAITING
+        answer = refused([start(tokens[0]) for _ in range(most + 1)])
+        assert answer.split()[1] == b"429"
+        assert b"urn:haulier:problem:over-limit" in answer
+        other = start(tokens[1])
+        other.sendall(b"{}       ")
+        assert other.recv(1000).startswith(b"HTTP/1.1 422 ")
+
+
+def test_who_sends_far_ahead_is_cut_off(api: Api, capfd: pytest.CaptureFixture[str]) -> None:
+    content = json.dumps(chat("a")).encode()
+    fields = ["Content-Type: application/json", f"Content-Length: {len(content)}"]
+    with connected(api.url) as connection:
+        connection.sendall(head("POST /v1/jobs HTTP/1.1", *fields, "Expect: 100-continue"))
+        assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")
+        with suppress(ConnectionError):
+            connection.sendall(content + b"x" * (2 * protocol.AHEAD))
+        received(connection)
+
+    assert "sends_on" in capfd.readouterr().out
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+def test_what_many_strangers_send_with_their_heads_does_not_fill_the_memory(
+    api_process: Running,
+) -> None:
+    url = started_url(api_process)
+    lines = ("POST /openai/v1/chat/completions HTTP/1.1", "Content-Length: 250000")
+    sent = head(*lines).replace(TOKEN.encode(), b"nobody") + b" " * 240_000
+    with ExitStack() as stack:
+        for _ in range(800):
+            connection = stack.enter_context(connected(url))
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 500_000)
+            connection.setblocking(False)
+            with suppress(OSError):
+                connection.send(sent)
+        with client(url) as other:
+            assert eventually(lambda: other.get("/v1/jobs").is_success, 60)
+        assert peak_memory(api_process.pid) < 200_000_000
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
