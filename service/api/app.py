@@ -1,9 +1,10 @@
 """The application: its routers, its services, and how it answers errors."""
 
 from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 
+import structlog
 from anyio import CapacityLimiter, create_task_group, to_thread
 from fastapi import APIRouter, FastAPI, Security
 from fastapi.exceptions import RequestValidationError
@@ -50,6 +51,8 @@ from service.rules.errors import BadInput
 from service.rules.measures import STARTS
 from service.store import engine
 from service.upkeep.measuring import Storing
+
+log = structlog.get_logger()
 
 CONNECTIONS = 10
 INTAKES = 8
@@ -111,8 +114,10 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def _remember(authenticator: Authenticator) -> None:
-    with suppress(*engine.DATABASE_ERRORS):  # then each caller is a stranger the first time
+    try:
         authenticator.remember()
+    except Exception as error:  # noqa: BLE001  the API starts without Postgres, too
+        log.info("tokens_not_known_yet", reason=engine.first_line(error))
 
 
 class _Application(FastAPI):

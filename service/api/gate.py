@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import anyio.to_thread
 import structlog
@@ -77,11 +78,15 @@ class Gate:
         with services.memory.body_of(caller.producer) as holding:
             scope.setdefault("state", {}).update(caller=caller, holding=holding)
             let_in_at = time.monotonic()
+            awaits_body = _has_body(scope)
 
             async def counted() -> Message:
+                nonlocal awaits_body
                 turn.leave()
-                with holding.waiting():
+                # Once the body is whole, only the end of the connection is waited for.
+                with holding.waiting() if awaits_body else nullcontext():
                     message = await receive()
+                awaits_body = awaits_body and bool(message.get("more_body"))
                 await turn.take()
                 holding.body_arrived(len(message.get("body", b"")))
                 is_whole = message["type"] == "http.request" and not message.get("more_body")
@@ -124,6 +129,11 @@ async def _caller(scope: Scope, services: Services) -> Caller:
             headers={"Retry-After": str(wait)},
         )
     raise unauthorized()
+
+
+def _has_body(scope: Scope) -> bool:
+    headers = Headers(scope=scope)
+    return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
 
 
 def _too_many_strangers() -> HttpProblem:

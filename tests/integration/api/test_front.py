@@ -368,8 +368,18 @@ def test_calls_that_wait_for_their_bodies_are_few_for_each_producer(
             connection.sendall(started.replace(TOKEN.encode(), token.encode()))
             return connection
 
-        most = 200_000 // memory.WAITING
-        answer = refused([start(tokens[0]) for _ in range(most + 1)])
+        bearer = {"Authorization": f"Bearer {tokens[0]}"}
+        job = api.http.post("/v1/jobs", json=chat("a"), headers=bearer).json()["id"]
+        waiting = [start(tokens[0]) for _ in range(200_000 // memory.WAITING + 1)]
+        answer = refused(waiting)
+        # What has no body is in nobody's way, however long it lasts.
+        path = f"/v1/jobs/{job}/progress"
+        with api.http.stream("GET", path, headers=bearer) as watched:
+            assert watched.status_code == 200
+            waiting.append(start(tokens[0]))
+            assert b"429" in refused(waiting)
+            assert api.http.post(f"/v1/jobs/{job}/cancel", headers=bearer).is_success
+            assert b"event: progress" in next(watched.iter_raw())
         assert answer.split()[1] == b"429"
         assert b"urn:haulier:problem:over-limit" in answer
         other = start(tokens[1])
