@@ -49,11 +49,14 @@ class Callers:
         return "the same" if number % 4 < 2 else f"number {number}"
 
     async def _all(self) -> None:
-        options: dict[str, Any] = {"api_key": TOKEN, "max_retries": REPEATS}
+        # A connection that takes longer is given up before the call was sent. Its repeat would
+        # share the answer of another one that asks the same.
+        timeout = httpx.Timeout(60, connect=300)
+        options: dict[str, Any] = {"api_key": TOKEN, "max_retries": REPEATS, "timeout": timeout}
         pool = httpx.Limits(max_connections=None)
         async with (
             AsyncOpenAI(base_url=f"{self._url}/openai/v1", **options) as openai,
-            httpx.AsyncClient(limits=pool, timeout=60, trust_env=False) as http,
+            httpx.AsyncClient(limits=pool, timeout=timeout, trust_env=False) as http,
         ):
             together = AsyncTogether(
                 base_url=f"{self._url}/together/v1", http_client=http, **options
