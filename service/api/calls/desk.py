@@ -5,12 +5,12 @@ One query about every second asks for all of them, and their results are read to
 """
 
 import asyncio
+import ctypes
 import gc
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from enum import Enum, auto
 from functools import partial
 from uuid import UUID, uuid4
 
@@ -18,6 +18,7 @@ import structlog
 from anyio import CapacityLimiter, to_thread
 
 from service.api.auth import OF_THE_ADMIN, Caller
+from service.api.calls.held import Ended, Held
 from service.api.calls.results import Answer, result_of
 from service.api.problems import TOO_MANY_CALLS, HttpProblem
 from service.payloads.blobs import STORAGE_ERRORS, Blobs, place_of
@@ -29,6 +30,9 @@ from service.store.engine import Database, is_unavailable
 log = structlog.get_logger()
 
 LOOK_SECONDS = 0.9
+"""Between two looks at what has ended."""
+SOON = 0.2
+"""Between these while calls end: a batch settles in slices, so more may have ended by now."""
 CHECK_SECONDS = 2.0
 """How often the credentials of held calls are looked at."""
 TIDY = 500
@@ -39,36 +43,6 @@ GROUP_BYTES = 1 << 20
 """The results that are read together have about so many bytes."""
 SENDING_BYTES = 8 << 20
 """The most bytes of results, but for the last group, that wait to be sent."""
-
-
-class Ended(Enum):
-    """Why a client gets no answer on this connection."""
-
-    GONE = auto()  # it has hung up
-    STOPPING = auto()  # this process ends
-    REVOKED = auto()  # its credential, or its producer
-
-
-Outcome = Answer | HttpProblem | Ended
-
-
-class Held:
-    """A connection that waits for the answer to a call."""
-
-    __slots__ = ("credential", "id", "is_delivered", "job_id", "next", "producer")
-
-    def __init__(self, job_id: UUID, hold: UUID, caller: Caller) -> None:
-        self.job_id = job_id
-        self.id = hold
-        self.producer = caller.producer
-        self.credential = caller.credential
-        self.next: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self.is_delivered = False
-
-    def end(self, outcome: Outcome) -> None:
-        """Wake the connection, unless something has done so before."""
-        if not self.next.done():
-            self.next.set_result(outcome)
 
 
 class Desk:
@@ -146,8 +120,8 @@ class Desk:
             self._held[held.job_id].discard(held)
             if not self._held[held.job_id]:
                 del self._held[held.job_id]
-            if held.next.done() and isinstance(held.next.result(), Answer):
-                self._sending -= len(held.next.result().body)  # type: ignore[union-attr]
+            if isinstance(held.outcome, Answer):
+                self._sending -= len(held.outcome.body)
                 self._sent.set()
             self._notes.add(held.id, is_delivered=held.is_delivered)
 
@@ -180,6 +154,7 @@ class Desk:
     async def _watch(self) -> None:
         beat_at = check_at = 0.0
         while not self._is_closing:
+            pause = LOOK_SECONDS
             try:
                 if time.monotonic() >= beat_at:
                     beat_at = time.monotonic() + BEAT.total_seconds()
@@ -187,14 +162,15 @@ class Desk:
                 if time.monotonic() >= check_at:
                     check_at = time.monotonic() + CHECK_SECONDS
                     await self._check_credentials()
-                await self._look()
+                if await self._look():
+                    pause = SOON
                 self._tidy()
             except Exception as error:
                 # The next look tells.
                 if not is_unavailable(error):
                     log.exception("watching_failed")
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._look_now.wait(), LOOK_SECONDS)
+                await asyncio.wait_for(self._look_now.wait(), pause)
                 await asyncio.sleep(MOMENT)
             self._look_now.clear()
 
@@ -203,6 +179,7 @@ class Desk:
         if abs(len(self._held) - self._tidied) >= TIDY:
             self._tidied = len(self._held)
             gc.collect()
+            _trim_heap()
 
     async def _check_credentials(self) -> None:
         used = {held.credential for held in self._all()} - {OF_THE_ADMIN}
@@ -213,28 +190,38 @@ class Desk:
             if held.credential in used - valid:
                 held.end(Ended.REVOKED)
 
-    async def _look(self) -> None:
+    async def _look(self) -> bool:
+        """Wake those whose calls have ended. Returns whether there were any."""
         waiting = [
             job_id
             for job_id, here in self._held.items()
-            if any(not held.next.done() for held in here)
+            if any(held.outcome is None for held in here)
         ]
         if not waiting:
-            return
+            return False
         found = await to_thread.run_sync(store.settled, self._db, waiting)
+        has_told = False
         for group in _groups(found):
             while self._sending > SENDING_BYTES and not self._is_closing:
                 self._sent.clear()
                 await self._sent.wait()
             for settled, line in await to_thread.run_sync(_read, self._blobs, group):
                 self._tell(settled, result_of(settled, line))
+                has_told = True
+        return has_told
 
     def _tell(self, settled: Settled, result: Answer | HttpProblem) -> None:
         for held in self._held.get(settled.job_id, ()):
-            if not held.next.done():
+            if held.outcome is None:
                 held.end(result)
                 if isinstance(result, Answer):
                     self._sending += len(result.body)
+
+
+def _trim_heap() -> None:
+    """Give the holes in the heap of the C library back to the system, where it is glibc's."""
+    with suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _groups(found: Sequence[Settled]) -> Iterator[list[Settled]]:

@@ -6,7 +6,6 @@ follows as often. A status that is sent cannot be taken back: where the call end
 this process stops, the connection is cut, and the SDK's repeat learns the rest.
 """
 
-import asyncio
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -18,7 +17,8 @@ from service.api import turns
 from service.api.answering import PIECE
 from service.api.auth import unauthorized
 from service.api.calls.chunks import as_stream
-from service.api.calls.desk import Desk, Ended, Held, Outcome
+from service.api.calls.desk import Desk
+from service.api.calls.held import Ended, Held, Outcome
 from service.api.calls.results import BATCH, JOB, Answer
 from service.api.problems import WAIT_AGAIN, HttpProblem
 
@@ -72,9 +72,9 @@ class Waiting(Response):
 
     async def _outcome(self, send: Send) -> Outcome:
         while True:
-            done, _ = await asyncio.wait([self._held.next], timeout=PATIENCE)
-            if done:
-                return self._held.next.result()
+            outcome = await self._held.wait(PATIENCE)
+            if outcome is not None:
+                return outcome
             await self._begin(send)
             sign = b": waiting\n\n" if self._is_streamed else b"\n"
             await send({"type": "http.response.body", "body": sign, "more_body": True})

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from service.api import body
 from service.api.auth import READ, SUBMIT, CalledBy, Caller
-from service.api.calls.desk import Held
+from service.api.calls.held import Held
 from service.api.calls.results import BATCH, JOB, read_result
 from service.api.calls.waiting import Waiting
 from service.api.dropin.errors import not_found, refused, told
