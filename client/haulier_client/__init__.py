@@ -22,7 +22,7 @@ from haulier_client.errors import (
     Unreachable,
     WaitTimeout,
 )
-from haulier_client.views import Failure, Job, Result, Usage
+from haulier_client.views import Failure, Forecast, Job, Result, Usage
 
 __all__ = [
     "AsyncClient",
@@ -30,6 +30,7 @@ __all__ = [
     "Conflict",
     "Failure",
     "Forbidden",
+    "Forecast",
     "HaulierError",
     "Invalid",
     "Job",

@@ -17,6 +17,15 @@ class Usage:
 
 
 @dataclass(frozen=True)
+class Forecast:
+    """By when a job ends with 50 % and with 90 %, or the reason why nobody can tell."""
+
+    p50: datetime | None = None
+    p90: datetime | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
 class Job:
     """A job as it stood when it was asked for. `raw` is everything that the API shows of it."""
 
@@ -35,6 +44,19 @@ class Job:
     error: str | None
     metadata: dict[str, Any]
     raw: dict[str, Any] = field(repr=False, compare=False)
+
+    @property
+    def forecast(self) -> Forecast | None:
+        """When the job will be done; None once it has ended."""
+        shown = self.raw.get("forecast")
+        if not isinstance(shown, dict):
+            return None
+        p50, p90 = (shown.get(name) for name in ("p50", "p90"))
+        return Forecast(
+            p50=datetime.fromisoformat(p50) if p50 else None,
+            p90=datetime.fromisoformat(p90) if p90 else None,
+            reason=shown.get("reason"),
+        )
 
     @property
     def ended(self) -> bool:

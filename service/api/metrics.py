@@ -237,6 +237,7 @@ def _totals(now: Gauges) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "haulier_batches_settled", "Settled batches", value=now.used["batches"]
     )
+    yield from _forecasts(now)
     yield CounterMetricFamily(
         "haulier_messages_set_aside",
         "Messages on the queue that could not be read",
@@ -270,6 +271,21 @@ def _histogram(measure: Measure, measured: Sums) -> Metric:
             sum_value=sum(tally.seconds for tally in tallies),
         )
     return family
+
+
+def _forecasts(now: Gauges) -> Iterator[Metric]:
+    labels = ["lane", "said"]
+    ended = CounterMetricFamily(
+        "haulier_forecasts_ended", "Jobs with a forecast that have ended", labels=labels
+    )
+    in_time = CounterMetricFamily(
+        "haulier_forecasts_in_time", "Those that ended before the 90 % instant", labels=labels
+    )
+    for key, (all_of_them, some) in sorted(now.forecasts.items()):
+        ended.add_metric(key, all_of_them)
+        in_time.add_metric(key, some)
+    yield ended
+    yield in_time
 
 
 def _gauge(name: str, help_text: str, label: str, values: Mapping[Any, float]) -> Metric:

@@ -44,6 +44,14 @@ class Reason(msgspec.Struct, frozen=True):
     until: datetime | None = None
 
 
+class Forecast(msgspec.Struct, frozen=True):
+    """When something will be done, or why nobody can tell."""
+
+    p50: datetime | None = None
+    p90: datetime | None = None
+    reason: str | None = None
+
+
 class Job(msgspec.Struct, frozen=True):
     id: str
     state: str
@@ -72,6 +80,7 @@ class Job(msgspec.Struct, frozen=True):
     last_error: str | None = None
     """The last trouble on Haulier's side of the work."""
     waiting: Reason | None = None
+    forecast: Forecast | None = None
     canary: int | None = None
     canary_failures: int | None = None
     max_cost: str | None = None
@@ -246,6 +255,7 @@ class Lane(msgspec.Struct, frozen=True):
     evidence: Evidence | None = None
     paused_at: datetime | None = None
     held_until: datetime | None = None
+    forecast: Forecast | None = None
 
 
 class Process(msgspec.Struct, frozen=True):

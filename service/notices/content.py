@@ -17,7 +17,7 @@ def content(sending: Sending, results: Results | None) -> dict[str, Any]:
     fixed = {
         "event": sending.event,
         "delivery": str(sending.id),
-        "job": JobView.of(sending.job).model_dump(mode="json"),
+        "job": JobView.of(sending.job, sending.forecast).model_dump(mode="json"),
     }
     match results:
         case None:

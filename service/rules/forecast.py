@@ -236,6 +236,15 @@ def last(found: Sequence[Forecast | NoForecast]) -> Forecast | NoForecast:
     )
 
 
+def differs(
+    said: Forecast | NoForecast | None, found: Forecast | NoForecast | None, since: datetime
+) -> bool:
+    """Whether a forecast has changed enough to be told: by a tenth, or altogether."""
+    if not isinstance(said, Forecast) or not isinstance(found, Forecast):
+        return said != found
+    return abs(found.p90 - said.p90) > (found.p90 - since) / 10
+
+
 def not_past(found: Forecast, now: datetime) -> Forecast:
     """Return a forecast of which no instant has passed: what has moves on until it is made anew."""
     p90 = max(found.p90, now)

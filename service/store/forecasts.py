@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from service.rules.admission import LaneName
 from service.rules.forecast import NOT_YET, Forecast, NoForecast, last, not_past
 from service.store.engine import Database
-from service.store.models import Job
+from service.store.models import Job, Lane
 
 log = structlog.get_logger()
 
@@ -51,9 +51,9 @@ _STOPS = {
     "account_paused": "its account is paused: the key or the credit is refused",
     "max_cost": "its `max_cost` would be passed",
     "budget": "its producer's budget is used up",
-    "lane_paused": "an operator has paused its lane",
-    "lane_resting": "its lane rests after trouble at Together",
-    "lane_probing": "its lane is being probed after trouble at Together",
+    "lane_paused": "an operator has paused the lane",
+    "lane_resting": "the lane rests after trouble at Together",
+    "lane_probing": "the lane is being probed after trouble at Together",
 }
 
 
@@ -67,6 +67,24 @@ def of_jobs(session: Session, ids: Collection[UUID]) -> dict[UUID, Forecast | No
     for row in session.execute(_OF_JOBS, {"ids": list(ids)}) if ids else ():
         found[row.id].append(_read(row))
     return {job_id: last(some) for job_id, some in found.items()}
+
+
+def shown_of_lanes(db: Database) -> dict[LaneName, Forecast | NoForecast]:
+    """Return what `of_lanes` does; none if that fails."""
+    try:
+        with db.begin() as session:
+            return of_lanes(session)
+    except SQLAlchemyError as error:
+        log.warning("forecasts_not_read", reason=type(error).__name__)
+        return {}
+
+
+def stop_of(lane: Lane) -> NoForecast | None:
+    """Return why what waits for a lane has no end in sight, if so it is."""
+    if lane.paused_at is not None:
+        return NoForecast("lane_paused", _STOPS["lane_paused"])
+    code = f"lane_{lane.state}"
+    return NoForecast(code, _STOPS[code]) if code in _STOPS else None
 
 
 def shown(db: Database, jobs: Collection[Job]) -> dict[UUID, Forecast | NoForecast]:
@@ -96,7 +114,7 @@ def _read(row: Any) -> Forecast | NoForecast:
 # A lane ends with the last of what is in it now. One that has no forecast has no end in sight.
 _OF_LANES = text("""
 SELECT f.account, f.endpoint, f.model, max(f.p50) AS p50, max(f.p90) AS p90, min(f.basis) AS basis,
-  count(*) FILTER (WHERE f.p90 IS NULL) AS unknown, count(*) AS jobs, now() AS now
+  count(*) FILTER (WHERE f.p90 IS NULL) AS unknown, now() AS now
 FROM haulier.forecasts f WHERE f.job_id IS NOT NULL GROUP BY 1, 2, 3
 """)
 
@@ -110,8 +128,8 @@ def of_lanes(session: Session) -> dict[LaneName, Forecast | NoForecast]:
     for row in session.execute(_OF_LANES):
         name = (row.account, row.endpoint, row.model)
         if row.unknown:
-            words = f"{row.unknown:,} of the {row.jobs:,} jobs in it have no forecast"
-            found[name] = NoForecast("jobs", words)
+            # Not how many: they may be others' jobs.
+            found[name] = NoForecast("jobs", "jobs that are in it have no forecast")
         else:
             found[name] = not_past(Forecast(p50=row.p50, p90=row.p90, basis=row.basis), row.now)
     return found

@@ -10,7 +10,8 @@ from sqlalchemy import TextClause, text
 
 from service.rules.retry import MANY_FAILURES
 from service.store.engine import Database
-from service.store.models import SCHEMA
+from service.store.lane_verbs import id_of
+from service.store.models import SCHEMA, Lane
 
 # As plain text, so that the planner sees which partial index holds the rows.
 _JOBS = """
@@ -58,6 +59,10 @@ _HELD_LANES = "SELECT count(*) FROM {schema}.lanes WHERE held_until > now()"
 _LANES = """
 SELECT state, count(*) AS lanes, count(*) FILTER (WHERE paused_at IS NOT NULL) AS paused
 FROM {schema}.lanes GROUP BY state
+"""
+_FORECASTS = """
+SELECT account, endpoint, model, ended, in_time, half_ended, half_in_time
+FROM {schema}.forecast_coverage ORDER BY ended DESC, account, endpoint, model LIMIT 50
 """
 _COUNTERS = "SELECT name, count FROM {schema}.counters"
 
@@ -138,6 +143,8 @@ class Gauges:
     paused_lanes: int
     lanes: dict[str, int]
     """By state."""
+    forecasts: dict[tuple[str, str], tuple[int, int]]
+    """By lane's id, and `submission` or `half`: jobs that ended, and those in time. Of 50 lanes."""
     counters: dict[str, int]
     blocked_accounts: int
     slowed_accounts: int
@@ -197,6 +204,7 @@ def gauges(db: Database) -> Gauges:
             held_lanes=number(_HELD_LANES),
             paused_lanes=sum(row["paused"] for row in lanes),
             lanes={row["state"]: row["lanes"] for row in lanes},
+            forecasts=_forecasts(rows(_FORECASTS)),
             counters={row["name"]: row["count"] for row in rows(_COUNTERS)},
             blocked_accounts=accounts["blocked"],
             slowed_accounts=accounts["slowed"],
@@ -205,6 +213,15 @@ def gauges(db: Database) -> Gauges:
             used={name: int(value) for name, value in used.items()},
             ticks=[(row["up_to"], row["count"], row["seconds"]) for row in rows(_TICKS)],
         )
+
+
+def _forecasts(rows: list[Any]) -> dict[tuple[str, str], tuple[int, int]]:
+    found = {}
+    for row in rows:
+        lane = id_of(Lane(account=row["account"], endpoint=row["endpoint"], model=row["model"]))
+        found[lane, "submission"] = (row["ended"], row["in_time"])
+        found[lane, "half"] = (row["half_ended"], row["half_in_time"])
+    return found
 
 
 def _filled(statement: str) -> TextClause:

@@ -1,7 +1,7 @@
 """The outbox of notices: written in the very transaction in which a job ends or passes a step."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -10,11 +10,13 @@ from sqlalchemy import case, func, insert, select, text, update
 from sqlalchemy.orm import Session
 
 from service.rules.errors import error_text
+from service.rules.forecast import Forecast, NoForecast
 from service.rules.notices import ENDS, Notice, NoticeEvent, read_notices
 from service.rules.signatures import new_secret
 from service.rules.work import Segment as SegmentPlace
 from service.store.audit import Actor, path, record
 from service.store.engine import Database
+from service.store.forecasts import shown
 from service.store.jobs import segments_of
 from service.store.models import Delivery, Job, Producer
 
@@ -88,6 +90,8 @@ class Sending:
     tries: int
     """This one included."""
     job: Job
+    forecast: Forecast | NoForecast | None = None
+    """By when a job that has not ended will be done."""
     segments: Sequence[SegmentPlace] | None
     """Where the job's results are; None unless the notice is to carry them."""
     secrets: Sequence[str]
@@ -166,7 +170,7 @@ def claim(db: Database, *, limit: int, share: int, lease_for: timedelta) -> list
         ).all()
         signers = {job.producer for delivery, job in found if "webhook" in delivery.target}
         producers = _producers(session, signers)
-        return [
+        claimed = [
             Sending(
                 id=delivery.id,
                 lease=_held(delivery),
@@ -184,6 +188,8 @@ def claim(db: Database, *, limit: int, share: int, lease_for: timedelta) -> list
             )
             for delivery, job in found
         ]
+    said = shown(db, [sending.job for sending in claimed])
+    return [replace(sending, forecast=said.get(sending.job.id)) for sending in claimed]
 
 
 def _held(delivery: Delivery) -> UUID:

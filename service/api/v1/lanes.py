@@ -1,6 +1,6 @@
 """The lanes: how they are, and what an operator does to them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Self
 
@@ -12,16 +12,19 @@ from service.api.auth import ADMIN, READ, CalledBy
 from service.api.problems import LANE_AS_IT_IS, NOT_FOUND, HttpProblem
 from service.api.services import Uses
 from service.api.v1.schemas import Page
+from service.rules.admission import LaneName
 from service.rules.errors import Conflict
+from service.rules.forecast import Forecast, NoForecast
 from service.rules.lanes import Phase, Trouble, next_step
 from service.rules.retry import trouble_words
 from service.rules.states import LaneState
 from service.store import lane_verbs
 from service.store.audit import Actor
 from service.store.engine import Database, clock
+from service.store.forecasts import shown_of_lanes, stop_of
 from service.store.health import health_of
 from service.store.models import Lane
-from service.store.views import View
+from service.store.views import ForecastView, View
 
 router = APIRouter()
 
@@ -52,9 +55,19 @@ class LaneView(View):
     paused_at: datetime | None = Field(description="Set while an operator has paused the lane.")
     held_until: datetime | None = Field(description="Set while the lane's queue is full.")
     reason: str | None = Field(description="Together's words about the full queue.")
+    forecast: ForecastView | None = Field(
+        description="When all jobs that are in it now will be done there; null without any."
+    )
 
     @classmethod
-    def of(cls, lane: Lane, now: datetime, *, all_told: bool) -> Self:
+    def of(
+        cls,
+        lane: Lane,
+        now: datetime,
+        said: Mapping[LaneName, Forecast | NoForecast],
+        *,
+        all_told: bool,
+    ) -> Self:
         """Return the view. Others' errors may hold what is theirs: only operators are told."""
         health = health_of(lane)
         found = health.evidence
@@ -67,6 +80,9 @@ class LaneView(View):
                 at=found.at,
                 batches=like.count((found.kind, found.text)),
             )
+        forecast = said.get((lane.account, lane.endpoint, lane.model))
+        if forecast is not None:
+            forecast = stop_of(lane) or forecast
         is_held = lane.held_until is not None and lane.held_until > now
         return cls(
             id=lane_verbs.id_of(lane),
@@ -83,6 +99,7 @@ class LaneView(View):
             paused_at=lane.paused_at,
             held_until=lane.held_until if is_held else None,
             reason=lane.reason if is_held else None,
+            forecast=None if forecast is None else ForecastView.model_validate(forecast),
         )
 
 
@@ -91,9 +108,10 @@ def list_lanes(services: Uses, caller: CalledBy) -> Page[LaneView]:
     """List the lanes of the accounts that the caller may use, and how each is."""
     now = clock(services.db)
     sees_all = caller.sees is None
+    said = shown_of_lanes(services.db)
     return Page(
         data=[
-            LaneView.of(lane, now, all_told=sees_all)
+            LaneView.of(lane, now, said, all_told=sees_all)
             for lane in lane_verbs.lanes(services.db)
             if sees_all or lane.account in caller.permissions.accounts
         ]
@@ -110,7 +128,7 @@ def _done(verb: Verb, lane_id: str, db: Database, by: Actor) -> LaneView:
         raise HttpProblem(LANE_AS_IT_IS, str(error)) from None
     if lane is None:
         raise HttpProblem(NOT_FOUND, "there is no such lane; GET /v1/lanes lists their ids")
-    return LaneView.of(lane, clock(db), all_told=True)
+    return LaneView.of(lane, clock(db), shown_of_lanes(db), all_told=True)
 
 
 @router.post("/lanes/{lane_id}/pause", dependencies=[ADMIN])

@@ -12,6 +12,7 @@ from service.cli.exits import Exit
 from service.cli.listing import listed
 from service.cli.screen import clean, output
 from service.cli.session import connected
+from service.cli.show.forecasts import ending
 from service.cli.tables import Column
 
 app = typer.Typer()
@@ -27,12 +28,13 @@ def lanes(json: AsJson = False) -> None:
                 *(Column("lane"), Column("account"), Column("endpoint", rank=2)),
                 *(Column("model", rank=0), Column("state", rank=0)),
                 *(Column("since", rank=3), Column("until", rank=2)),
+                Column("done", wrap=True, rank=2),
                 *(Column("failed", wrap=True), Column("next", wrap=True)),
             ),
             lambda lane: (
                 *(lane.id, lane.account, lane.endpoint, lane.model),
                 *("paused" if lane.paused_at else lane.state, lane.paused_at or lane.since),
-                *(lane.until, _evidence(lane), lane.next),
+                *(lane.until, ending(lane.forecast), _evidence(lane), lane.next),
             ),
             as_json=json,
         )

@@ -11,6 +11,7 @@ from service.cli.listing import listed
 from service.cli.screen import Screen, age, escaped, length, output
 from service.cli.session import connected
 from service.cli.show.batches import Batches
+from service.cli.show.forecasts import ending
 from service.cli.show.paused import tell_paused
 from service.cli.tables import Column
 from service.rules.states import JobState
@@ -151,6 +152,7 @@ def _fields(job: Job, batches: list[Batch]) -> list[tuple[str, object]]:
         ("state", job.state),
         ("cancelled", job.cancel_requested_at),
         ("waits", None if job.waiting is None else job.waiting.detail),
+        ("done", ending(job.forecast)),
         ("parked", job.parked_at),
         ("held", job.held_at),
         ("error", job.error),

@@ -20,6 +20,7 @@ from service.cli.screen import Screen, clean, length, notes, output
 from service.cli.session import connected, message_of
 from service.cli.show.batches import Batches, batches_of
 from service.cli.show.follow import follow
+from service.cli.show.forecasts import ending
 
 app = typer.Typer()
 
@@ -134,7 +135,8 @@ class _Bar(Progress):
             self._batches = batches_of(self._api, self._job_id) or self._batches
             self._looked = time.monotonic()
         waits = clean(job.waiting.detail) if job.waiting else ""
-        self._below = " · ".join(filter(None, [_counts(job), waits]))
+        done = ending(job.forecast) if job.forecast and job.forecast.p50 else None
+        self._below = " · ".join(filter(None, [_counts(job), waits, done and f"done {done}"]))
         under_way = 0 if job.ended else self._batches.under_way
         self.update(
             self._task,
