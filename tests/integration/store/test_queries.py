@@ -31,6 +31,8 @@ from service.store.cancel import cancel
 from service.store.claim import claim_batches, extend, final_lines
 from service.store.due import dispatch
 from service.store.engine import clock
+from service.store.forecasts import of_jobs, of_lanes
+from service.store.foresee import look
 from service.store.gauges import gauges
 from service.store.models import Batch, Job
 from service.store.parts import parts_of
@@ -254,6 +256,19 @@ def test_saying_why_a_job_waits_stays_on_an_index(harness: Harness, plans: Plans
         job = jobs.job(harness.db, _id("running", number + 1), None)
         assert job is not None
         _assert_on_an_index(plans.of(partial(why, harness.db, job, capacity, AT_ONCE)))
+
+
+def test_making_and_reading_forecasts_stays_on_an_index(harness: Harness, plans: Plans) -> None:
+    ids = [_id("running", number) for number in range(1, 101)]
+
+    def read() -> None:
+        with harness.db.begin() as session:
+            assert len(of_jobs(session, ids)) == len(ids)
+            of_lanes(session)
+
+    for _ in range(TIMES):
+        _assert_on_an_index(plans.of(lambda: look(harness.db)))
+        _assert_on_an_index(plans.of(read))
 
 
 def test_claiming_and_applying_stay_on_an_index(harness: Harness, plans: Plans) -> None:
