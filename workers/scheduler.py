@@ -111,9 +111,10 @@ class Scheduler:
             if due:
                 reached(CrashPoint.SCHEDULER_STAMPED)
             sent = self._publish(due)
-        deadlines.look(self._db)
         if all(held[queue] < slots[queue] * AHEAD for queue in slots):
             self._now_and_then()
+        # Last, so that nothing else waits for it.
+        deadlines.look(self._db)
         return sent
 
     def _slots(self) -> dict[str, int]:
