@@ -32,6 +32,7 @@ QUIET = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
 
 # What the commands of the same names become.
 SCHEDULER = [sys.executable, "-m", "workers.scheduler"]
+NOTIFIER = [sys.executable, "-m", "workers.notifier"]
 INBOX = [sys.executable, "-m", "workers.inbox"]
 
 ENDED = {JobState.COMPLETED, JobState.CANCELLED, JobState.REJECTED, JobState.FAILED}
@@ -80,6 +81,9 @@ class Pipeline:
     def inbox(self, **more: str) -> Running:
         return self._start(self.processes.start(INBOX, **self._together, **more))
 
+    def notifier(self, **more: str) -> Running:
+        return self._start(self.processes.start(NOTIFIER, **self._together, **more))
+
     def _start(self, process: Running) -> Running:
         self._started.append(process)
         return process
@@ -91,7 +95,11 @@ class Pipeline:
         job_id = uuid4()
         read = read_spec(
             msgspec.json.encode(spec),
-            Permissions(input_roots=tuple(root.as_uri() for root in roots)),
+            Permissions(
+                input_roots=tuple(root.as_uri() for root in roots),
+                notice_tasks=None,
+                notice_queues=None,
+            ),
         )
         settings = Settings(shard_requests=shard_requests)
         taken = take_in(read, self.blobs, f"jobs/{job_id}/{uuid4()}", settings)
