@@ -66,5 +66,7 @@ def _log_request(scope: Scope, status: int | None, seconds: float) -> None:
     with contextlib.suppress(KeyError, ValueError):
         fields["job"] = str(UUID(scope["path_params"]["job_id"]))
     # Whoever asks for a process's health asks all day long.
-    level = log.debug if scope["path"] in OPEN_PATHS else log.info
-    level("request_answered", **fields)
+    if scope["path"] in OPEN_PATHS:
+        log.debug("request_answered", **fields)
+    else:
+        log.info("request_answered", **fields)

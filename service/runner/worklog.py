@@ -39,13 +39,14 @@ def bound(claim: Claim, stage: Stage) -> Iterator[None]:
             yield
 
 
-_TROUBLE = {
+TROUBLE = {
     Retry: (logging.WARNING, "postponed"),
     Hold: (logging.WARNING, "lane_held"),
     Pause: (logging.ERROR, "account_paused"),
     Fail: (logging.ERROR, "job_failed"),
     Park: (logging.CRITICAL, "parked"),
 }
+"""The level and the event of outcomes that have a reason."""
 
 
 def report(outcome: Outcome) -> None:
@@ -75,5 +76,5 @@ def report(outcome: Outcome) -> None:
         case Wait():
             log.debug("waiting")
         case _:
-            level, event = _TROUBLE[type(outcome)]
+            level, event = TROUBLE[type(outcome)]
             log.log(level, event, reason=outcome.reason)

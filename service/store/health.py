@@ -40,7 +40,7 @@ def write(session: Session, lane: Lane, new: Health) -> None:
         return
     evidence = new.evidence
     log.log(
-        *_LOGGED[new.state],
+        *LOGGED[new.state],
         account=lane.account,
         endpoint=lane.endpoint,
         model=lane.model,
@@ -54,11 +54,12 @@ def write(session: Session, lane: Lane, new: Health) -> None:
         _hurry(session, lane)
 
 
-_LOGGED = {
+LOGGED = {
     LaneState.HEALTHY: (20, "lane_healthy"),
     LaneState.PROBING: (20, "lane_probing"),
     LaneState.RESTING: (30, "lane_resting"),
 }
+"""The level and the event of a lane that comes to a state."""
 
 
 def _stored(health: Health) -> dict[str, Any]:

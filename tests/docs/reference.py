@@ -12,6 +12,7 @@ from config.secret_files import SECRETS, file_of
 from config.settings import Settings
 from service.api.app import application
 from service.api.openapi import KINDS
+from tests.docs.log_events import events
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -19,7 +20,12 @@ REFERENCE = ROOT / "docs" / "reference"
 
 def pages() -> dict[str, str]:
     """What each page should hold, by its name."""
-    return {"settings.md": _settings(), "spec.md": _spec(), "problems.md": _problems()}
+    return {
+        "settings.md": _settings(),
+        "spec.md": _spec(),
+        "problems.md": _problems(),
+        "log.md": _log(),
+    }
 
 
 def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -129,6 +135,36 @@ def _problems() -> str:
         " change. [What to do about each](../api.md#errors).\n\n"
         + _table(("type", "status", "title"), rows)
     )
+
+
+def _log() -> str:
+    rows = [
+        (
+            f"`{event.name}`",
+            ", ".join(sorted(event.levels)),
+            ", ".join(f"`{name}`" for name in sorted(event.fields)),
+            ", ".join(f"`{place}`" for place in sorted(event.places)),
+        )
+        for event in events()
+    ]
+    return f"{_LOG}\n{_table(('event', 'level', 'its own fields', 'written by'), rows)}"
+
+
+_LOG = """# Log events
+
+Every process writes its log to standard error: JSON, one line for each event, or lines for people
+if standard error is a terminal (`HAULIER_LOG_FORMAT`). `event` names what happened and is always
+one of these words; whatever differs stands in fields of its own. Libraries (Celery, uvicorn) write
+sentences as their events.
+
+Beside its own fields, each line has `timestamp` (UTC), `level` and `logger`. A line about a row has
+`job` or `batch` (their ids), `stage` and `account`; a worker's has `task_id`, too. So `job` and the
+ids of a job's batches, which `haulier show JOB --json` lists, find what was done for it: `split`,
+then for each batch `advanced` (`to` uploaded, created, ended) and `settled`, and `assembled`. What
+keeps a row is `postponed`, `lane_held`, `account_paused` or `parked`, with the `reason`.
+
+No line holds a request, an answer or a secret.
+"""
 
 
 def write() -> None:

@@ -33,3 +33,23 @@ def test_no_field_of_the_reference_is_without_words(row: str) -> None:
     lines = reference.pages()[f"{row}.md"].splitlines()
 
     assert not [line for line in lines if line.startswith("| `") and line.endswith("|  |")]
+
+
+def test_every_event_of_the_log_is_a_constant_that_the_reference_lists() -> None:
+    """But for three places, whose words come from two tables and from callers."""
+    odd = [
+        f"{path.relative_to(reference.ROOT)}: {line.strip()}"
+        for folder in ("config", "service", "workers")
+        for path in sorted((reference.ROOT / folder).rglob("*.py"))
+        for line in re.findall(
+            r"^.*\blog\.(?:debug|info|warning|error|critical|exception|log)\((?!\s*\"[a-z_]+\").*$",
+            path.read_text(),
+            re.MULTILINE,
+        )
+    ]
+
+    assert odd == [
+        "service/runner/worklog.py: log.log(level, event, reason=outcome.reason)",
+        "service/store/health.py: log.log(",
+        "workers/process.py: log.error(event, exc_info=error)",
+    ]
