@@ -25,7 +25,6 @@ from kombu.exceptions import OperationalError
 
 from config.settings import settings
 from service import stages
-from service.rules import measures
 from service.rules.errors import AccountBlocked, HandedBack, HaulierError
 from service.rules.measures import REDIS_ERRORS, STARTS
 from service.rules.states import Stage
@@ -75,7 +74,6 @@ def _fresh(**_: Any) -> None:
     # From here on the kernel ends a child when its worker dies. Perhaps it had died by then.
     if _worker.isdisjoint({os.getpid(), os.getppid()}):
         os._exit(1)
-    measures.take()  # what the worker measured before the fork is its own
     STARTS.count("worker_child")
     _storing[:] = [Storing(lambda: runner().db)]
     _storing[0].start()

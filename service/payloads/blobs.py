@@ -79,7 +79,11 @@ class BlobWriter:
         self.size = 0
 
     def write(self, data: bytes) -> None:
-        self._write(data)
+        try:
+            self._write(data)
+        except (OSError, *STORAGE_ERRORS):
+            BLOB_OPERATIONS.count("write", "failed")
+            raise
         self.size += len(data)
 
 
@@ -108,15 +112,30 @@ class Blobs:
     @contextmanager
     def writer(self, name: str) -> Iterator[BlobWriter]:
         """Write a blob piece by piece. The blob is durable when the `with` block ends."""
-        with _counted("write"):
-            if self._root is not None:
-                with _whole(self._root / name) as local:
-                    yield BlobWriter(name, local.write)
-            else:
-                file = obstore.open_writer(self._target, name, buffer_size=PART, max_concurrency=2)
-                yield BlobWriter(name, file.write)
-                file.close()
+        of_caller: BaseException | None = None
+        try:
+            with self._open_writer(name) as writer:
+                try:
+                    yield writer
+                except BaseException as error:
+                    of_caller = error
+                    raise
             self._sync(name)
+        except (OSError, *STORAGE_ERRORS) as error:
+            if error is not of_caller:
+                BLOB_OPERATIONS.count("write", "failed")
+            raise
+        BLOB_OPERATIONS.count("write", "ok")
+
+    @contextmanager
+    def _open_writer(self, name: str) -> Iterator[BlobWriter]:
+        if self._root is not None:
+            with _whole(self._root / name) as local:
+                yield BlobWriter(name, local.write)
+        else:
+            file = obstore.open_writer(self._target, name, buffer_size=PART, max_concurrency=2)
+            yield BlobWriter(name, file.write)
+            file.close()
 
     def put(self, name: str, data: bytes) -> None:
         """Write a small blob in one piece."""
@@ -310,7 +329,7 @@ _OF_THE_ENVIRONMENT = (
 
 @contextmanager
 def _counted(operation: str) -> Iterator[None]:
-    """Count an operation by what comes of it. What a caller raises in between says nothing."""
+    """Count an operation by what comes of it."""
     try:
         yield
     except FileNotFoundError:

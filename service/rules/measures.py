@@ -5,6 +5,7 @@ comes from outside can make the metrics grow.
 """
 
 import math
+import os
 import threading
 import time
 from bisect import bisect_left
@@ -75,6 +76,16 @@ class Tally:
 
 _lock = threading.Lock()
 _kept: dict[Key, Tally] = {}
+
+
+def _begin_anew() -> None:
+    """In a fork: what was measured before is its parent's, and another thread may hold the lock."""
+    global _lock  # noqa: PLW0603
+    _lock = threading.Lock()
+    _kept.clear()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 def _add(measure: Measure, values: tuple[str, ...], up_to: float, more: int, took: float) -> None:
