@@ -14,7 +14,7 @@ from service.cli.operate import jobs as manage
 from service.cli.operate import lanes as lane_commands
 from service.cli.operate.producers import producer_app, token_app
 from service.cli.run import commands
-from service.cli.show import failures, jobs, results, usage, watch
+from service.cli.show import failures, jobs, logs, results, usage, watch
 from service.cli.submit import estimate, submit
 
 app = typer.Typer(
@@ -26,7 +26,7 @@ app = typer.Typer(
 # Their commands become commands of `haulier` itself, in this order.
 COMMANDS = (
     *(commands, doctor, submit, estimate),
-    *(jobs, watch, results, failures, usage),
+    *(jobs, watch, logs, results, failures, usage),
     *(manage, deliveries, accounts, lane_commands, audit),
 )
 for group in COMMANDS:

@@ -158,10 +158,10 @@ one of these words; whatever differs stands in fields of its own. Libraries (Cel
 sentences as their events.
 
 Beside its own fields, each line has `timestamp` (UTC), `level` and `logger`. A line about a row has
-`job` or `batch` (their ids), `stage` and `account`; a worker's has `task_id`, too. So `job` and the
-ids of a job's batches, which `haulier show JOB --json` lists, find what was done for it: `split`,
-then for each batch `advanced` (`to` uploaded, created, ended) and `settled`, and `assembled`. What
-keeps a row is `postponed`, `lane_held`, `account_paused` or `parked`, with the `reason`.
+`job` or `batch` (their ids), `stage` and `account`; a worker's has `task_id`, too. `haulier logs
+JOB` picks out what names a job or one of its batches: `split`, then for each batch `advanced`
+(`to` uploaded, created, ended) and `settled`, and `assembled`. What keeps a row is `postponed`,
+`lane_held`, `account_paused` or `parked`, with the `reason`.
 
 No line holds a request, an answer or a secret.
 """
