@@ -26,6 +26,9 @@ class Answer:
     completion_tokens: int | None
     finish_reason: str | None
     tool_calls: str | None = None
+    error_code: str | None = None
+    attempts: int | None = None
+    """Of a request that failed; the result line of a success does not say."""
 
 
 COLUMNS = tuple(field.name for field in fields(Answer))
@@ -55,6 +58,8 @@ def answer(line: bytes) -> Answer:
         completion_tokens=_count(_at(body, "usage", "completion_tokens")),
         finish_reason=_text(_at(choice, "finish_reason")),
         tool_calls=None if error else _tool_calls(_at(choice, "message")),
+        error_code=_text(_at(error, "code")) if error else None,
+        attempts=_count(_at(result, "attempts")),
     )
 
 
@@ -84,7 +89,12 @@ _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 def write_csv(
-    found: Iterable[Answer], file: BinaryIO, *, raw: bool = False, bom: bool = False
+    found: Iterable[Answer],
+    file: BinaryIO,
+    *,
+    raw: bool = False,
+    bom: bool = False,
+    delimiter: str = ",",
 ) -> int:
     """One answer a row, below the columns' names; gives their number.
 
@@ -95,7 +105,7 @@ def write_csv(
     if bom:
         file.write(BOM_UTF8)
     text = TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
-    writer = csv.writer(text)
+    writer = csv.writer(text, delimiter=delimiter)
     writer.writerow(COLUMNS)
     for one in found:
         writer.writerow(astuple(one) if raw else map(_defused, astuple(one)))

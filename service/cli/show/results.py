@@ -31,9 +31,22 @@ BOM_HELP = "Begin a .csv file with a byte order mark: Excel then reads it as UTF
 
 class Form(StrEnum):
     LINES = "lines"
+    ARRAY = "array"
     TEXT = "text"
     CSV = "csv"
+    TSV = "tsv"
     PARQUET = "parquet"
+
+
+_FORMS = {
+    "": Form.LINES,
+    ".jsonl": Form.LINES,
+    ".ndjson": Form.LINES,
+    ".json": Form.ARRAY,
+    ".csv": Form.CSV,
+    ".tsv": Form.TSV,
+    ".parquet": Form.PARQUET,
+}
 
 
 @dataclass(frozen=True)
@@ -56,14 +69,22 @@ class Wanted:
         if target is not None and not target.parent.is_dir():
             raise typer.BadParameter(f"cannot write {target}: there is no such directory")
         suffix = "" if target is None else target.suffix.lower()
-        form = {".csv": Form.CSV, ".parquet": Form.PARQUET}.get(suffix, Form.LINES)
-        if text and form is not Form.LINES:
-            raise typer.BadParameter(f"--text is no {suffix} file: leave it out, the text is in it")
+        form = _FORMS.get(suffix)
+        if text:
+            if form not in {None, Form.LINES}:
+                words = f"--text is no {suffix} file: leave it out, the text is in it"
+                raise typer.BadParameter(words)
+            form = Form.TEXT
+        if form is None:
+            known = ", ".join(filter(None, _FORMS))
+            raise typer.BadParameter(
+                f"{target}: nothing is known of {suffix} files; end the name in one of {known}"
+            )
         if form is Form.PARQUET and not parquet_is_there():
             raise typer.BadParameter(NO_PARQUET)
-        if bom and form is not Form.CSV:
-            raise typer.BadParameter("--bom: for a .csv file only (--output answers.csv)")
-        return cls(target, Form.TEXT if text else form, raw, bom)
+        if bom and form not in {Form.CSV, Form.TSV}:
+            raise typer.BadParameter("--bom: for a .csv or .tsv file only (--output answers.csv)")
+        return cls(target, form, raw, bom)
 
 
 @app.command(rich_help_panel=CLIENT)
@@ -73,7 +94,10 @@ def results(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", dir_okay=False, help="The file to write, instead of stdout."
+            "--output",
+            "-o",
+            dir_okay=False,
+            help="The file to write: .jsonl, .json (an array), .csv, .tsv or .parquet.",
         ),
     ] = None,
     text: Annotated[bool, typer.Option("--text", help="Write only the answers' text.")] = False,
@@ -93,7 +117,7 @@ def results(
     bom: Annotated[bool, typer.Option("--bom", help=BOM_HELP)] = False,
     json: AsJson = False,
 ) -> None:
-    """Fetch a job's results: JSONL in input order; a table into .csv or .parquet."""
+    """Fetch a job's results in input order: JSONL, or what the ending of --output says."""
     wanted = Wanted.of(output, text=text, raw=raw, bom=bom)
     with connected() as api, _hinted(job):
         fetch(api, job, wanted, partial=partial, only=only, as_json=json)
@@ -176,8 +200,13 @@ def _write(blocks: Iterable[bytes], wanted: Wanted, file: BinaryIO) -> int:
             return _show_lines(blocks, file) if shown else _write_lines(blocks, file)
         case Form.TEXT:
             return _write_text(blocks, file, printable if shown else str)
-        case Form.CSV:
-            return write_csv(answers(blocks), file, raw=wanted.raw, bom=wanted.bom)
+        case Form.ARRAY:
+            return _write_array(blocks, file)
+        case Form.CSV | Form.TSV:
+            delimiter = "," if wanted.form is Form.CSV else "\t"
+            return write_csv(
+                answers(blocks), file, raw=wanted.raw, bom=wanted.bom, delimiter=delimiter
+            )
         case Form.PARQUET:
             from service.cli.submit.parquet import write_parquet
 
@@ -190,6 +219,16 @@ def _write_lines(blocks: Iterable[bytes], file: BinaryIO) -> int:
         file.write(block)
         lines += block.count(b"\n")
     return lines
+
+
+def _write_array(blocks: Iterable[bytes], file: BinaryIO) -> int:
+    """Write result lines as one JSON array, a line each; each line is as it came."""
+    count = 0
+    for line in lines(blocks):
+        file.write((b",\n" if count else b"[\n") + line)
+        count += 1
+    file.write(b"\n]\n" if count else b"[]\n")
+    return count
 
 
 def _show_lines(blocks: Iterable[bytes], file: BinaryIO) -> int:

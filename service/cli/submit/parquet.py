@@ -55,7 +55,7 @@ def _cell(value: Any, column: str, where: str) -> str:
 
 def write_parquet(found: Iterable[Answer], file: BinaryIO) -> int:
     """One answer a row; gives their number. Needs pa."""
-    number = {"prompt_tokens", "completion_tokens"}
+    number = {"prompt_tokens", "completion_tokens", "attempts"}
     schema = pa.schema([(name, pa.int64() if name in number else pa.string()) for name in COLUMNS])
     count, left = 0, iter(found)
     with parquet.ParquetWriter(file, schema) as writer:

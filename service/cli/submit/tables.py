@@ -116,6 +116,7 @@ def check_columns(names: Sequence[str], wanted: Sequence[str], *, hint: str = ""
     for name in wanted:
         if name not in names:
             there = ", ".join(repr(other) for other in names[:20])
-            raise BadInput(f"has no column {name!r}; it has {there or 'none'}{hint}")
+            braces = "" if set(name).isdisjoint("\"':{}") else "; write {{ for a brace itself"
+            raise BadInput(f"has no column {name!r}; it has {there or 'none'}{hint}{braces}")
         if names.count(name) > 1:
             raise BadInput(f"has the column {name!r} more than once; rename one")

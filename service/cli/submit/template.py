@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from string import Formatter
 
+_BRACES = "write {{ and }} for braces themselves"
+
 
 class BadTemplate(ValueError):
     """What is wrong with a template."""
@@ -38,12 +40,12 @@ def read_template(text: str) -> Template:
     try:
         parsed = list(Formatter().parse(text))
     except ValueError as error:
-        raise BadTemplate(f"{error}; write {{{{ and }}}} for braces themselves") from None
+        raise BadTemplate(f"{error}; {_BRACES}") from None
     for _, name, spec, conversion in parsed:
         if name == "":
-            raise BadTemplate("{} names no column; write {column}, and {{ for a brace")
+            raise BadTemplate(f"{{}} names no column; write {{column}}; {_BRACES}")
         if spec or conversion:
-            raise BadTemplate(f"{{{name}…}}: only a column's name may stand in braces")
+            raise BadTemplate(f"{{{name}…}}: only a column's name may stand in braces; {_BRACES}")
     template = Template(tuple((literal, name) for literal, name, _, _ in parsed))
     if not template.columns:
         raise BadTemplate("names no column, so that all prompts would be the same; write {column}")

@@ -2,10 +2,14 @@
 
 import csv
 import io
+import json
+from pathlib import Path
 
 import pytest
+import typer
 
 from service.cli.show.answers import Answer, answer, answers, write_csv
+from service.cli.show.results import Form, Wanted, _write
 
 CHAT = (
     b'{"custom_id":"a","response":{"status_code":200,"body":{"choices":[{"finish_reason":"stop",'
@@ -18,7 +22,14 @@ DEAD = b'{"custom_id":"b","error":{"code":"invalid","message":"no, \\"never\\""}
     ("line", "expected"),
     [
         (CHAT, Answer("a", "one\ntwo", None, 3, 2, "stop")),
-        (DEAD, Answer("b", None, 'invalid: no, "never"', None, None, None)),
+        (
+            DEAD,
+            Answer(
+                *("b", None, 'invalid: no, "never"', None, None, None),
+                error_code="invalid",
+                attempts=1,
+            ),
+        ),
         (
             b'{"custom_id":"c","response":{"body":{"text":"heard"}}}',
             Answer("c", "heard", None, None, None, None),
@@ -78,6 +89,34 @@ def test_a_table_of_answers_reads_back_as_it_was() -> None:
     assert rows[0]["text"] == "one\ntwo"
     assert rows[0]["prompt_tokens"] == "3"
     assert (rows[1]["custom_id"], rows[1]["error"]) == ("b", 'invalid: no, "never"')
+    assert (rows[1]["error_code"], rows[1]["attempts"]) == ("invalid", "1")
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        *(("x", Form.LINES), ("x.jsonl", Form.LINES), ("x.ndjson", Form.LINES)),
+        *(("x.json", Form.ARRAY), ("x.CSV", Form.CSV), ("x.tsv", Form.TSV)),
+    ],
+)
+def test_a_file_is_what_its_name_says(tmp_path: Path, name: str, form: Form) -> None:
+    assert Wanted.of(tmp_path / name).form is form
+
+
+@pytest.mark.parametrize("name", ["x.xlsx", "x.txt", "x.csv.gz", "x.jsonl.gz"])
+def test_an_ending_that_is_not_known_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(typer.BadParameter, match=r"\.jsonl, .*\.parquet"):
+        Wanted.of(tmp_path / name)
+    assert Wanted.of(tmp_path / name, text=True).form is Form.TEXT
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_results_are_an_array_of_the_lines_as_they_came(tmp_path: Path, count: int) -> None:
+    file = io.BytesIO()
+    blocks = [CHAT + b"\n"] * count
+    assert _write(blocks, Wanted.of(tmp_path / "x.json"), file) == count
+    assert json.loads(file.getvalue()) == [json.loads(CHAT)] * count
+    assert file.getvalue().count(CHAT) == count
 
 
 def test_a_byte_order_mark_stands_before_the_table() -> None:
@@ -105,9 +144,10 @@ def test_a_byte_order_mark_stands_before_the_table() -> None:
     ],
 )
 def test_a_spreadsheet_gets_text_for_formulas_and_numbers_for_numbers(text: str, cell: str) -> None:
-    found = Answer(text, text, text, -3, None, text, text)
+    found = Answer(text, text, text, -3, None, text, text, text, 2)
     for raw, expected in ((False, cell), (True, text)):
         file = io.BytesIO()
         write_csv([found], file, raw=raw)
         (row,) = list(csv.reader(io.StringIO(file.getvalue().decode(), newline="")))[1:]
-        assert row == [expected, expected, expected, "-3", "", expected, expected]
+        numbers = ("-3", "")
+        assert row == [*[expected] * 3, *numbers, *[expected] * 3, "2"]
