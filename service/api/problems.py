@@ -63,6 +63,7 @@ KEY_REUSED = Kind("idempotency-key-reused", 409, "The idempotency key stands for
 NAME_TAKEN = Kind("name-taken", 409, "There is one of this name already")
 PRODUCER_DISABLED = Kind("producer-disabled", 409, "The producer is disabled")
 PRODUCER_IN_USE = Kind("producer-in-use", 409, "The producer cannot be deleted")
+ACCOUNT_OPEN = Kind("account-not-paused", 409, "The account is not paused")
 LANE_AS_IT_IS = Kind("lane-not-probed", 409, "The lane cannot be probed")
 TOKEN_ENDED = Kind("token-ended", 409, "The token has ended")
 TOO_LARGE = Kind("too-large", 413, "The request is too large")

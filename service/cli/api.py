@@ -155,6 +155,10 @@ class Api:
     def accounts(self) -> Iterator[Document[Account]]:
         return self.items("/v1/accounts", Account)
 
+    def probe_account(self, name: str) -> Document[Account]:
+        """End an account's pause now."""
+        return self.send("POST", f"/v1/accounts/{quote(name, safe='')}/probe", Account)
+
     def lanes(self) -> Iterator[Document[Lane]]:
         return self.items("/v1/lanes", Lane)
 

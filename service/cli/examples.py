@@ -60,6 +60,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "producer secret": ("haulier producer secret billing",),
     "pause lane": ("haulier pause lane openai/gpt-oss-20b",),
     "resume lane": ("haulier resume lane openai/gpt-oss-20b",),
+    "probe account": ("haulier probe account default",),
     "probe lane": ("haulier probe lane openai/gpt-oss-20b",),
     "token add": ("haulier token add billing --scope submit --scope read --expires-in 90d",),
     "token list": ("haulier token list billing",),

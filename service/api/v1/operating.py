@@ -6,10 +6,14 @@ from datetime import datetime
 from fastapi import APIRouter
 
 from config import VERSION
+from service.api.acting import ActedBy
 from service.api.auth import ADMIN, READ, CalledBy
+from service.api.openapi import problem
+from service.api.problems import ACCOUNT_OPEN, NOT_FOUND, HttpProblem
 from service.api.services import Uses
 from service.api.v1.schemas import AccountView, Page, ProcessView, StatusView
-from service.store import accounts, heartbeats
+from service.rules.errors import Conflict
+from service.store import account_verbs, accounts, heartbeats
 from service.store.engine import clock
 from service.store.jobs import open_batches
 from service.store.models import Account, Heartbeat
@@ -30,6 +34,28 @@ def list_accounts(services: Uses, caller: CalledBy) -> Page[AccountView]:
             _account(name, rows.get(name), configured=name in configured, now=now) for name in names
         ]
     )
+
+
+@router.post(
+    "/accounts/{account}/probe",
+    dependencies=[ADMIN],
+    responses={409: problem("The account is not paused")},
+)
+def probe_account(account: str, services: Uses, acting: ActedBy) -> AccountView:
+    """End an account's pause now, as after its credit was topped up.
+
+    Of an account that Together refuses, one batch goes as a probe; the others follow if it is
+    served.
+    """
+    known = services.settings.account_names | {row.name for row in accounts.accounts(services.db)}
+    if account not in known:
+        raise HttpProblem(NOT_FOUND, "there is no such account; GET /v1/accounts lists them")
+    try:
+        row = account_verbs.probe(services.db, account, by=acting)
+    except Conflict as error:
+        raise HttpProblem(ACCOUNT_OPEN, str(error)) from None
+    is_configured = services.settings.account(account) is not None
+    return _account(account, row, configured=is_configured, now=clock(services.db))
 
 
 def _account(name: str, row: Account | None, *, configured: bool, now: datetime) -> AccountView:

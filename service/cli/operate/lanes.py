@@ -92,11 +92,26 @@ VERBS = (
     ),
     _verb(
         "probe",
-        "Probe a lane.",
+        "Probe a lane or an account.",
         "Let a probe of a few requests into a lane that rests (needs the admin token).",
         "{where} is being probed",
     ),
 )
+
+
+@VERBS[-1].command(name="account")
+def probe_account(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="An account.", show_default=False)],
+    json: AsJson = False,
+) -> None:
+    """End an account's pause now, as after topping up its credit (needs the admin token)."""
+    with connected() as api:
+        document = api.probe_account(name)
+        if json:
+            output().line(document.line)
+        else:
+            words = "its pause is over. If Together refused it, one batch goes first."
+            output().line(f"Account {clean(name)} is being probed: {words}")
 
 
 def _found(api: Api, name: str) -> Lane:

@@ -42,6 +42,15 @@ def parked(api: Api) -> UUID:
     return api.harness.part(batch_id).job_id
 
 
+def blocked_account(api: Api) -> str:
+    """An account that Together refuses, and that nothing else here uses."""
+    api.harness.run(
+        "INSERT INTO haulier.accounts (name, paused_until, blocked_since)"
+        " VALUES ('spare', now() + interval '1 hour', now()) ON CONFLICT DO NOTHING"
+    )
+    return "spare"
+
+
 def lines(api: Api, **filters: Any) -> list[dict[str, Any]]:
     """What is in the log, newest first, but for the migrations of this test's own database."""
     answer = api.http.get("/v1/audit", params=filters)
@@ -63,6 +72,7 @@ def test_whatever_only_an_admin_may_change_leaves_a_line(api: Api, api_settings:
                 disable(api.db, name)
             known = {"name": name, "token_id": token.id, "job_id": str(parked(api))}
             known["lane_id"] = ill_lane(api.db, f"model-{number}")
+            known["account"] = blocked_account(api)
             body = None if method == "DELETE" else BODIES.get(f"{method} {path}", {})
             before = lines(api)[0]["id"]
 

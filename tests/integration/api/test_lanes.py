@@ -8,11 +8,14 @@ from uuid import UUID, uuid4
 import pytest
 
 from service.rules.lanes import Failure, Trouble
+from service.rules.outcomes import Pause
+from service.rules.states import Stage
+from service.store.claim import claim_batches
 from service.store.engine import clock
 from service.store.producers import add_producer
 from tests.api import TOKEN, Api, chat, problem
 from tests.cli import Cli
-from tests.factories import ill_lane
+from tests.factories import LEASE, ill_lane
 from tests.integration.api.test_walls import as_bearer
 
 MODEL = str(chat("a")["requests"][0]["body"]["model"])
@@ -111,3 +114,26 @@ def test_the_command_line_names_a_lane(api: Api, tmp_path: Path, by: str) -> Non
         assert (refused.status, "healthy" in refused.err) == (2, True)
         unknown = cli("pause", "lane", "nothing")
         assert (unknown.status, "haulier lanes" in unknown.err) == (2, True)
+
+
+def test_an_account_is_probed_when_an_operator_has_topped_it_up(api: Api, tmp_path: Path) -> None:
+    cli = Cli(api.url, tmp_path, dict(os.environ, HAULIER_TOKEN=TOKEN))
+    open_one = problem(api.http.post("/v1/accounts/default/probe"), 409)
+    assert open_one["type"] == "urn:haulier:problem:account-not-paused"
+    problem(api.http.post("/v1/accounts/nobodys/probe"), 404)
+
+    first, second = api.harness.split(1, 1)
+    refused = Pause("402 no credit", blocked=True, spending=True)
+    api.harness.apply(api.harness.claim(first, Stage.UPLOAD), refused)
+    api.harness.run("UPDATE haulier.accounts SET paused_until = now() + interval '1 hour'")
+    api.harness.run("UPDATE haulier.batches SET not_before = now() + interval '1 hour'")
+    assert claim_batches(api.db, [first, second], Stage.UPLOAD, LEASE) == []
+    assert "402 no credit" in cli("jobs").err
+
+    assert "probed" in cli("probe", "account", "default").out
+    (probe,) = claim_batches(api.db, [first, second], Stage.UPLOAD, LEASE)
+    assert probe.account_blocked
+    assert claim_batches(api.db, [first, second], Stage.UPLOAD, LEASE) == []
+    line = api.http.get("/v1/audit").json()["data"][0]
+    assert (line["verb"], line["object"]) == ("probe", "accounts/default")
+    assert line["before"]["reason"] == "402 no credit"
