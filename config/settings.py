@@ -197,7 +197,8 @@ class Settings(BaseSettings):
     system's temporary directory."""
     unpacked_bytes: int = Field(default=10_000_000_000, ge=1)
     """The most bytes that gzipped request lines may unpack to: an uploaded file, a body, or what
-    `input` names. A producer's `body_bytes` bounds what it sends, too."""
+    `input` names. A producer's `body_bytes` bounds what it sends, too. A batch whose answer file
+    unpacks to more is parked."""
     input_roots: tuple[str, ...] = ()
     """The URL prefixes that the `input` of a batch spec may start with, as a JSON list."""
 

@@ -169,6 +169,7 @@ def _downloads(
                 file = stack.enter_context(
                     tempfile.TemporaryFile(buffering=BLOCK, dir=clients.scratch)
                 )
-                whole &= clients.together.download(file_id, file, clients.lease.keep)
+                most = clients.settings.unpacked_bytes
+                whole &= clients.together.download(file_id, file, clients.lease.keep, most)
                 files.append(file)
         yield files, whole

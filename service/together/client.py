@@ -41,6 +41,8 @@ from service.together.wire import (
 log = structlog.get_logger()
 
 BLOCK = 1 << 18
+UNPACKED_BYTES = 10_000_000_000
+"""The most that a file may unpack to, for whoever does not say it."""
 GZIP = b"\x1f\x8b"
 """The first bytes of a gzip file."""
 RESUMES = 8
@@ -139,15 +141,23 @@ class Together:
         if response.status_code != 404:
             checked(response)
 
-    def download(self, file_id: str, to: IO[bytes], progress: Callable[[], None]) -> bool:
+    def download(
+        self,
+        file_id: str,
+        to: IO[bytes],
+        progress: Callable[[], None],
+        most: int = UNPACKED_BYTES,
+    ) -> bool:
         """Write a file's content to `to` (empty, seekable), decompressed.
+
+        Raises Broken if it unpacks to more than `most` bytes.
 
         After a cut, continues with Range, or starts over if the server ignores Range. Returns
         whether the content is whole: its size is what Together says, or two downloads are equal
         if Together does not say one. `progress` runs after each block.
         """
         expected = self._size(file_id)
-        download = _Download(to)
+        download = _Download(to, file_id, most)
         self._download_whole(file_id, download, progress)
         whole = True
         if expected is not None:
@@ -223,7 +233,7 @@ class Together:
             download.encoded = encoding not in {"", "identity"}
             before = download.received
             for block in response.iter_bytes() if download.encoded else response.iter_raw():
-                download.to.write(block)
+                download.write(block, unpacked=download.encoded)
                 download.received = before + response.num_bytes_downloaded
                 progress()
 
@@ -315,8 +325,10 @@ def _exactly(size: int, blocks: Iterator[bytes]) -> Iterator[bytes]:
 class _Download:
     """Where the content of a file is written to, and how much of it has come."""
 
-    def __init__(self, to: IO[bytes]) -> None:
+    def __init__(self, to: IO[bytes], file_id: str, most: int) -> None:
         self.to = to
+        self._file_id = file_id
+        self._most = most
         self.received = 0
         """Bytes that came over the wire, which are fewer than `size` if it was compressed."""
         self.encoded = False
@@ -324,6 +336,18 @@ class _Download:
     @property
     def size(self) -> int:
         return self.to.tell()
+
+    def write(self, block: bytes, *, unpacked: bool) -> None:
+        if unpacked:
+            self._check(self.size + len(block))
+        self.to.write(block)
+
+    def _check(self, size: int) -> None:
+        if size > self._most:
+            raise Broken(
+                f"the file {self._file_id} unpacks to more than {self._most:,} bytes; if that is"
+                " plausible, raise HAULIER_UNPACKED_BYTES"
+            )
 
     def restart(self) -> None:
         self.to.seek(0)
@@ -342,6 +366,7 @@ class _Download:
             try:
                 with gzip.GzipFile(fileobj=self.to) as packed:
                     while block := packed.read(BLOCK):
+                        self._check(plain.tell() + len(block))
                         plain.write(block)
                         progress()
             except (EOFError, OSError, zlib.error):

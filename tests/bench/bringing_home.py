@@ -35,7 +35,9 @@ class LocalFiles:
         assert job is not None
         return job
 
-    def download(self, file_id: str, to: IO[bytes], progress: Callable[[], None]) -> bool:
+    def download(
+        self, file_id: str, to: IO[bytes], progress: Callable[[], None], _most: int
+    ) -> bool:
         before = time.thread_time()
         with Path(file_id).open("rb") as file:
             left = os.fstat(file.fileno()).st_size

@@ -603,6 +603,19 @@ def test_compressed_content_is_decompressed(
         assert _download(together, "file-1") == ONE
 
 
+@pytest.mark.parametrize("announced", [True, False])
+def test_content_that_unpacks_to_too_much_is_refused_by_name(
+    pool: Pool, *, announced: bool
+) -> None:
+    bomb = gzip.compress(bytes(50_000_000))
+    headers = {"Content-Encoding": "gzip"} if announced else {}
+    for together in _serving(pool, bomb, len(bomb), **headers):
+        to = io.BytesIO()
+        with pytest.raises(Broken, match="file-1 unpacks to more than 1,000,000 bytes"):
+            together.download("file-1", to, lambda: None, 1_000_000)
+        assert to.tell() <= 1_000_000
+
+
 def test_content_that_only_begins_like_gzip_is_left_alone(pool: Pool) -> None:
     content = gzip.compress(ONE)[:-9]
     for together in _serving(pool, content, len(content)):
