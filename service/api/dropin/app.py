@@ -17,6 +17,7 @@ from service.api.auth import authenticated
 from service.api.dropin import calls, errors
 from service.api.dropin.openai import batches as openai_batches
 from service.api.dropin.openai import files as openai_files
+from service.api.dropin.openai import models as openai_models
 from service.api.dropin.openapi import document
 from service.api.dropin.together import batches as together_batches
 from service.api.dropin.together import files as together_files
@@ -58,7 +59,7 @@ def mount(haulier: FastAPI) -> None:
     of_openai = _application(
         haulier,
         "Files, batches and calls for OpenAI's SDK",
-        [openai_files.router, openai_batches.router, calls.router],
+        [openai_files.router, openai_batches.router, openai_models.router, calls.router],
         is_open=lambda _scope: False,
     )
     of_openai.add_middleware(RequestIds)

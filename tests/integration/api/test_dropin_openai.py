@@ -1,6 +1,7 @@
 """Files and batches for OpenAI's SDK, at the API: nothing works on the jobs here."""
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -9,12 +10,13 @@ import httpx
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
-from openai.types import Batch, FileDeleted, FileObject
+from openai.types import Batch, FileDeleted, FileObject, Model
 
+from config.settings import Settings
 from service.store import jobs, producers
 from service.store.models import Job
 from service.upkeep import files
-from tests.api import Api, chat
+from tests.api import Api, chat, serving
 from tests.integration.api.test_dropin import CHAT
 from tests.integration.api.test_dropin_storage import DAYS
 from tests.together_by_hand import chat_line, jsonl
@@ -56,7 +58,7 @@ def door(refusing_api: Api) -> Door:
     return Door(refusing_api)
 
 
-def strictly(shown: FileObject | Batch | FileDeleted) -> None:
+def strictly(shown: FileObject | Batch | FileDeleted | Model) -> None:
     """The SDK itself takes whatever comes; its models say what ought to."""
     type(shown).model_validate_json(shown.to_json())
 
@@ -304,3 +306,30 @@ def test_each_producer_has_its_own_files_and_batches(door: Door) -> None:
             asked()
     for path, after in (("/files", file_id), ("/batches", batch_id)):
         assert other.http("GET", path, params={"after": after}).status_code == 400
+
+
+def test_models_are_those_with_a_price_and_those_that_the_producer_used(
+    api_settings: Settings,
+) -> None:
+    table = {"acme/priced": [{"from": "2026-01-02", "input": "1", "output": "2"}]}
+    settings = Settings.model_validate(
+        api_settings.model_dump(exclude={"prices"}) | {"prices": json.dumps(table)}
+    )
+    with serving(settings) as api:
+        door, other = Door(api), Door(api)
+        with api.db.begin() as session:
+            session.connection().exec_driver_sql(
+                "INSERT INTO haulier.usage (day, producer, account, model)"
+                " SELECT current_date - days, %s, 'default', 'acme/used' FROM unnest(%s) AS days",
+                (door.producer, [1, 2]),
+            )
+
+        models = list(door.client.models.list())
+        for model in models:
+            strictly(model)
+        assert [(model.id, model.owned_by) for model in models] == [
+            ("acme/priced", "acme"),
+            ("acme/used", "acme"),
+        ]
+        assert models[0].created == 1767312000
+        assert [model.id for model in other.client.models.list()] == ["acme/priced"]
