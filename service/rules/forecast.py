@@ -110,7 +110,8 @@ class Experience:
         """Say when a job ends. `stretch` is what `corrected` has left of the way to 90 %."""
         if self.jobs < LEAST:
             return TOO_LITTLE
-        guess, lasted = self._guess(kind), max((now - kind.since).total_seconds(), 0.0)
+        begin = max(now, kind.since)
+        guess, lasted = self._guess(kind), (begin - kind.since).total_seconds()
         size, hour = _size(kind), _hour(kind)
         longer = sorted(
             (memory.ratio, memory.weight * _likeness(memory, size, hour))
@@ -121,8 +122,8 @@ class Experience:
             return OVERDUE
         p50, p90 = (guess * ratio - lasted for ratio in _quantiles(longer, MEDIAN, UPPER))
         return Forecast(
-            p50=now + timedelta(seconds=p50),
-            p90=now + timedelta(seconds=max(p50, p90 * stretch)),
+            p50=begin + timedelta(seconds=p50),
+            p90=begin + timedelta(seconds=max(p50, p90 * stretch)),
             basis=len(longer),
         )
 

@@ -120,8 +120,10 @@ WHERE j.state = 'running' AND NOT j.is_call AND j.open_parts > 0
 ORDER BY j.created_at DESC LIMIT :most
 """)
 
+# What is not to begin before some instant takes its time from then on. What is held has no such.
 _OPEN = text("""
-SELECT job_id, account, endpoint, model, sum(requests)::bigint AS requests
+SELECT job_id, account, endpoint, model, sum(requests)::bigint AS requests,
+  min(ready_at) FILTER (WHERE attempt = 1 AND ready_at < now() + interval '1 year') AS ready
 FROM haulier.parts WHERE job_id = ANY(:ids) AND state <> 'settled' GROUP BY 1, 2, 3, 4
 """)
 
@@ -159,7 +161,8 @@ def _take_in(session: Session) -> set[UUID]:
             own=part.requests,
         )
         values = {"job_id": job.id, **_named(lane), "requests": part.requests, "ahead": before}
-        rows.append({**values, "since": job.since, "look_at": func.now()})
+        since = max(job.since, part.ready or job.since)
+        rows.append({**values, "since": since, "look_at": func.now()})
     if rows:
         session.execute(insert(JobForecast).values(rows).on_conflict_do_nothing())
     return {row["job_id"] for row in rows}

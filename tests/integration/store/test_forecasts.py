@@ -90,6 +90,16 @@ def test_a_job_is_forecast_once_its_lane_has_a_history(harness: Harness) -> None
         assert of_lanes(session) == {LANE: found}
 
 
+def test_a_job_that_is_not_to_begin_yet_takes_its_time_from_then_on(harness: Harness) -> None:
+    history(harness, 4 * LEAST)
+    job = harness.submitted(3)
+    harness.run("UPDATE haulier.parts SET ready_at = now() + interval '1 h'")
+    look(harness.db)
+    found = said(harness, job)[job]
+    assert isinstance(found, Forecast)
+    assert timedelta(minutes=62) < found.p50 - clock(harness.db) < timedelta(minutes=67)
+
+
 def test_what_has_passed_moves_on_and_what_lasts_too_long_says_so(harness: Harness) -> None:
     history(harness, 4 * LEAST)
     job = harness.submitted(3)

@@ -33,7 +33,7 @@ kinds = st.builds(
     Kind,
     requests=sizes,
     ahead=sizes,
-    since=st.integers(-(10**6), 0).map(lambda seconds: NOW + seconds * SECOND),
+    since=st.integers(-(10**6), 10**4).map(lambda seconds: NOW + seconds * SECOND),
 )
 pasts = st.builds(
     lambda kind, took: Past(**vars(kind), took=took), kinds, st.floats(0, 10**6, allow_nan=False)
