@@ -123,6 +123,7 @@ ORDER BY j.created_at DESC LIMIT :most
 # What is not to begin before some instant takes its time from then on. What is held has no such.
 _OPEN = text("""
 SELECT job_id, account, endpoint, model, sum(requests)::bigint AS requests,
+  coalesce(sum(requests) FILTER (WHERE state = 'travelling'), 0)::bigint AS travelling,
   min(ready_at) FILTER (WHERE attempt = 1 AND ready_at < now() + interval '1 year') AS ready
 FROM haulier.parts WHERE job_id = ANY(:ids) AND state <> 'settled' GROUP BY 1, 2, 3, 4
 """)
@@ -155,7 +156,7 @@ def _take_in(session: Session) -> set[UUID]:
         job = jobs[part.job_id]
         before = ahead(
             waiting,
-            under_way,
+            max(under_way - part.travelling, 0),
             producer=job.producer,
             priority=job.priority,
             own=part.requests,
