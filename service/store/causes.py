@@ -16,7 +16,7 @@ from service.rules.alike import alike, cause_id
 from service.store.engine import Database
 from service.store.models import DeadLetter
 
-MOST_OF_A_JOB = 200_000
+MOST_OF_A_JOB = 100_000
 """The most dead letters of a job that are looked at, the first in the order of the input."""
 
 MOST_OF_A_PRODUCER = 20_000
@@ -48,7 +48,7 @@ class Causes:
     causes: tuple[Cause, ...]
     requests: int
     is_complete: bool
-    """Whether there are no more failed requests than were looked at."""
+    """Whether fewer were looked at than are at most, so that there are no others."""
 
 
 # Rows of before have no cause: their messages are told apart here, and put together afterwards.

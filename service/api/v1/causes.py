@@ -50,7 +50,7 @@ class CausesView(View):
     data: Sequence[CauseView]
     requests: int = Field(description="The failed requests that were looked at.")
     is_complete: bool = Field(
-        description="Whether these are all. Of a job the first 200,000 are looked at, of a time the"
+        description="Whether these are all. Of a job the first 100,000 are looked at, of a time the"
         " newest 20,000 of each producer."
     )
     since: datetime | None = None

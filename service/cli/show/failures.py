@@ -94,7 +94,7 @@ def _show_causes(screen: Screen, found: Causes, *, with_jobs: bool = False) -> N
         screen.line(f"And {found.requests - told:,} failed requests of rarer causes.")
     if not found.is_complete:
         screen.line(
-            f"Only {found.requests:,} failed requests were looked at; there are more of them."
+            f"Only {found.requests:,} failed requests were looked at; there may be more of them."
         )
 
 
