@@ -51,6 +51,8 @@ WHERE health ->> 'phase' = '{before}'
 
 
 def upgrade() -> None:
+    # Older code asks for the column by its old name: such processes end instead of failing.
+    op.execute("INSERT INTO haulier.schema_floor (revision) VALUES ('0025')")
     op.alter_column("batches", "canary", new_column_name="probe", schema="haulier")
     op.execute(_PHASE.format(before="canary", after="probe"))
     op.execute(_FIELDS.format(before=_BEFORE, after=_AFTER))
@@ -72,6 +74,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.execute("DELETE FROM haulier.schema_floor WHERE revision = '0025'")
     op.execute(_PHASE.format(before="probe", after="canary"))
     op.alter_column("batches", "probe", new_column_name="canary", schema="haulier")
     op.execute(_FIELDS.format(before=_AFTER, after=_BEFORE))
