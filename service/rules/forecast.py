@@ -37,6 +37,9 @@ STEP = 0.06
 """By how much the stretch follows what is counted."""
 LEAST_STRETCH, MOST_STRETCH = 0.2, 10.0
 
+LONGEST = 10 * 365 * 86_400.0
+"""Seconds. What is further away than this is not told apart."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
@@ -122,8 +125,8 @@ class Experience:
             return OVERDUE
         p50, p90 = (guess * ratio - lasted for ratio in _quantiles(longer, MEDIAN, UPPER))
         return Forecast(
-            p50=begin + timedelta(seconds=p50),
-            p90=begin + timedelta(seconds=max(p50, p90 * stretch)),
+            p50=begin + timedelta(seconds=min(p50, LONGEST)),
+            p90=begin + timedelta(seconds=min(max(p50, p90 * stretch), LONGEST)),
             basis=len(longer),
         )
 

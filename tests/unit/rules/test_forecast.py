@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from service.rules.forecast import (
     LEAST,
     LEAST_STRETCH,
+    LONGEST,
     MOST_STRETCH,
     NOT_YET,
     OVERDUE,
@@ -64,6 +65,17 @@ def test_no_instant_lies_in_the_past_and_half_never_after_most(
         assert found.p50 + SECOND <= later.p50 <= later.p90
     else:
         assert found in {TOO_LITTLE, OVERDUE}
+
+
+def test_a_history_that_makes_no_sense_breaks_no_calendar() -> None:
+    # Time goes by what is ahead alone, so a small job that took a year is far from its guess.
+    odd = [replace(past, ahead=0, requests=0, took=10.0**8) for past in equal(LEAST)]
+    history = [*odd, *equal(200, took=10.0**6, requests=0, before=1)]
+    found = Experience(history).forecast(
+        Kind(requests=10**12, ahead=10**9, since=NOW), NOW, MOST_STRETCH
+    )
+    assert isinstance(found, Forecast)
+    assert found.p90 - NOW <= timedelta(seconds=LONGEST)
 
 
 @given(st.floats(0.1, 1000), st.integers(LEAST, 40))
