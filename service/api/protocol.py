@@ -41,6 +41,8 @@ LINGER_SECONDS = 3.0
 """For a client that still sends to read its answer. Closed at once, the connection would be reset,
 and the answer be lost with it."""
 LOOK_SECONDS = 0.5
+HEAD_BYTES = 1 << 16
+"""The most that a request's line and headers take: a query may hold what is else in a body."""
 HEAD_READ = 1 << 12
 """Bytes that are read at a time before anybody wants the body: the caller may be a stranger, and
 one of thousands."""
@@ -68,7 +70,7 @@ class Protocol(H11Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self.conn = _Connection(h11.SERVER)
+        self.conn = _Connection(h11.SERVER, HEAD_BYTES)
         assert isinstance(config, FrontConfig)
         self._rooms = config.rooms
         now = self.loop.time()

@@ -28,6 +28,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "show": ("haulier show 93d16", "haulier show - --json"),
     "request": ("haulier request 93d16 question-7",),
+    "logs": ("haulier logs 93d16 api.log worker.log", "haulier logs - worker.log --json"),
     "watch": ("haulier watch -",),
     "results": (
         "haulier results 93d16 --text",

@@ -151,7 +151,8 @@ def _past_dead_worker(
     # Celery forks another child, which would die as well.
     victim.kill()
     victim.stop()
-    assert any(pipeline.job(one).finished_at is None for one in (job_id, *others))
+    if stage.point is not P.SETTLE_SLICED:  # the last slice alone does not come past the point
+        assert any(pipeline.job(one).finished_at is None for one in (job_id, *others))
     pipeline.worker(HAULIER_INPUT_ROOTS=root)
     return pipeline.ended(job_id)
 

@@ -37,7 +37,7 @@ def logs(
 ) -> None:
     """Pick the lines about a job and its batches out of logs, as they come.
 
-    For example: docker compose logs -f --no-log-prefix | haulier logs JOB
+    Standard input is read where no file is named, as behind `docker compose logs --no-log-prefix`.
     """
     with connected() as api, ExitStack() as opened:
         sources = [_open(path, opened) for path in files or ()] or [sys.stdin]

@@ -276,8 +276,6 @@ def test_the_sdk_raises_its_own_errors(door: Door) -> None:
     door.api.harness.run("UPDATE haulier.jobs SET state = 'cancelled', finished_at = now()")
     with pytest.raises(openai.ConflictError):
         sdk.batches.cancel(cancelled)
-    with pytest.raises(openai.NotFoundError):
-        sdk.models.list()
     over = Door(door.api, open_requests=1)
     auth = {"Authorization": f"Bearer {over.token}"}
     door.api.http.post("/v1/jobs", json=chat("open"), headers=auth).raise_for_status()

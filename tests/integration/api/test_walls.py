@@ -71,7 +71,7 @@ def everything(url: str) -> dict[str, list[str]]:
     with psycopg.connect(url) as connection:
         tables = connection.execute(
             "SELECT tablename FROM pg_tables WHERE schemaname = 'haulier'"
-            " AND tablename NOT IN ('heartbeats', 'chores')"
+            " AND tablename NOT IN ('heartbeats', 'chores', 'measured')"
         ).fetchall()
         return {
             table: sorted(
