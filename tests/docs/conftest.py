@@ -31,6 +31,8 @@ def home_of_up(environment_of_a_reader: dict[str, str], tmp_path: Path) -> Itera
             *("up", "--simulate", "--port", "0", "--batch-seconds", "0.2"),
             HAULIER_HOME=str(directory / "home"),
             HAULIER_PACK_SECONDS="0.5",
+            HAULIER_RETRY_PACK_SECONDS="0.5",
+            HAULIER_RETRY_BASE_SECONDS="0.5",
         )
 
         def is_up() -> bool:
