@@ -285,6 +285,7 @@ OTHERS: list[Callable[[World], None]] = [
 ]
 
 
+@pytest.mark.slow
 def test_what_wakes_people_is_seen_and_seen_to_end(world: World) -> None:
     for scenario in FIRST:
         scenario(world)
