@@ -3,11 +3,12 @@
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from service.cli.run.process import Child, Process, send, spawn, tail
+from service.cli.up.parts import BEHIND
 from tests import forked
 from tests.forked import PYTHON_MODULE, Forked, suits
 
@@ -62,10 +63,19 @@ class Processes:
     """Starts processes and ends them all, latest first."""
 
     def __init__(
-        self, directory: Path, environment: Mapping[str, str], *, fork: bool = False
+        self,
+        directory: Path,
+        environment: Mapping[str, str],
+        *,
+        fork: bool = False,
+        behind: Collection[str] = (),
     ) -> None:
-        """Logs go to `directory`. With `fork`, processes start as forks where that is the same."""
+        """Logs go to `directory`. With `fork`, processes start as forks where that is the same.
+
+        Commands that are named in `behind` step back for the others, as in `haulier up`.
+        """
         self._fork = fork
+        self._behind = behind
         self._directory = directory
         self._environment = environment
         self._started: list[Running] = []
@@ -76,14 +86,16 @@ class Processes:
 
     def start(self, argv: Sequence[str], **more: str) -> Running:
         """Start any program; `more` goes on top of the environment."""
-        log = self._directory / f"{len(self._started)}-{_name(argv)}.log"
+        name = _name(argv)
+        log = self._directory / f"{len(self._started)}-{name}.log"
         environment = {**self._environment, **more}
         log.touch()
         child: Child | Forked
-        if self._fork and suits(argv):
+        nice = BEHIND if name in self._behind else 0
+        if self._fork and suits(argv) and not nice:
             child = Forked(argv, env=environment, stdout=log)
         else:
-            child = spawn(Process(name=_name(argv), argv=argv, env=environment, log=log))
+            child = spawn(Process(name=name, argv=argv, env=environment, log=log, nice=nice))
         running = Running(child, log)
         self._started.append(running)
         return running

@@ -18,7 +18,7 @@ from config.settings import Settings, SettingsError, settings
 from service.rules.measures import STARTS
 from service.runner.runner import scratch_of
 from service.store import engine, heartbeats
-from service.store.schema import is_too_new
+from service.store.revisions import is_too_new
 from service.upkeep import measuring
 
 log = structlog.get_logger()

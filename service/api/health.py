@@ -9,7 +9,7 @@ from service.api.openapi import problem
 from service.api.problems import NOT_MIGRATED, RETRY_AFTER, HttpProblem
 from service.api.services import Uses
 from service.api.v1.schemas import HealthView
-from service.store.schema import is_migrated
+from service.store.revisions import is_migrated
 
 router = APIRouter()
 

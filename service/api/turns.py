@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
-AT_ONCE = 4
+AT_ONCE = 2
 """Calls of one producer that are worked on at once, while others call."""
 ALONE = 10
 """Those of a producer while nobody else calls: as many as there are connections to Postgres. Each

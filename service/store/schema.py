@@ -1,24 +1,20 @@
-"""The schema of the database: bringing it to the newest revision, and looking whether it is."""
+"""Bringing the schema of the database to the newest revision."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import cache
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import select, text
+from sqlalchemy import text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
 from service.store import grants
-from service.store.engine import Database, create
-from service.store.models import SCHEMA, SchemaFloor
+from service.store.engine import create
+from service.store.models import SCHEMA
 
 # As Alembic makes it.
 _VERSIONS = f"""
@@ -77,40 +73,3 @@ def _take_turn(connection: Connection) -> None:
     for setting in ("lock_timeout", "idle_in_transaction_session_timeout"):
         connection.execute(text(f"SET LOCAL {setting} = 0"))
     connection.execute(text(f"LOCK TABLE {SCHEMA}.alembic_version IN SHARE UPDATE EXCLUSIVE MODE"))
-
-
-def is_migrated(db: Database) -> bool:
-    """Whether the database has the schema that this code knows, or a newer one that it may use.
-
-    In a rolling deploy, migrations come first. Most only add something, and older code goes on.
-    """
-    with db() as session:
-        current = _revisions(session)
-        heads = ScriptDirectory.from_config(_config()).get_heads()
-        newer = bool(current - _known())
-        return current == set(heads) or (newer and _floors(session) <= _known())
-
-
-def is_too_new(db: Database) -> bool:
-    """Whether the database was brought to a schema that this code must not work on."""
-    with db() as session:
-        if not _revisions(session) - _known():
-            return False
-        return not _floors(session) <= _known()
-
-
-@cache
-def _known() -> frozenset[str]:
-    revisions = ScriptDirectory.from_config(_config()).walk_revisions()
-    return frozenset(script.revision for script in revisions)
-
-
-def _revisions(session: Session) -> set[str]:
-    context = MigrationContext.configure(
-        session.connection(), opts={"version_table_schema": SCHEMA}
-    )
-    return set(context.get_current_heads())
-
-
-def _floors(session: Session) -> set[str]:
-    return set(session.scalars(select(SchemaFloor.revision)))

@@ -9,7 +9,7 @@ from service.payloads.blobs import STORAGE_ERRORS, Blobs
 from service.rules.crashpoints import CrashPoint, reached
 from service.store import expiry as store
 from service.store.engine import Database
-from service.upkeep.retention import PAGE, time_is_up
+from service.upkeep.bounds import PAGE, time_is_up
 
 log = structlog.get_logger()
 

@@ -4,7 +4,6 @@ The transaction that deletes the rows also notes the blobs and files as leftover
 between loses none of them.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,12 +18,9 @@ from service.store.engine import Database
 from service.store.leftovers import Discardable
 from service.store.prune import prune_jobs
 from service.together.client import Together
+from service.upkeep.bounds import PAGE, time_is_up
 
 log = structlog.get_logger()
-
-PAGE = 200
-AT_ONCE = timedelta(seconds=10)
-"""The longest time that one task works on this. The next message of its kind goes on."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +48,6 @@ def prune(
     if pruned:
         log.info("jobs_forgotten", jobs=pruned, calls=calls)
     return pruned
-
-
-def time_is_up(stopping: Callable[[], bool]) -> Callable[[], bool]:
-    """Return what says that one task has worked for long enough, or is to stop."""
-    end = time.monotonic() + AT_ONCE.total_seconds()
-    return lambda: stopping() or time.monotonic() > end
 
 
 def discard_blobs(db: Database, blobs: Blobs, terms: Terms) -> None:

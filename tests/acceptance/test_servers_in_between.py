@@ -17,7 +17,8 @@ from sqlalchemy.exc import DBAPIError
 from service.rules.states import JobState
 from service.store import engine, jobs
 from service.store.models import Job
-from service.store.schema import is_migrated, migrate
+from service.store.revisions import is_migrated
+from service.store.schema import migrate
 from tests.between import ODD, Watched, pgbouncer, primary_and_standby, tls_before
 from tests.conftest import process_environment
 from tests.eventually import eventually

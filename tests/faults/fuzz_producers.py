@@ -1,7 +1,6 @@
 """The producers of a fuzz run: careless ones that send anything, and one that does its work."""
 
 import json
-import os
 import random
 import socket
 import threading
@@ -19,6 +18,7 @@ import httpx
 import redis
 
 from tests.api import chat
+from tests.faults.elsewhere import on_another_machine
 from tests.faults.fuzz_inputs import Mutator
 
 ODD_HEADERS = (
@@ -70,8 +70,7 @@ class Target:
 
 def careless(targets: Sequence[Target], seed: int, seconds: float, told: "Queue[Seen]") -> None:
     """Be several careless producers for so long. Runs in a process of its own."""
-    # Its machine would be another one: it gets what the service leaves of the processors.
-    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    on_another_machine()
     end = time.monotonic() + seconds
     ones = [Careless(target, f"{seed} {number}", end) for number, target in enumerate(targets)]
     for one in ones:

@@ -107,7 +107,7 @@ def open_service(
             "HAULIER_ACCOUNTS": json.dumps(honest),
             **settings,
         }
-        processes = Processes(home / "logs", environment)
+        processes = Processes(home / "logs", environment, behind=set(PARTS) - {"api"})
         stack.callback(processes.kill)
         port = free_port()
         arguments = {"api": ("api", "--port", str(port))}

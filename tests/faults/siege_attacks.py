@@ -1,6 +1,5 @@
 """What a hostile producer does, all at once. Runs in a process of its own."""
 
-import os
 import random
 import socket
 import threading
@@ -17,6 +16,7 @@ import httpx
 import redis
 
 from tests.api import chat, jsonl
+from tests.faults.elsewhere import on_another_machine
 from tests.faults.fuzz_producers import QUEUE
 
 IDLE = 300
@@ -62,8 +62,7 @@ def besiege(
     url: str, token: str, redis_url: str, seconds: float, told: "Queue[Counter[str]]"
 ) -> None:
     """Attack for so long, then tell what was answered."""
-    # Its machine would be another one: it gets what the service leaves of the processors.
-    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    on_another_machine()
     siege = Siege(url, token, redis_url, time.monotonic() + seconds)
     attacks: list[Callable[[Siege], None]] = [
         idle,

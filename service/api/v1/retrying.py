@@ -1,9 +1,7 @@
 """Retrying failed requests, releasing what is held, giving up what waits for an operator."""
 
 from typing import Annotated, Literal, Self
-from uuid import uuid4
 
-import msgspec
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -12,16 +10,14 @@ from service.api.auth import ADMIN, SUBMIT, CalledBy
 from service.api.body import SMALL_BODY
 from service.api.openapi import problem
 from service.api.problems import INVALID, NOT_RETRYABLE, NOTHING_HELD, NOTHING_PARKED, HttpProblem
+from service.api.reviving import NoneFailed, UnknownRequests, retry
 from service.api.services import Uses
 from service.api.v1.amounts import Usd
 from service.api.v1.jobs import Operator, VisibleJob, job_now
-from service.payloads.blobs import Blobs
-from service.rules.crashpoints import CrashPoint, reached
 from service.rules.errors import MOST_PROBLEMS, Conflict
 from service.store.causes import custom_ids_of_cause
 from service.store.hold import release
-from service.store.parked import abandon, unpark
-from service.store.revive import DeadLetters, Revival, dead_letters_by_part, revive
+from service.store.parked import abandon
 from service.store.views import JobView
 
 router = APIRouter(max_body_size=SMALL_BODY)
@@ -75,22 +71,14 @@ def retry_job(
     replace them. In a running job, this resumes parked work instead.
     """
     chosen = None if asked is None else _chosen(services, job, asked)
-    if chosen is None and unpark(services.db, job.id, operator=operator):
-        return job_now(job.id, services, caller)
-    found, names = dead_letters_by_part(services.db, job.id, chosen)
-    unknown = [custom_id for custom_id in chosen or () if custom_id not in names]
-    if unknown:
-        raise HttpProblem(
-            INVALID,
-            f"{len(unknown)} of the custom_ids are no failed requests of this job",
-            custom_ids=unknown[:MOST_PROBLEMS],
-        )
-    if not found:
-        raise HttpProblem(NOT_RETRYABLE, "the job has no failed requests", state=job.state)
-    revivals = [_revival(services.blobs, f"jobs/{job.id}/{uuid4()}", each) for each in found]
-    reached(CrashPoint.RETRY_WRITTEN)
     try:
-        revive(services.db, job.id, revivals, operator=operator)
+        retry(services.db, services.blobs, job.id, chosen, operator=operator)
+    except UnknownRequests as error:
+        raise HttpProblem(
+            INVALID, str(error), custom_ids=list(error.custom_ids[:MOST_PROBLEMS])
+        ) from None
+    except NoneFailed as error:
+        raise HttpProblem(NOT_RETRYABLE, str(error), state=job.state) from None
     except Conflict as error:
         raise HttpProblem(NOT_RETRYABLE, str(error)) from None
     return job_now(job.id, services, caller)
@@ -164,18 +152,3 @@ def abandon_job(
     except Conflict as error:
         raise HttpProblem(NOTHING_PARKED, str(error), state=job.state) from None
     return job_now(job.id, services, caller)
-
-
-def _revival(blobs: Blobs, prefix: str, part: DeadLetters) -> Revival:
-    """Write a manifest of one part's dead letters, with a fresh set of attempts each."""
-    entries = [
-        msgspec.structs.replace(entry, attempts=0, lost=0)
-        for entry in blobs.get_manifest(part.manifest)
-        if entry.ordinal in part.ordinals
-    ]
-    return Revival(
-        part_id=part.part_id,
-        manifest=blobs.put_manifest(f"{prefix}/{part.part_id}.manifest", entries),
-        ordinals=frozenset(entry.ordinal for entry in entries),
-        bytes=sum(entry.length for entry in entries),
-    )

@@ -35,7 +35,7 @@ from service.store.engine import (
     sqlstate,
 )
 from service.store.grants import owned_by
-from service.store.schema import is_migrated
+from service.store.revisions import is_migrated
 from service.together.client import Together
 from service.together.transport import open_pool
 

@@ -47,6 +47,8 @@ class Process:
     """How long it may take to end after `stop_signal`, before SIGKILL."""
     death_signal: signal.Signals = signal.SIGKILL
     """What the kernel sends it when the parent dies (Linux)."""
+    nice: int = 0
+    """How far it steps back where processors are scarce: 0 to 19."""
 
 
 def spawn(process: Process) -> Child:
@@ -68,6 +70,7 @@ def spawn(process: Process) -> Child:
         str(_SHIM),
         str(os.getpid()),
         str(int(process.death_signal)),
+        str(process.nice),
     ]
     output = None if process.log is None else os.open(*_opened(process.log), mode=0o600)
     try:

@@ -24,6 +24,9 @@ from service.cli.up.ports import becomes_free, free_port, port_like
 from service.cli.up.postgres import Postgres
 from service.cli.up.valkey import Valkey
 
+BEHIND = 10
+"""How far the other processes step back for the API, which people wait for."""
+
 _NO_KEY = {"api_key": None}
 
 _SECRETS = {
@@ -81,7 +84,8 @@ def assemble(
     )
     # The worker waits for its running tasks.
     worker = replace(run("worker"), stop_timeout=timedelta(seconds=60))
-    queues = Siblings((worker, run("scheduler"), run("inbox")))
+    others = (worker, run("scheduler"), run("inbox"))
+    queues = Siblings(tuple(replace(process, nice=BEHIND) for process in others))
     return instance, [*servers, Step(run("migrate")), *simulator, api, queues]
 
 

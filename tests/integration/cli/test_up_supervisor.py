@@ -258,3 +258,15 @@ def test_a_killed_child_takes_its_group_along(tmp_path: Path) -> None:
     send(child, signal.SIGKILL)
     child.wait(timeout=10)
     eventually(lambda: gone(sleeper))
+
+
+def test_a_child_that_steps_back_does_so_with_its_whole_session(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    argv = ["sh", "-c", "nice; cat /proc/self/autogroup"]
+    nice = os.nice(0)
+    child = spawn(Process(name="sh", argv=argv, log=log, nice=7))
+    child.wait(timeout=10)
+    said = log.read_text().split()
+    assert int(said[0]) == nice + 7
+    if Path("/proc/self/autogroup").exists():
+        assert int(said[-1]) == 7

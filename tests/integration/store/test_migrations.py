@@ -6,13 +6,14 @@ from uuid import UUID
 
 import pytest
 from alembic import command
+from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 from service.rules.admission import Capacity
 from service.rules.outcomes import Settle, Split
 from service.rules.states import BATCH_STAGES, BatchState, JobState, PartState, Stage
 from service.rules.work import Ending
-from service.store import engine, jobs, schema
+from service.store import engine, jobs, revisions, schema
 from service.store.models import SCHEMA, Base, Batch, Part
 from service.store.parts import parts_of
 from service.store.revive import dead_letters_by_part
@@ -62,6 +63,12 @@ def test_an_upgrade_can_be_taken_back(database_url: str, revision: str) -> None:
     assert described(database_url) == newest
 
 
+def test_the_revisions_that_processes_know_are_those_of_alembic() -> None:
+    scripts = ScriptDirectory.from_config(schema._config())
+    assert revisions.known() == {script.revision for script in scripts.walk_revisions()}
+    assert scripts.get_heads() == [max(revisions.known())]
+
+
 @pytest.mark.parametrize(("floor", "fits"), [(None, True), ("0001", True), ("9999", False)])
 def test_code_works_on_a_newer_schema_unless_it_is_below_its_floor(
     database_url: str, floor: str | None, fits: bool
@@ -73,8 +80,8 @@ def test_code_works_on_a_newer_schema_unless_it_is_below_its_floor(
         session.execute(text("DELETE FROM haulier.schema_floor"))
         if floor is not None:
             session.execute(text("INSERT INTO haulier.schema_floor VALUES (:f)"), {"f": floor})
-    assert schema.is_migrated(db) is fits
-    assert schema.is_too_new(db) is not fits
+    assert revisions.is_migrated(db) is fits
+    assert revisions.is_too_new(db) is not fits
     made.dispose()
 
 

@@ -23,7 +23,8 @@ from service.store.cancel import cancel
 from service.store.due import dispatch
 from service.store.engine import Database, is_contended, is_unavailable
 from service.store.models import Base, Batch, Job
-from service.store.schema import is_migrated, migrate
+from service.store.revisions import is_migrated
+from service.store.schema import migrate
 from service.store.submit import Submission
 from tests.factories import (
     LEASE,
