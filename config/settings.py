@@ -25,9 +25,11 @@ from config.secret_files import read_secret, secrets_in_files
 from config.values import (
     AdminToken,
     BaseUrl,
+    HeaderName,
     Name,
     Networks,
     PublicUrl,
+    Role,
     Seconds,
     SecondsOrNone,
     Secret,
@@ -184,6 +186,18 @@ class Settings(BaseSettings):
     failed_logins_per_minute: int = Field(default=60, ge=1)
     """How many wrong tokens from one address the API answers with 401 in a minute. It answers more
     of them with 429. Valid tokens are not affected."""
+    console: bool = True
+    """Whether the API serves the console at `/console`."""
+    console_session_hours: float = Field(default=12, gt=0, le=8760)
+    """How many hours a login to the console lasts."""
+    console_user_header: HeaderName = None
+    """The header in which a proxy that logs people in names them, as `X-Forwarded-User`. It is
+    believed only if `HAULIER_TRUSTED_PROXIES` sends it, and the proxy must remove it from what
+    clients send. Off by default."""
+    console_roles: Annotated[dict[str, Role], NoDecode, BeforeValidator(_exact_json)] = {}
+    """The roles of people whom `HAULIER_CONSOLE_USER_HEADER` names, as JSON:
+    `{"ann@example.com": "admin", "*": "viewer"}`. `*` is everybody else; without it, nobody else
+    gets in. The roles are `viewer`, `operator` and `admin`."""
     home: Path = Path(".haulier")
     """The directory for the data of `haulier up`, and for blobs unless `HAULIER_BLOB_URL` is
     set."""

@@ -4,6 +4,7 @@ import json
 import os
 import re
 from datetime import timedelta
+from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -152,3 +153,23 @@ def _name(name: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_name)]
+
+
+def _header_name(name: str | None) -> str | None:
+    if name is not None and not re.fullmatch(r"[A-Za-z0-9-]{1,100}", name):
+        raise ValueError("must be the name of a header, like X-Forwarded-User")
+    return name
+
+
+HeaderName = Annotated[str | None, AfterValidator(_header_name)]
+
+
+class Role(StrEnum):
+    """What somebody whom a proxy logs in may do in the console."""
+
+    VIEWER = "viewer"
+    """Look at everything."""
+    OPERATOR = "operator"
+    """Also retry and cancel jobs, and pause and resume lanes and accounts."""
+    ADMIN = "admin"
+    """Also change producers and their tokens."""

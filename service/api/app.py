@@ -19,6 +19,7 @@ from service.api import health, problems
 from service.api.access_log import AccessLog
 from service.api.auth import Authenticator, authenticated
 from service.api.calls.desk import Desk
+from service.api.console import app as console
 from service.api.dropin import app as dropin
 from service.api.failures import Failures
 from service.api.forwarded import Forwarded
@@ -110,7 +111,9 @@ def create_app(settings: Settings) -> FastAPI:
         await to_thread.run_sync(storing.stop)
         connections.dispose()
 
-    return application(lifespan, trusted_proxies=settings.trusted_proxies)
+    return application(
+        lifespan, trusted_proxies=settings.trusted_proxies, with_console=settings.console
+    )
 
 
 def _remember(authenticator: Authenticator) -> None:
@@ -128,7 +131,10 @@ class _Application(FastAPI):
 
 
 def application(
-    lifespan: Lifespan[FastAPI] | None = None, *, trusted_proxies: Collection[Network] = ()
+    lifespan: Lifespan[FastAPI] | None = None,
+    *,
+    trusted_proxies: Collection[Network] = (),
+    with_console: bool = True,
 ) -> FastAPI:
     """Return the application with all its routes.
 
@@ -156,8 +162,11 @@ def application(
     app.include_router(_closed())
     app.include_router(health.router)
     dropin.mount(app)
+    if with_console:
+        console.mount(app)
     # The last one is the first to see a request.
-    app.add_middleware(Gate, is_open=_is_open, told=problems.HttpProblem.response)
+    is_open = _is_open_with_console if with_console else _is_open
+    app.add_middleware(Gate, is_open=is_open, told=problems.HttpProblem.response)
     app.add_middleware(AccessLog)
     app.add_middleware(Forwarded, trusted=trusted_proxies)
     return app
@@ -165,6 +174,10 @@ def application(
 
 def _is_open(scope: Scope) -> bool:
     return scope["path"] in health.OPEN_PATHS or dropin.lies_below(scope["path"])
+
+
+def _is_open_with_console(scope: Scope) -> bool:
+    return _is_open(scope) or console.lies_below(scope["path"])
 
 
 def _closed() -> APIRouter:

@@ -1,5 +1,6 @@
 """Who is calling, and what for."""
 
+import hmac
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated
@@ -108,6 +109,20 @@ class Authenticator:
         if held.long_unused:
             note_use(self._db, held.token.id)
         return self._caller(held.producer, held.token)
+
+    @property
+    def admin(self) -> Caller:
+        """Who shows the admin token."""
+        return self._admin
+
+    def proof(self, secret: str) -> bytes:
+        """Return a hash of a secret that only processes with this admin token come to."""
+        return hmac.digest(self._admin_digest, secret.encode(errors="surrogateescape"), "sha256")
+
+    def holding(self, token_id: str) -> Caller | None:
+        """Return who holds a token that is still valid, for those whose token was seen before."""
+        held = holder(self._db, token_id)
+        return None if held is None else self._caller(held.producer, held.token)
 
     def is_valid(self, caller: Caller) -> bool:
         """Whether a caller's token has not ended since, nor its producer been disabled."""

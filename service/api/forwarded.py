@@ -28,6 +28,7 @@ class Forwarded:
         if scope["type"] != "http" or client is None or not lies_in(client[0], self._trusted):
             await self._app(scope, receive, send)
             return
+        scope.setdefault("state", {})["by_trusted_proxy"] = True
         said = dict(scope["headers"]).get(b"x-forwarded-host", b"")
         host = said.partition(b",")[0].strip()
         if _HOST.fullmatch(host):

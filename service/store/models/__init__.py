@@ -20,6 +20,7 @@ from service.store.models.operations import (
 )
 from service.store.models.parts import Part
 from service.store.models.producers import Credential, File, Producer, Upload
+from service.store.models.sessions import ConsoleSession
 
 __all__ = [
     "SCHEMA",
@@ -30,6 +31,7 @@ __all__ = [
     "Batch",
     "Call",
     "Chore",
+    "ConsoleSession",
     "Counter",
     "Coverage",
     "Credential",

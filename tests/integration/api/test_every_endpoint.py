@@ -52,7 +52,7 @@ def test_no_endpoint_but_those_of_health_can_be_had_without_the_token(
 
 
 def test_the_document_knows_every_route(api_settings: Settings) -> None:
-    app = create_app(api_settings)
+    app = create_app(api_settings.model_copy(update={"console": False}))
     served = {
         (method, (route.path or "").replace(":path}", "}"))
         for route in iter_route_contexts(app.routes)
