@@ -132,6 +132,10 @@ fuzz: install ## Send odd things to everything that reads for MINUTES (5), besid
 siege: install ## Be hostile to a service in every way at once for MINUTES (5), beside ordinary work
 	@$(BIN)/python -m tests.faults.siege --minutes $(MINUTES)
 
+.PHONY: console-pictures
+console-pictures: install ## Draw every page of the console into build/console, wide, narrow and dark
+	$(BIN)/python -m pytest -q -m "" tests/console/test_pictures.py $(ARGS)
+
 .PHONY: bench
 bench: install ## Measure Haulier here, against the simulator, into docs/performance.md (ARGS="--help")
 	@$(BIN)/python -m tests.bench $(ARGS)

@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from config.settings import Settings
 from tests.api import TOKEN, Api, serving
+from tests.console.world import World
 from tests.servers import Databases
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -60,6 +61,12 @@ def service(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> I
     with serving(settings) as running:
         yield running
     databases.give_back(owners_url)
+
+
+@pytest.fixture(scope="session")
+def world(service: Api) -> World:
+    """Work of every kind behind the service. Tests that change it make their own jobs."""
+    return World(service)
 
 
 @contextmanager

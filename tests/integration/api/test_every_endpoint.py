@@ -98,7 +98,7 @@ def test_an_api_without_a_token_is_not_made(
 # --- problem documents -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v2/jobs", "/v1/jobs/", "/docs", "/openapi.json"])
+@pytest.mark.parametrize("path", ["/v1", "/v2/jobs", "/v1/jobs/", "/docs", "/openapi.json"])
 def test_a_path_that_is_not_there_is_a_problem(refusing_api: Api, path: str) -> None:
     assert problem(refusing_api.http.get(path), 404)["type"] == "urn:haulier:problem:not-found"
 
