@@ -77,7 +77,9 @@ def learn_tokens(session: Session, batch: Batch, usage: Usage) -> None:
     )
 
 
-def lane_of(batch: type[Batch] | Batch | Part, lane: type[Lane] = Lane) -> ColumnElement[bool]:
+def lane_of(
+    batch: type[Batch | Part] | Batch | Part, lane: type[Lane] = Lane
+) -> ColumnElement[bool]:
     """Match the lane of a batch."""
     return and_(
         lane.account == batch.account,

@@ -28,6 +28,7 @@ from service.api.problems import (
     FORBIDDEN,
     NOT_FOUND,
     UNAUTHORIZED,
+    WRONG_METHOD,
     HttpProblem,
     bad_input,
     unforeseen,
@@ -116,7 +117,10 @@ def _shows(page: Page) -> Endpoint:
             events = _events(page, look, looking, request)
             return EventStream(events, services.streams, look.sees)
         shown = await looking.at(page.path, page.read, look)
-        return _whole(request, visitor, _values(page, look, shown))
+        values = _values(page, look, shown)
+        if not page.is_whole:
+            return HTMLResponse(draw(page.template, services.settings, values))
+        return _whole(request, visitor, values)
 
     return show
 
@@ -308,7 +312,7 @@ def _problem_of(error: Exception) -> HttpProblem:
         case HTTPException(status_code=404):
             return HttpProblem(NOT_FOUND, "there is no such page")
         case HTTPException():
-            return HttpProblem(FORBIDDEN, "the page does not take this")
+            return HttpProblem(WRONG_METHOD, "see the Allow header", headers=error.headers)
         case _:
             return unforeseen(error)
 

@@ -1,16 +1,19 @@
 """Jobs: the list, with its search, and one job with its verbs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from service.api import cursors
 from service.api.acting import operator_of
 from service.api.console.looking import Look, Shown
 from service.api.console.pages import Page, Verb
-from service.api.console.search import read_search
+from service.api.console.search import MOST, read_search, suggest, words_of
 from service.api.console.visitor import Power
 from service.api.v1 import jobs as api
 from service.api.v1 import retrying
-from service.store import jobs as store
+from service.rules.states import JobState
+from service.store import search as store
 from service.store.audit import Actor
 from service.store.forecasts import shown
 from service.store.models import Job
@@ -19,36 +22,56 @@ PAGE_ROWS = 50
 
 
 def read(look: Look) -> Shown:
-    asked = read_search(look.query.get("q", ""))
-    before = look.query.get("before")
-    after = cursors.read(before, cursors.AfterJob) if before else None
-    if look.sees is not None and asked.producer not in {None, look.sees}:
-        found: list[Job] = []  # others' jobs do not exist
+    db, text = look.services.db, look.query.get("q", "")
+    asked = read_search(text)
+    place = look.query.get("before")
+    after = cursors.read(place, cursors.AfterJob) if place else None
+    wanted = asked.asked(store.known_models(db) if asked.model else ())
+    if look.sees is None:
+        found = store.search(db, wanted, before=_place(after), limit=PAGE_ROWS)
+    elif wanted.producer in {None, look.sees}:
+        own = replace(wanted, producer=look.sees)
+        found = store.search(db, own, before=_place(after), limit=PAGE_ROWS)
     else:
-        found = store.jobs(
-            look.services.db,
-            producer=look.sees or asked.producer,
-            states=asked.states,
-            marks=asked.marks,
-            created_from=asked.created_from,
-            created_before=asked.created_before,
-            before=(after.created_at, after.id) if after else None,
-            calls=asked.calls,
-            id_begins=asked.id_begins,
-            limit=PAGE_ROWS + 1,
-        )
-    rows = found[:PAGE_ROWS]
-    older = None
-    if len(found) > PAGE_ROWS:
-        older = cursors.written(cursors.AfterJob(rows[-1].created_at, rows[-1].id))
+        found = store.Found([], None)  # others' jobs do not exist
     return {
-        "jobs": rows,
-        "forecasts": shown(look.services.db, rows),
-        "q": look.query.get("q", ""),
-        "older": older,
-        "is_first": before is None,
+        "jobs": found.jobs,
+        "models": store.models_of(db, [job.id for job in found.jobs]),
+        "forecasts": shown(db, found.jobs),
+        "q": text,
+        "older": cursors.written(cursors.AfterJob(*found.goes_on)) if found.goes_on else None,
+        "looked_to": found.looked_to,
+        "is_first": place is None,
         "problems": asked.problems,
     }
+
+
+def _place(after: cursors.AfterJob | None) -> store.Place | None:
+    return None if after is None else (after.created_at, after.id)
+
+
+def read_suggestions(look: Look) -> Shown:
+    db, text = look.services.db, look.query.get("q", "")
+    word = (words_of(text) or [""])[-1]
+    name, _, begun = word.partition(":")
+    values: dict[str, Sequence[str]] = {"state": list(JobState), "waiting": list(store.Waiting)}
+    marks: Sequence[Mapping[str, Any]] = ()
+    match name:
+        case "producer" if look.sees is None:
+            values["producer"] = store.known_producers(db, begun, MOST)
+        case "model":
+            values["model"] = store.known_models(db)
+        case "account":
+            values["account"] = sorted(
+                look.services.settings.account_names
+                if look.sees is None
+                else look.visitor.caller.permissions.accounts
+            )
+        case "is":
+            values["is"] = ["call"]
+        case _ if name.startswith("metadata."):
+            marks = store.known_marks(db, look.sees, newest=200)
+    return {"suggestions": suggest(text, values, marks)}
 
 
 def read_job(look: Look) -> Shown:
@@ -74,6 +97,14 @@ def _operator(look: Look, job: Job) -> Actor | None:
 
 
 PAGE = Page(path="/jobs", title="Jobs", menu="Jobs", template="jobs.html", read=read)
+SUGGESTIONS = Page(
+    path="/jobs/suggestions",
+    title="Suggestions",
+    template="suggestions.html",
+    read=read_suggestions,
+    is_live=False,
+    is_whole=False,
+)
 JOB = Page(
     path="/jobs/{job_id}",
     title="Job",

@@ -5,6 +5,7 @@ from service.api.console import jobs, lanes, overview
 PAGES = (
     overview.PAGE,
     jobs.PAGE,
+    jobs.SUGGESTIONS,
     jobs.JOB,
     lanes.PAGE,
 )

@@ -35,6 +35,8 @@ class Page:
     operators_only: bool = False
     """Whether producers may not open it."""
     is_live: bool = True
+    is_whole: bool = True
+    """False for a piece that a page asks for."""
     verbs: tuple[Verb, ...] = field(default=())
 
     def is_open_to(self, visitor: Visitor) -> bool:

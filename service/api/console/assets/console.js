@@ -114,6 +114,54 @@
     }
   });
 
+  // --- suggestions -----------------------------------------------------------------------------
+  const list = document.getElementById("suggestions");
+  if (search && list) {
+    const options = () => [...list.children];
+    const chosen = () => options().find((one) => one.getAttribute("aria-selected") === "true");
+    const show = (is) => {
+      list.hidden = !is;
+      search.setAttribute("aria-expanded", String(is));
+      if (!is) search.removeAttribute("aria-activedescendant");
+    };
+    const select = (option) => {
+      for (const one of options()) one.setAttribute("aria-selected", String(one === option));
+      if (!option) return search.removeAttribute("aria-activedescendant");
+      search.setAttribute("aria-activedescendant", option.id);
+      option.scrollIntoView({ block: "nearest" });
+    };
+    const complete = (option) => {
+      search.value = option.dataset.complete;
+      search.focus();
+      search.dispatchEvent(new Event("input", { bubbles: true }));
+    };
+    list.addEventListener("htmx:afterSwap", () =>
+      show(options().length > 0 && document.activeElement === search));
+    list.addEventListener("pointerdown", (event) => {
+      const option = event.target.closest("li");
+      if (!option) return;
+      event.preventDefault();
+      complete(option);
+    });
+    search.addEventListener("blur", () => show(false));
+    search.addEventListener("keydown", (event) => {
+      if (list.hidden) return;
+      const all = options();
+      const at = all.indexOf(chosen());
+      if (event.key === "ArrowDown" || event.key === "ArrowUp") {
+        event.preventDefault();
+        const by = event.key === "ArrowDown" ? 1 : -1;
+        select(all[(at + by + all.length + (at < 0 && by < 0 ? 1 : 0)) % all.length]);
+      } else if (event.key === "Enter" && at >= 0) {
+        event.preventDefault();
+        complete(all[at]);
+      } else if (event.key === "Escape") {
+        event.stopPropagation();
+        show(false);
+      }
+    });
+  }
+
   draw();
   follow();
 })();
