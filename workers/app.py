@@ -3,6 +3,7 @@
 import mmap
 import os
 import sys
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -15,13 +16,14 @@ from celery.signals import (
     worker_shutdown,
     worker_shutting_down,
 )
+from celery.worker.state import reserved_requests
 from kombu import Queue
 
 from config.logging import configure
 from config.settings import SettingsError, settings
 from workers import transport
 from workers.broker import celery_settings
-from workers.process import Heartbeat
+from workers.process import Heartbeat, first_line
 
 log = structlog.get_logger()
 
@@ -48,15 +50,32 @@ def _configure_logging(**_: object) -> None:
 @worker_ready.connect
 def _start_heartbeat(sender: Any, **_: object) -> None:
     config = settings()
+    queues = sorted(sender.app.amqp.queues.consume_from)
     _alive.append(
         Heartbeat(
             config,
             "worker",
-            queues=sorted(sender.app.amqp.queues.consume_from),
+            queues=queues,
             slots=sender.controller.concurrency,
+            on_drain=lambda drain: _drain(sender, queues, drain=drain),
+            under_way=lambda: len(reserved_requests),
         )
     )
     _alive[-1].start()
+
+
+def _drain(consumer: Any, queues: Sequence[str], *, drain: bool) -> None:
+    """Stop to consume from the queues, or begin again. Celery's own thread does it."""
+    turn = consumer.cancel_task_queue if drain else consumer.add_task_queue
+
+    def turned(queue: str) -> None:
+        try:
+            turn(queue)
+        except Exception as error:  # noqa: BLE001  without Redis the next connection does it
+            log.warning("redis_unavailable", reason=first_line(error))
+
+    for queue in queues:
+        consumer.call_soon(turned, queue)
 
 
 @worker_shutdown.connect

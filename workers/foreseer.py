@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 
 import structlog
 
@@ -21,7 +22,8 @@ SHARE = 20
 class Foreseer:
     """Looks at what is under way every few ticks. Several may run: each does a share."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, rests: Callable[[], bool] = lambda: False) -> None:
+        self._rests = rests
         self._url = settings.database_url or ""
         usual = settings.tick_seconds.total_seconds() * 3
         self._pause = min(max(usual, OFTEN), SELDOM)
@@ -42,6 +44,8 @@ class Foreseer:
         try:
             pause = self._pause
             while not self._stopped.wait(pause):
+                if self._rests():
+                    continue
                 started = time.monotonic()
                 try:
                     look(db)

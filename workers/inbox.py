@@ -72,7 +72,11 @@ class Inbox:
         log.info("inbox_started", queue=SUBMIT)
         try:
             while not self._stop.is_set():
-                self._consume()
+                if self._heartbeat.takes():
+                    self._consume()
+                else:
+                    self._heartbeat.touch()
+                    self._stop.wait(PAUSE)
         finally:
             # What it still holds, because the last round failed, need not wait for a minute.
             with suppress(RedisError):
@@ -82,12 +86,12 @@ class Inbox:
             log.info("inbox_stopped")
 
     def _consume(self) -> None:
-        """Read pages until an error, or until the end. Then what is held goes back."""
+        """Read pages until an error, the end, or until it is drained. What is held goes back."""
         self._heartbeat.touch()
         try:
             engine.clock(self._db)
             self._queue.give_back()
-            while not self._stop.is_set():
+            while not self._stop.is_set() and self._heartbeat.takes():
                 self._heartbeat.touch()
                 self._read()
             self._queue.leave()

@@ -80,7 +80,10 @@ class Notifier:
         """Deliver until `stop`, then wait for the notices that are being sent."""
         while not stop.is_set():
             self._heartbeat.touch()
-            pause = await self._tick()
+            if self._heartbeat.takes(len(self._under_way)):
+                pause = await self._tick()
+            else:
+                pause = self._settings.tick_seconds.total_seconds()
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), pause)
         await asyncio.gather(*self._under_way)

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import uuid4
 
 import structlog
@@ -25,6 +25,8 @@ log = structlog.get_logger()
 
 EVERY = timedelta(seconds=5)
 """The time between two heartbeats."""
+EVERY_DRAINING = timedelta(seconds=1)
+"""The same of a process that takes nothing new: whoever drains it waits for its last word."""
 
 
 def run(main: Callable[[Settings], None]) -> None:
@@ -70,10 +72,20 @@ class Heartbeat:
 
     A loop calls `touch` in each round, so that the file for health checks gets old if the loop
     hangs. A Celery worker (`slots` above 0) has no loop of ours, so the thread touches the file.
+
+    The row also says whether an operator wants the process to be drained. A loop asks `takes`
+    before each round. A Celery worker is told by `on_drain`, and asked by `under_way`.
     """
 
     def __init__(
-        self, settings: Settings, kind: str, *, queues: Sequence[str] = (), slots: int = 0
+        self,
+        settings: Settings,
+        kind: str,
+        *,
+        queues: Sequence[str] = (),
+        slots: int = 0,
+        on_drain: Callable[[bool], None] = lambda _: None,
+        under_way: Callable[[], int] | None = None,
     ) -> None:
         STARTS.count(kind)
         self._scratch = scratch_of(settings) if slots else None
@@ -85,8 +97,22 @@ class Heartbeat:
         host, pid = socket.gethostname(), os.getpid()
         self.name = f"{kind}@{host}:{pid}:{uuid4().hex[:6]}"
         self._host, self._pid = host, pid
+        self._draining_since: datetime | None = None
+        self._on_drain = on_drain
+        self._under_way = under_way
+        self._is_idle = False
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the process is to take nothing new."""
+        return self._draining_since is not None
+
+    def takes(self, under_way: int = 0) -> bool:
+        """Return whether a loop may take something new. `under_way` is what it still holds."""
+        self._is_idle = self.is_draining and not under_way
+        return not self.is_draining
 
     def start(self) -> None:
         self._thread.start()
@@ -108,24 +134,36 @@ class Heartbeat:
                 if self._slots:
                     self.touch()
                 self._guarded(lambda: self._refuse_newer_schema(db))
-                self._guarded(
-                    lambda: heartbeats.beat(
-                        db,
-                        name=self.name,
-                        kind=self._kind,
-                        host=self._host,
-                        pid=self._pid,
-                        queues=self._queues,
-                        slots=self._slots,
-                        scratch_free=self._scratch_free(),
-                    )
-                )
+                self._guarded(lambda: self._beat(db))
                 measuring.store(lambda: db)
-                self._stopped.wait(EVERY.total_seconds())
+                every = EVERY_DRAINING if self.is_draining else EVERY
+                self._stopped.wait(every.total_seconds())
             self._guarded(lambda: heartbeats.gone(db, self.name))
             measuring.store(lambda: db)
         finally:
             db_engine.dispose()
+
+    def _beat(self, db: engine.Database) -> None:
+        if self._under_way is not None:
+            self._is_idle = self.is_draining and not self._under_way()
+        was_draining = self.is_draining
+        self._draining_since = heartbeats.beat(
+            db,
+            name=self.name,
+            kind=self._kind,
+            host=self._host,
+            pid=self._pid,
+            queues=self._queues,
+            slots=self._slots,
+            scratch_free=self._scratch_free(),
+            draining_since=self._draining_since,
+            is_idle=self._is_idle,
+        )
+        if self.is_draining != was_draining:
+            # From here on it may have taken something again.
+            self._is_idle = False
+            log.info("process_draining" if self.is_draining else "process_takes_again")
+            self._on_drain(self.is_draining)
 
     def _scratch_free(self) -> int | None:
         """Return the free bytes of the scratch space, which the first download makes."""

@@ -65,7 +65,7 @@ class Scheduler:
             signal.signal(number, lambda *_: self._stop.set())
         heartbeat = Heartbeat(self._settings, "scheduler")
         heartbeat.start()
-        foreseer = Foreseer(self._settings)
+        foreseer = Foreseer(self._settings, rests=lambda: heartbeat.is_draining)
         foreseer.start()
         log.info("scheduler_started", tick=self._settings.tick_seconds.total_seconds())
         tick = self._settings.tick_seconds.total_seconds()
@@ -75,6 +75,9 @@ class Scheduler:
             while not self._stop.is_set():
                 started = time.monotonic()
                 heartbeat.touch()
+                if not heartbeat.takes():
+                    self._stop.wait(tick)
+                    continue
                 sent = 0
                 try:
                     sent = self.tick()

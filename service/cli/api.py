@@ -20,6 +20,8 @@ from service.cli.documents import (
     Job,
     Lane,
     Page,
+    Preview,
+    Process,
     Request,
     Status,
     UsageReport,
@@ -64,14 +66,28 @@ class Submitted:
     new: bool
 
 
+class Rehearsed(Exception):
+    """A verb was not done, because this is a dry run: what it would change."""
+
+    def __init__(self, preview: Document[Preview]) -> None:
+        super().__init__("a dry run")
+        self.preview = preview
+
+
 class Api:
     """One API. Every method raises `haulier_client.HaulierError`.
 
     Calls are not repeated: a person sees at once that the API is away.
     """
 
-    def __init__(self, place: Place, *, timeout: float | None = None) -> None:
-        """`timeout` in seconds, of each answer. Raises ValueError for a bad URL or token."""
+    def __init__(
+        self, place: Place, *, timeout: float | None = None, dry_run: bool = False
+    ) -> None:
+        """`timeout` in seconds, of each answer. Raises ValueError for a bad URL or token.
+
+        In a `dry_run`, what would change something raises Rehearsed instead.
+        """
+        self._dry_run = dry_run
         self.place = place
         self._client = Client(place.url, place.token)
         self._timeout = timeout
@@ -166,6 +182,10 @@ class Api:
         """`pause`, `resume` or `probe` a lane."""
         return self.send("POST", f"/v1/lanes/{lane_id}/{verb}", Lane)
 
+    def process(self, process_id: str, verb: str) -> Document[Process]:
+        """`drain` or `resume` a process."""
+        return self.send("POST", f"/v1/processes/{quote(process_id, safe='')}/{verb}", Process)
+
     def status(self) -> Document[Status]:
         return self.send("GET", "/v1/status", Status)
 
@@ -223,6 +243,9 @@ class Api:
         params: Mapping[str, Any] | None = None,
     ) -> Document[T]:
         """Make a call and return the document that answers it."""
+        if self._dry_run and method != "GET":
+            trial = {**(params or {}), "dry_run": "true"}
+            raise Rehearsed(_document(self._content(method, path, body, trial), Preview))
         return _document(self._content(method, path, body, params), kind)
 
     def delete(self, path: str) -> None:

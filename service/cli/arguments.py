@@ -12,6 +12,10 @@ CLIENT = "Commands that ask the API (HAULIER_URL, HAULIER_TOKEN)"
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON documents, one a line.")]
 
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would change, and change nothing.")
+]
+
 
 def _job_ids(incomplete: str) -> list[tuple[str, str]]:
     from service.cli.completing import job_ids

@@ -259,8 +259,10 @@ class Lane(msgspec.Struct, frozen=True):
 
 
 class Process(msgspec.Struct, frozen=True):
-    """A worker, scheduler or inbox that says it lives."""
+    """A worker, scheduler, inbox or notifier that says it lives."""
 
+    id: str
+    state: str
     host: str
     pid: int
     version: str
@@ -269,6 +271,21 @@ class Process(msgspec.Struct, frozen=True):
     started_at: datetime
     age_seconds: float
     """Since its last heartbeat."""
+
+
+class Change(msgspec.Struct, frozen=True):
+    """What a verb would change: the line of the audit log that it would write."""
+
+    verb: str
+    object: str
+    before: dict[str, Any] | None = None
+    after: dict[str, Any] | None = None
+
+
+class Preview(msgspec.Struct, frozen=True):
+    """The answer to a dry run."""
+
+    changes: list[Change]
 
 
 class Status(msgspec.Struct, frozen=True):

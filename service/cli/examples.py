@@ -60,6 +60,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "producer list": ("haulier producer list",),
     "producer secret": ("haulier producer secret billing",),
     "pause lane": ("haulier pause lane openai/gpt-oss-20b",),
+    "drain": ("haulier drain worker@host-3:4711:9f3b1c", "haulier drain 9f3b1c --dry-run"),
+    "resume process": ("haulier resume process 9f3b1c",),
     "resume lane": ("haulier resume lane openai/gpt-oss-20b",),
     "probe account": ("haulier probe account default",),
     "probe lane": ("haulier probe lane openai/gpt-oss-20b",),

@@ -9,7 +9,7 @@ from config import VERSION
 from config.settings import SettingsError
 from service.cli.arguments import CLIENT
 from service.cli.examples import with_examples
-from service.cli.operate import accounts, audit, deliveries, doctor
+from service.cli.operate import accounts, audit, deliveries, doctor, processes
 from service.cli.operate import jobs as manage
 from service.cli.operate import lanes as lane_commands
 from service.cli.operate.producers import producer_app, token_app
@@ -27,7 +27,7 @@ app = typer.Typer(
 COMMANDS = (
     *(commands, doctor, submit, estimate),
     *(jobs, watch, logs, results, failures, usage),
-    *(manage, deliveries, accounts, lane_commands, audit),
+    *(manage, deliveries, accounts, lane_commands, processes, audit),
 )
 for group in COMMANDS:
     app.add_typer(group.app)

@@ -9,20 +9,29 @@ import typer
 from haulier_client import HaulierError, NotHaulier, ProblemError, ResultsChanged, Unreachable
 
 from config.settings import settings
-from service.cli.api import Api, is_away
+from service.cli.api import Api, Rehearsed, is_away
 from service.cli.exits import Exit
 from service.cli.place import Place, find, is_local
-from service.cli.screen import clean
+from service.cli.screen import clean, output
+from service.cli.show.changes import tell_changes
 
 
 @contextmanager
-def connected() -> Iterator[Api]:
-    """Yield the API. An error ends the command with a message and an exit status."""
+def connected(*, dry_run: bool = False, as_json: bool = False) -> Iterator[Api]:
+    """Yield the API. An error ends the command with a message and an exit status.
+
+    The first verb of a dry run ends the command as well, with what would change.
+    """
     place = find(settings())
     try:
-        with _opened(place) as api:
+        with _opened(place, dry_run=dry_run) as api:
             yield api
         sys.stdout.flush()
+    except Rehearsed as rehearsed:
+        if as_json:
+            output().line(rehearsed.preview.line)
+        else:
+            tell_changes(output(), rehearsed.preview.value)
     except HaulierError as error:
         _say(error, place)
         raise typer.Exit(status_of(error)) from None
@@ -34,11 +43,11 @@ def connected() -> Iterator[Api]:
         raise typer.Exit(Exit.CLOSED) from None
 
 
-def _opened(place: Place) -> Api:
+def _opened(place: Place, *, dry_run: bool) -> Api:
     for note in (*place.notes, *_warnings(place)):
         typer.echo(f"haulier: {clean(note)}", err=True)
     try:
-        return Api(place)
+        return Api(place, dry_run=dry_run)
     except UnicodeEncodeError:
         words = f"{place.source}: contains characters that no token has"
     except ValueError as error:

@@ -10,7 +10,8 @@ from pydantic import Field
 from service.api.acting import ActedBy
 from service.api.auth import ADMIN, READ, CalledBy
 from service.api.problems import LANE_AS_IT_IS, NOT_FOUND, HttpProblem
-from service.api.services import Uses
+from service.api.services import Services, Uses
+from service.api.v1.rehearsing import DryRun, PreviewView, for_verb, preview
 from service.api.v1.schemas import Page
 from service.rules.admission import LaneName
 from service.rules.errors import Conflict
@@ -20,7 +21,7 @@ from service.rules.retry import trouble_words
 from service.rules.states import LaneState
 from service.store import lane_verbs
 from service.store.audit import Actor
-from service.store.engine import Database, clock
+from service.store.engine import clock
 from service.store.forecasts import shown_of_lanes, stop_of
 from service.store.health import health_of
 from service.store.models import Lane
@@ -121,29 +122,39 @@ def list_lanes(services: Uses, caller: CalledBy) -> Page[LaneView]:
 Verb = Callable[..., Lane | None]
 
 
-def _done(verb: Verb, lane_id: str, db: Database, by: Actor) -> LaneView:
+def _done(
+    verb: Verb, lane_id: str, services: Services, by: Actor, *, dry_run: bool
+) -> LaneView | PreviewView:
+    db = for_verb(services.db, dry_run=dry_run)
     try:
         lane = verb(db, lane_id, by=by)
     except Conflict as error:
         raise HttpProblem(LANE_AS_IT_IS, str(error)) from None
     if lane is None:
         raise HttpProblem(NOT_FOUND, "there is no such lane; GET /v1/lanes lists their ids")
-    return LaneView.of(lane, clock(db), shown_of_lanes(db), all_told=True)
+    shown = LaneView.of(lane, clock(db), shown_of_lanes(db), all_told=True)
+    return preview(db) or shown
 
 
 @router.post("/lanes/{lane_id}/pause", dependencies=[ADMIN])
-def pause_lane(lane_id: str, services: Uses, acting: ActedBy) -> LaneView:
+def pause_lane(
+    lane_id: str, services: Uses, acting: ActedBy, dry_run: DryRun = False
+) -> LaneView | PreviewView:
     """Let nothing be sent into a lane until it is resumed. What Together holds is fetched."""
-    return _done(lane_verbs.pause, lane_id, services.db, acting)
+    return _done(lane_verbs.pause, lane_id, services, acting, dry_run=dry_run)
 
 
 @router.post("/lanes/{lane_id}/resume", dependencies=[ADMIN])
-def resume_lane(lane_id: str, services: Uses, acting: ActedBy) -> LaneView:
+def resume_lane(
+    lane_id: str, services: Uses, acting: ActedBy, dry_run: DryRun = False
+) -> LaneView | PreviewView:
     """End a lane's pause, or its rest: what waits is admitted."""
-    return _done(lane_verbs.resume, lane_id, services.db, acting)
+    return _done(lane_verbs.resume, lane_id, services, acting, dry_run=dry_run)
 
 
 @router.post("/lanes/{lane_id}/probe", dependencies=[ADMIN])
-def probe_lane(lane_id: str, services: Uses, acting: ActedBy) -> LaneView:
+def probe_lane(
+    lane_id: str, services: Uses, acting: ActedBy, dry_run: DryRun = False
+) -> LaneView | PreviewView:
     """Let a probe into a lane that rests, or another one into a lane that is being probed."""
-    return _done(lane_verbs.probe, lane_id, services.db, acting)
+    return _done(lane_verbs.probe, lane_id, services, acting, dry_run=dry_run)

@@ -1,22 +1,20 @@
-"""The accounts, and the running processes of a deployment."""
+"""The accounts, and what an operator does to them."""
 
-from collections.abc import Sequence
 from datetime import datetime
 
 from fastapi import APIRouter
 
-from config import VERSION
 from service.api.acting import ActedBy
 from service.api.auth import ADMIN, READ, CalledBy
 from service.api.openapi import problem
 from service.api.problems import ACCOUNT_OPEN, NOT_FOUND, HttpProblem
 from service.api.services import Uses
-from service.api.v1.schemas import AccountView, Page, ProcessView, StatusView
+from service.api.v1.rehearsing import DryRun, PreviewView, for_verb, preview
+from service.api.v1.schemas import AccountView, Page
 from service.rules.errors import Conflict
-from service.store import account_verbs, accounts, heartbeats
+from service.store import account_verbs, accounts
 from service.store.engine import clock
-from service.store.jobs import open_batches
-from service.store.models import Account, Heartbeat
+from service.store.models import Account
 
 router = APIRouter()
 
@@ -41,7 +39,9 @@ def list_accounts(services: Uses, caller: CalledBy) -> Page[AccountView]:
     dependencies=[ADMIN],
     responses={409: problem("The account is not paused")},
 )
-def probe_account(account: str, services: Uses, acting: ActedBy) -> AccountView:
+def probe_account(
+    account: str, services: Uses, acting: ActedBy, dry_run: DryRun = False
+) -> AccountView | PreviewView:
     """End an account's pause now, as after its credit was topped up.
 
     Of an account that Together refuses, one batch goes as a probe; the others follow if it is
@@ -50,12 +50,14 @@ def probe_account(account: str, services: Uses, acting: ActedBy) -> AccountView:
     known = services.settings.account_names | {row.name for row in accounts.accounts(services.db)}
     if account not in known:
         raise HttpProblem(NOT_FOUND, "there is no such account; GET /v1/accounts lists them")
+    db = for_verb(services.db, dry_run=dry_run)
     try:
-        row = account_verbs.probe(services.db, account, by=acting)
+        row = account_verbs.probe(db, account, by=acting)
     except Conflict as error:
         raise HttpProblem(ACCOUNT_OPEN, str(error)) from None
     is_configured = services.settings.account(account) is not None
-    return _account(account, row, configured=is_configured, now=clock(services.db))
+    shown = _account(account, row, configured=is_configured, now=clock(services.db))
+    return preview(db) or shown
 
 
 def _account(name: str, row: Account | None, *, configured: bool, now: datetime) -> AccountView:
@@ -71,36 +73,3 @@ def _account(name: str, row: Account | None, *, configured: bool, now: datetime)
         paused_until=row.paused_until,
         reason=row.reason,
     )
-
-
-@router.get("/status", dependencies=[ADMIN])
-def show_status(services: Uses) -> StatusView:
-    """Show the running processes, by their heartbeats, and the number of open batches."""
-    alive = heartbeats.heartbeats(services.db)
-    now = clock(services.db)
-    return StatusView(
-        version=VERSION,
-        workers=_processes(alive, "worker", now),
-        schedulers=_processes(alive, "scheduler", now),
-        inboxes=_processes(alive, "inbox", now),
-        notifiers=_processes(alive, "notifier", now),
-        open_batches=open_batches(services.db),
-    )
-
-
-def _processes(alive: Sequence[Heartbeat], kind: str, now: datetime) -> list[ProcessView]:
-    return [
-        ProcessView(
-            id=row.id,
-            host=row.host,
-            pid=row.pid,
-            version=row.version,
-            queues=row.queues,
-            slots=row.slots,
-            started_at=row.started_at,
-            seen_at=row.seen_at,
-            age_seconds=max((now - row.seen_at).total_seconds(), 0),
-        )
-        for row in alive
-        if row.kind == kind
-    ]

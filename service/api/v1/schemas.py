@@ -174,6 +174,9 @@ class NewProducerView(View):
 
 class ProcessView(View):
     id: str
+    state: Literal["running", "draining", "drained"] = Field(
+        description="`draining`: it takes nothing new; `drained`: and has nothing left."
+    )
     host: str
     pid: int
     version: str
@@ -184,6 +187,8 @@ class ProcessView(View):
     age_seconds: float = Field(
         description="Seconds since the last heartbeat, by the database's clock."
     )
+    draining_since: datetime | None = Field(description="When an operator asked for that.")
+    drained_at: datetime | None
 
 
 class StatusView(View):

@@ -1,13 +1,13 @@
 """`haulier accounts` and `status`: where work goes, and which processes are alive."""
 
-from collections.abc import Sequence
 from datetime import timedelta
 
 import typer
 
 from service.cli.arguments import CLIENT, AsJson
-from service.cli.documents import Process, Status
+from service.cli.documents import Status
 from service.cli.listing import listed
+from service.cli.operate.processes import by_kind
 from service.cli.screen import Screen, length, output
 from service.cli.session import connected
 from service.cli.show.paused import tell_paused
@@ -51,24 +51,19 @@ def status(json: AsJson = False) -> None:
 
 
 def _processes(screen: Screen, status: Status) -> None:
-    kinds: Sequence[tuple[str, list[Process]]] = (
-        ("worker", status.workers),
-        ("scheduler", status.schedulers),
-        ("inbox", status.inboxes),
-        ("notifier", status.notifiers),
-    )
+    kinds = by_kind(status)
     for kind, processes in kinds:
         if not processes:
             screen.line(f"No {kind} is running: start one with `haulier {kind}`")
     screen.table(
         (
-            *(Column("process"), Column("host", rank=0), Column("pid", rank=0)),
+            *(Column("process"), Column("id", rank=0), Column("state", rank=0)),
             *(Column("queues", rank=3), Column("slots", number=True, rank=2)),
             *(Column("version", rank=2), Column("started"), Column("last seen", rank=0)),
         ),
         (
             (
-                *(kind, process.host, str(process.pid), ", ".join(process.queues) or None),
+                *(kind, process.id, process.state, ", ".join(process.queues) or None),
                 *(process.slots or None, process.version, process.started_at),
                 *(f"{length(timedelta(seconds=process.age_seconds))} ago",),
             )

@@ -147,7 +147,11 @@ def _processes(db: Database) -> Iterator[Finding]:
     for kind in ("worker", "scheduler", "inbox", "notifier"):
         found = [row for row in rows if row.kind == kind]
         others = sorted({row.version for row in found} - {VERSION})
-        if not found:
+        drains = [row for row in found if row.draining_since is not None]
+        if found and len(drains) == len(found):
+            todo = f"start another {kind}, or let one go on: `haulier resume process ID`"
+            yield Finding(kind, Level.WARNING, f"all {len(found)} are being drained", todo)
+        elif not found:
             # Who submits over HTTP alone needs no inbox.
             level = Level.WARNING if kind == "inbox" else Level.PROBLEM
             yield Finding(kind, level, "none is alive", f"start one: `haulier {kind}`")

@@ -6,10 +6,11 @@ from typing import Annotated
 import typer
 
 from service.cli.api import Api
-from service.cli.arguments import CLIENT, AsJson
+from service.cli.arguments import CLIENT, AsJson, DryRun
 from service.cli.documents import Lane
 from service.cli.exits import Exit
 from service.cli.listing import listed
+from service.cli.operate.processes import resume_process
 from service.cli.screen import clean, output
 from service.cli.session import connected
 from service.cli.show.forecasts import ending
@@ -64,8 +65,8 @@ def _verb(verb: str, about: str, does: str, done: str) -> typer.Typer:
         """Keep `lane` a word of its own, though it is the only one."""
 
     @made.command(name="lane", help=does)
-    def lane(name: Name, json: AsJson = False) -> None:
-        with connected() as api:
+    def lane(name: Name, dry_run: DryRun = False, json: AsJson = False) -> None:
+        with connected(dry_run=dry_run, as_json=json) as api:
             document = api.lane(_found(api, name).id, verb)
             if json:
                 output().line(document.line)
@@ -86,7 +87,7 @@ VERBS = (
     ),
     _verb(
         "resume",
-        "Resume a lane.",
+        "Resume a lane or a process.",
         "End a lane's pause, or its rest: what waits is admitted (needs the admin token).",
         "{where} goes on",
     ),
@@ -102,16 +103,20 @@ VERBS = (
 @VERBS[-1].command(name="account")
 def probe_account(
     name: Annotated[str, typer.Argument(metavar="NAME", help="An account.", show_default=False)],
+    dry_run: DryRun = False,
     json: AsJson = False,
 ) -> None:
     """End an account's pause now, as after topping up its credit (needs the admin token)."""
-    with connected() as api:
+    with connected(dry_run=dry_run, as_json=json) as api:
         document = api.probe_account(name)
         if json:
             output().line(document.line)
         else:
             words = "its pause is over. If Together refused it, one batch goes first."
             output().line(f"Account {clean(name)} is being probed: {words}")
+
+
+VERBS[1].command(name="process")(resume_process)
 
 
 def _found(api: Api, name: str) -> Lane:

@@ -79,6 +79,10 @@ class Heartbeat(Base):
     version: Mapped[str]
     started_at: Mapped[datetime] = mapped_column(server_default=func.now())
     seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    draining_since: Mapped[datetime | None]
+    """Set while it takes nothing new, because an operator has asked."""
+    drained_at: Mapped[datetime | None]
+    """Set once it holds nothing any more."""
 
 
 class Tick(Base):
