@@ -171,9 +171,10 @@ class Api:
     def accounts(self) -> Iterator[Document[Account]]:
         return self.items("/v1/accounts", Account)
 
-    def probe_account(self, name: str) -> Document[Account]:
-        """End an account's pause now."""
-        return self.send("POST", f"/v1/accounts/{quote(name, safe='')}/probe", Account)
+    def account(self, name: str, verb: str, reason: str | None = None) -> Document[Account]:
+        """`pause` (with a reason), `resume` or `probe` an account."""
+        body = None if reason is None else {"reason": reason}
+        return self.send("POST", f"/v1/accounts/{quote(name, safe='')}/{verb}", Account, body)
 
     def lanes(self) -> Iterator[Document[Lane]]:
         return self.items("/v1/lanes", Lane)

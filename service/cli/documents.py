@@ -233,6 +233,9 @@ class Account(msgspec.Struct, frozen=True):
     """Whether the API's process has a key for it. It needs none: the workers do."""
     paused_until: datetime | None = None
     reason: str | None = None
+    paused_at: datetime | None = None
+    """Set while an operator has paused it."""
+    pause_reason: str | None = None
 
 
 class Evidence(msgspec.Struct, frozen=True):

@@ -59,6 +59,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "producer remove": ("haulier producer remove billing",),
     "producer list": ("haulier producer list",),
     "producer secret": ("haulier producer secret billing",),
+    "pause account": ("haulier pause account default --reason 'budget review until Monday'",),
+    "resume account": ("haulier resume account default",),
     "pause lane": ("haulier pause lane openai/gpt-oss-20b",),
     "drain": ("haulier drain worker@host-3:4711:9f3b1c", "haulier drain 9f3b1c --dry-run"),
     "resume process": ("haulier resume process 9f3b1c",),

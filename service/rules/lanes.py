@@ -365,8 +365,10 @@ class Signs:
     lines: int = 0
 
 
-def next_step(health: Health, *, paused: bool) -> str:
+def next_step(health: Health, *, paused: bool, account_paused: bool = False) -> str:
     """Say in a sentence what comes next."""
+    if account_paused:
+        return "an operator has paused its account, and can resume it"
     if paused:
         return "an operator has paused it, and can resume it"
     match health.state:

@@ -21,6 +21,13 @@ def accounts(db: Database) -> list[Account]:
         return list(session.scalars(select(Account)))
 
 
+def stopped(db: Database) -> frozenset[str]:
+    """Return the names of the accounts that an operator has paused."""
+    with db.begin() as session:
+        names = session.scalars(select(Account.name).where(Account.paused_at.is_not(None)))
+        return frozenset(names)
+
+
 def pause_account(
     session: Session, name: str, outcome: Pause, probe: timedelta, *, probing: bool
 ) -> datetime:

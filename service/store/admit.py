@@ -87,7 +87,8 @@ FROM groups, LATERAL (
         ORDER BY p.ready_at, p.shard LIMIT {MOST_PARTS}) s) small
 WHERE first.ids IS NOT NULL
 AND NOT EXISTS (SELECT FROM haulier.accounts a
-                WHERE a.name = groups.account AND a.paused_until > now())
+                WHERE a.name = groups.account
+                AND (a.paused_until > now() OR a.paused_at IS NOT NULL))
 AND NOT EXISTS (SELECT FROM haulier.producers o
                 WHERE o.name = groups.producer AND o.short_until > now())
 AND NOT EXISTS (SELECT FROM haulier.lanes l

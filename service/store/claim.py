@@ -52,9 +52,14 @@ def may_be_sent(row: type[Batch]) -> ColumnElement[bool]:
         or_(_HeldLane.held_until > func.now(), _HeldLane.paused_at.is_not(None)),
         lane_of(row, _HeldLane),
     )
-    return and_(~paused, or_(_ends_here(row), ~row.state.in_(_UNSENT), ~held))
+    stopped = exists().where(
+        _StoppedAccount.name == row.account, _StoppedAccount.paused_at.is_not(None)
+    )
+    is_sent = ~row.state.in_(_UNSENT)
+    return and_(~paused, or_(_ends_here(row), is_sent, and_(~held, ~stopped)))
 
 
+_StoppedAccount = aliased(Account)
 _UNSENT = [BatchState.QUEUED, BatchState.UPLOADED]
 _HeldLane = aliased(Lane)
 """A name of its own, since a claim joins the lane for its pace."""

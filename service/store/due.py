@@ -65,6 +65,9 @@ WITH RECURSIVE groups AS (
   WHERE NOT EXISTS (SELECT FROM haulier.accounts a
                     WHERE a.name = g.account AND a.paused_until > now()
                     AND (NOT a.spending OR g.state IN ('queued', 'uploaded')))
+  AND NOT EXISTS (SELECT FROM haulier.accounts a
+                  WHERE g.state IN ('queued', 'uploaded') AND a.name = g.account
+                  AND a.paused_at IS NOT NULL)
   AND NOT EXISTS (SELECT FROM haulier.lanes l
                   WHERE g.state IN ('queued', 'uploaded') AND l.account = g.account
                   AND l.endpoint = g.endpoint AND l.model = g.model

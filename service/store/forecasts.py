@@ -26,6 +26,7 @@ SELECT j.id, f.p50, f.p90, f.basis, f.code, f.reason, now() AS now, CASE
     WHERE b.parked_at IS NOT NULL AND b.finished_at IS NULL AND p.job_id = ANY(:ids)) THEN 'parked'
   WHEN j.held_at IS NOT NULL THEN 'held'
   WHEN a.blocked_since IS NOT NULL AND a.paused_until > now() THEN 'account_paused'
+  WHEN a.paused_at IS NOT NULL AND waits.some THEN 'account_stopped'
   WHEN j.short_reason IS NOT NULL AND waits.some THEN 'max_cost'
   WHEN o.short_until > now() AND waits.some THEN 'budget'
   WHEN l.paused_at IS NOT NULL AND waits.some THEN 'lane_paused'
@@ -41,7 +42,7 @@ LEFT JOIN LATERAL (
   SELECT EXISTS (
     SELECT FROM haulier.parts p WHERE p.job_id = j.id AND p.state = 'waiting') AS some
   WHERE j.short_reason IS NOT NULL OR o.short_until > now() OR l.paused_at IS NOT NULL
-    OR l.state <> 'healthy') waits ON true
+    OR a.paused_at IS NOT NULL OR l.state <> 'healthy') waits ON true
 WHERE j.id = ANY(:ids) AND j.finished_at IS NULL AND NOT j.is_call
 """)
 
@@ -49,6 +50,7 @@ _STOPS = {
     "parked": "it waits for an operator",
     "held": "the rest is held until somebody releases it",
     "account_paused": "its account is paused: the key or the credit is refused",
+    "account_stopped": "an operator has paused its account",
     "max_cost": "its `max_cost` would be passed",
     "budget": "its producer's budget is used up",
     "lane_paused": "an operator has paused the lane",
@@ -79,8 +81,13 @@ def shown_of_lanes(db: Database) -> dict[LaneName, Forecast | NoForecast]:
         return {}
 
 
-def stop_of(lane: Lane) -> NoForecast | None:
-    """Return why what waits for a lane has no end in sight, if so it is."""
+def stop_of(lane: Lane, *, is_stopped: bool) -> NoForecast | None:
+    """Return why what waits for a lane has no end in sight, if so it is.
+
+    `is_stopped` says that an operator has paused its account.
+    """
+    if is_stopped:
+        return NoForecast("account_stopped", _STOPS["account_stopped"])
     if lane.paused_at is not None:
         return NoForecast("lane_paused", _STOPS["lane_paused"])
     code = f"lane_{lane.state}"

@@ -35,8 +35,10 @@ FROM (SELECT state, not_before, failures, coalesce(submitted_at, created_at) AS 
              not_before <= now() AND (lease IS NULL OR leased_until < now())
              AND NOT EXISTS (
                  SELECT FROM {schema}.accounts a
-                 WHERE a.name = b.account AND a.paused_until > now()
-                 AND (NOT a.spending OR b.state IN ('queued', 'uploaded'))) AS due
+                 WHERE a.name = b.account
+                 AND (a.paused_until > now() AND NOT a.spending
+                      OR (a.paused_until > now() OR a.paused_at IS NOT NULL)
+                      AND b.state IN ('queued', 'uploaded'))) AS due
       FROM {schema}.batches b
       WHERE parked_at IS NULL AND state IN ('created', 'ended', 'queued', 'uploaded')) AS open
 GROUP BY state

@@ -103,7 +103,9 @@ def send(
     prices: PriceTable,
 ) -> list[Due]:
     """Admit what probes the lanes that are not healthy. `scene` is what is under way."""
-    paused = select(Account.name).where(Account.paused_until > func.now())
+    paused = select(Account.name).where(
+        or_(Account.paused_until > func.now(), Account.paused_at.is_not(None))
+    )
     lanes = session.scalars(
         select(Lane)
         .where(Lane.state != LaneState.HEALTHY, Lane.paused_at.is_(None))

@@ -67,7 +67,8 @@ def why(db: Database, job: Job, capacity: Capacity, limits: Limits) -> Reason | 
         if stuck is not None and stuck.parked_at is not None:
             return _parked(stuck)
         pause = (
-            _pause(session, job.account)
+            _stop(session, job.account, first, part)
+            or _pause(session, job.account)
             or _hold(session, first, part)
             or _not_healthy(session, part)
         )
@@ -78,6 +79,9 @@ def why(db: Database, job: Job, capacity: Capacity, limits: Limits) -> Reason | 
         if part is None or _is_under_way(session, open_batches):
             return None
         return _short(session, job) or _not_let_in(session, part, capacity, limits)
+
+
+_UNSENT = frozenset({BatchState.QUEUED, BatchState.UPLOADED})
 
 
 def _stopped(job: Job) -> Reason | None:
@@ -134,6 +138,19 @@ def _pause(session: Session, name: str) -> Reason | None:
     return Reason(code="account_paused", detail=detail, until=account.paused_until)
 
 
+def _stop(session: Session, name: str, batch: Batch | None, part: Part | None) -> Reason | None:
+    """Return that an operator has paused the account, if what comes next is to be sent."""
+    if part is None and (batch is None or batch.state not in _UNSENT):
+        return None
+    account = session.scalar(
+        select(Account).where(Account.name == name, Account.paused_at.is_not(None))
+    )
+    if account is None:
+        return None
+    detail = f"an operator has paused account {name}: {account.pause_reason}"
+    return Reason(code="account_stopped", detail=detail)
+
+
 def _short(session: Session, job: Job) -> Reason | None:
     """Return why nothing may be spent for a job."""
     if job.short_reason is not None:
@@ -148,7 +165,7 @@ def _short(session: Session, job: Job) -> Reason | None:
 
 
 def _hold(session: Session, batch: Batch | None, part: Part | None) -> Reason | None:
-    if batch is not None and batch.state not in {BatchState.QUEUED, BatchState.UPLOADED}:
+    if batch is not None and batch.state not in _UNSENT:
         return None
     row = batch or part
     if row is None:

@@ -1,6 +1,6 @@
 """The lanes: how they are, and what an operator does to them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from typing import Self
 
@@ -19,7 +19,7 @@ from service.rules.forecast import Forecast, NoForecast
 from service.rules.lanes import Phase, Trouble, next_step
 from service.rules.retry import trouble_words
 from service.rules.states import LaneState
-from service.store import lane_verbs
+from service.store import accounts, lane_verbs
 from service.store.audit import Actor
 from service.store.engine import clock
 from service.store.forecasts import shown_of_lanes, stop_of
@@ -68,8 +68,13 @@ class LaneView(View):
         said: Mapping[LaneName, Forecast | NoForecast],
         *,
         all_told: bool,
+        stopped: Collection[str],
     ) -> Self:
-        """Return the view. Others' errors may hold what is theirs: only operators are told."""
+        """Return the view. Others' errors may hold what is theirs: only operators are told.
+
+        `stopped` are the accounts that an operator has paused.
+        """
+        is_stopped = lane.account in stopped
         health = health_of(lane)
         found = health.evidence
         evidence = None
@@ -83,7 +88,7 @@ class LaneView(View):
             )
         forecast = said.get((lane.account, lane.endpoint, lane.model))
         if forecast is not None:
-            forecast = stop_of(lane) or forecast
+            forecast = stop_of(lane, is_stopped=is_stopped) or forecast
         is_held = lane.held_until is not None and lane.held_until > now
         return cls(
             id=lane_verbs.id_of(lane),
@@ -94,7 +99,7 @@ class LaneView(View):
             phase=health.phase,
             since=lane.since,
             until=lane.until,
-            next=next_step(health, paused=lane.paused_at is not None),
+            next=next_step(health, paused=lane.paused_at is not None, account_paused=is_stopped),
             evidence=evidence,
             rests=0 if health.is_healthy else health.rests,
             paused_at=lane.paused_at,
@@ -110,9 +115,10 @@ def list_lanes(services: Uses, caller: CalledBy) -> Page[LaneView]:
     now = clock(services.db)
     sees_all = caller.sees is None
     said = shown_of_lanes(services.db)
+    stopped = accounts.stopped(services.db)
     return Page(
         data=[
-            LaneView.of(lane, now, said, all_told=sees_all)
+            LaneView.of(lane, now, said, all_told=sees_all, stopped=stopped)
             for lane in lane_verbs.lanes(services.db)
             if sees_all or lane.account in caller.permissions.accounts
         ]
@@ -132,7 +138,9 @@ def _done(
         raise HttpProblem(LANE_AS_IT_IS, str(error)) from None
     if lane is None:
         raise HttpProblem(NOT_FOUND, "there is no such lane; GET /v1/lanes lists their ids")
-    shown = LaneView.of(lane, clock(db), shown_of_lanes(db), all_told=True)
+    shown = LaneView.of(
+        lane, clock(db), shown_of_lanes(db), all_told=True, stopped=accounts.stopped(db)
+    )
     return preview(db) or shown
 
 

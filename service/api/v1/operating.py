@@ -1,22 +1,27 @@
 """The accounts, and what an operator does to them."""
 
+from collections.abc import Callable
 from datetime import datetime
+from typing import Annotated
 
 from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from service.api.acting import ActedBy
 from service.api.auth import ADMIN, READ, CalledBy
+from service.api.body import SMALL_BODY
 from service.api.openapi import problem
-from service.api.problems import ACCOUNT_OPEN, NOT_FOUND, HttpProblem
-from service.api.services import Uses
+from service.api.problems import ACCOUNT_OPEN, ACCOUNT_STOPPED, NOT_FOUND, HttpProblem
+from service.api.services import Services, Uses
 from service.api.v1.rehearsing import DryRun, PreviewView, for_verb, preview
 from service.api.v1.schemas import AccountView, Page
 from service.rules.errors import Conflict
 from service.store import account_verbs, accounts
-from service.store.engine import clock
+from service.store.audit import Actor
+from service.store.engine import Database, clock
 from service.store.models import Account
 
-router = APIRouter()
+router = APIRouter(max_body_size=SMALL_BODY)
 
 
 @router.get("/accounts", dependencies=[READ])
@@ -37,22 +42,62 @@ def list_accounts(services: Uses, caller: CalledBy) -> Page[AccountView]:
 @router.post(
     "/accounts/{account}/probe",
     dependencies=[ADMIN],
-    responses={409: problem("The account is not paused")},
+    responses={409: problem("Together has not paused the account, or an operator has")},
 )
 def probe_account(
     account: str, services: Uses, acting: ActedBy, dry_run: DryRun = False
 ) -> AccountView | PreviewView:
-    """End an account's pause now, as after its credit was topped up.
+    """End the pause that follows from Together's refusals now, as after credit was topped up.
 
     Of an account that Together refuses, one batch goes as a probe; the others follow if it is
     served.
     """
+    return _done(account_verbs.probe, account, services, acting, dry_run=dry_run)
+
+
+class Pause(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    reason: Annotated[
+        str, StringConstraints(min_length=1, max_length=500, pattern=r"^[^\x00]*$")
+    ] = Field(description="Why; shown with the account and to whoever asks why a job waits.")
+
+
+@router.post("/accounts/{account}/pause", dependencies=[ADMIN])
+def pause_account(
+    account: str, asked: Pause, services: Uses, acting: ActedBy, dry_run: DryRun = False
+) -> AccountView | PreviewView:
+    """Let nothing be sent to an account until it is resumed. What Together holds is fetched."""
+
+    def pause(db: Database, name: str, *, by: Actor) -> Account:
+        return account_verbs.pause(db, name, asked.reason, by=by)
+
+    return _done(pause, account, services, acting, dry_run=dry_run)
+
+
+@router.post(
+    "/accounts/{account}/resume",
+    dependencies=[ADMIN],
+    responses={409: problem("No operator has paused the account")},
+)
+def resume_account(
+    account: str, services: Uses, acting: ActedBy, dry_run: DryRun = False
+) -> AccountView | PreviewView:
+    """End an operator's pause of an account. What Together refuses stays paused until a probe."""
+    return _done(account_verbs.resume, account, services, acting, dry_run=dry_run)
+
+
+def _done(
+    verb: Callable[..., Account], account: str, services: Services, by: Actor, *, dry_run: bool
+) -> AccountView | PreviewView:
     known = services.settings.account_names | {row.name for row in accounts.accounts(services.db)}
     if account not in known:
         raise HttpProblem(NOT_FOUND, "there is no such account; GET /v1/accounts lists them")
     db = for_verb(services.db, dry_run=dry_run)
     try:
-        row = account_verbs.probe(db, account, by=acting)
+        row = verb(db, account, by=by)
+    except account_verbs.StoppedByOperator as error:
+        raise HttpProblem(ACCOUNT_STOPPED, str(error)) from None
     except Conflict as error:
         raise HttpProblem(ACCOUNT_OPEN, str(error)) from None
     is_configured = services.settings.account(account) is not None
@@ -61,15 +106,14 @@ def probe_account(
 
 
 def _account(name: str, row: Account | None, *, configured: bool, now: datetime) -> AccountView:
-    paused = row is not None and row.paused_until is not None and row.paused_until > now
-    if row is None or not paused:
-        return AccountView(
-            name=name, state="open", configured=configured, paused_until=None, reason=None
-        )
+    refused = row is not None and row.paused_until is not None and row.paused_until > now
+    stopped = row is not None and row.paused_at is not None
     return AccountView(
         name=name,
-        state="paused",
+        state="paused" if refused or stopped else "open",
         configured=configured,
-        paused_until=row.paused_until,
-        reason=row.reason,
+        paused_until=row.paused_until if row is not None and refused else None,
+        reason=row.reason if row is not None and refused else None,
+        paused_at=None if row is None else row.paused_at,
+        pause_reason=None if row is None else row.pause_reason,
     )

@@ -28,6 +28,7 @@ class ReasonView(View):
 
     code: str = Field(
         description="One of worker, turn, inflight_batches, enqueued_tokens, account_paused,"
+        " account_stopped,"
         " lane_held, retry, packing, failing, held, max_cost, budget,"
         " parked."
     )
@@ -161,8 +162,10 @@ class AccountView(View):
     configured: bool = Field(
         description="Whether the API's process has a key for the account. Only workers need one."
     )
-    paused_until: datetime | None
-    reason: str | None
+    paused_until: datetime | None = Field(description="Until when Together's refusal pauses it.")
+    reason: str | None = Field(description="Together's words.")
+    paused_at: datetime | None = Field(description="Set while an operator has paused it.")
+    pause_reason: str | None = Field(description="The operator's words.")
 
 
 class NewProducerView(View):

@@ -10,6 +10,7 @@ from service.cli.arguments import CLIENT, AsJson, DryRun
 from service.cli.documents import Lane
 from service.cli.exits import Exit
 from service.cli.listing import listed
+from service.cli.operate.accounts import pause_account, probe_account, resume_account
 from service.cli.operate.processes import resume_process
 from service.cli.screen import clean, output
 from service.cli.session import connected
@@ -81,13 +82,13 @@ def _verb(verb: str, about: str, does: str, done: str) -> typer.Typer:
 VERBS = (
     _verb(
         "pause",
-        "Pause a lane.",
+        "Pause a lane or an account.",
         "Let nothing be sent into a lane until it is resumed (needs the admin token).",
         "{where} is paused",
     ),
     _verb(
         "resume",
-        "Resume a lane or a process.",
+        "Resume a lane, an account or a process.",
         "End a lane's pause, or its rest: what waits is admitted (needs the admin token).",
         "{where} goes on",
     ),
@@ -100,23 +101,11 @@ VERBS = (
 )
 
 
-@VERBS[-1].command(name="account")
-def probe_account(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="An account.", show_default=False)],
-    dry_run: DryRun = False,
-    json: AsJson = False,
-) -> None:
-    """End an account's pause now, as after topping up its credit (needs the admin token)."""
-    with connected(dry_run=dry_run, as_json=json) as api:
-        document = api.probe_account(name)
-        if json:
-            output().line(document.line)
-        else:
-            words = "its pause is over. If Together refused it, one batch goes first."
-            output().line(f"Account {clean(name)} is being probed: {words}")
-
-
-VERBS[1].command(name="process")(resume_process)
+PAUSE, RESUME, PROBE = VERBS
+PAUSE.command(name="account")(pause_account)
+RESUME.command(name="account")(resume_account)
+RESUME.command(name="process")(resume_process)
+PROBE.command(name="account")(probe_account)
 
 
 def _found(api: Api, name: str) -> Lane:

@@ -19,7 +19,16 @@ def _accounts(accounts: list[Account]) -> Iterator[str]:
     for account in accounts:
         if account.state == "paused":
             until = f" until {local(account.paused_until)}" if account.paused_until else ""
-            yield f"Account {account.name} is paused{until}: {account.reason or 'no reason given'}"
+            why = reason_of(account) or "no reason given"
+            yield f"Account {account.name} is paused{until}: {why}"
+
+
+def reason_of(account: Account) -> str | None:
+    """Return why an account is paused: in an operator's words, or in Together's, or both."""
+    found = [] if account.reason is None else [account.reason]
+    if account.paused_at is not None:
+        found.insert(0, f"an operator has paused it ({account.pause_reason})")
+    return "; ".join(found) or None
 
 
 def _lanes(lanes: list[Lane]) -> Iterator[str]:

@@ -21,6 +21,10 @@ class Account(Base):
     spending: Mapped[bool] = mapped_column(server_default=text("false"))
     """Whether only calls that cost money are refused: paid batches are still polled and fetched."""
     refusals: Mapped[int] = mapped_column(server_default="0")
+    paused_at: Mapped[datetime | None]
+    """Set while an operator keeps everything from being sent, whatever Together says."""
+    pause_reason: Mapped[str | None]
+    """The operator's words."""
 
 
 class Lane(Base):
