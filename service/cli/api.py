@@ -250,6 +250,8 @@ class Api:
         return _document(self._content(method, path, body, params), kind)
 
     def delete(self, path: str) -> None:
+        if self._dry_run:
+            self.send("DELETE", path, Preview)
         self._content("DELETE", path, None, None)
 
     def items(

@@ -32,6 +32,7 @@ def connected(*, dry_run: bool = False, as_json: bool = False) -> Iterator[Api]:
             output().line(rehearsed.preview.line)
         else:
             tell_changes(output(), rehearsed.preview.value)
+        raise typer.Exit from None
     except HaulierError as error:
         _say(error, place)
         raise typer.Exit(status_of(error)) from None

@@ -42,8 +42,8 @@ def cancel(db: Database, job_id: UUID, *, operator: Actor | None = None) -> None
             job.tries = job.failures = job.faults = 0
         session.add(Event(job_id=job.id, source=job.state, target="cancel_requested"))
         if operator is not None:
-            before = {"state": job.state}
-            record(session, operator, "cancel", path("jobs", job_id), before=before)
+            before, after = {"state": job.state}, {"cancelling": True, "pending": job.pending}
+            record(session, operator, "cancel", path("jobs", job_id), before=before, after=after)
         session.flush()
         _leave(session, job_id)
         end_waiting(session, [job_id])

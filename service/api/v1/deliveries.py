@@ -8,10 +8,12 @@ from fastapi import APIRouter
 from pydantic import Field
 
 from service.api import cursors
+from service.api.acting import ActedBy
 from service.api.auth import READ, SUBMIT
 from service.api.problems import NOT_FOUND, HttpProblem
 from service.api.services import Uses
 from service.api.v1.jobs import Asked, Operator, VisibleJob
+from service.api.v1.rehearsing import DryRun, PreviewView, for_verb, preview
 from service.api.v1.schemas import Page
 from service.store.models import Delivery
 from service.store.notices import deliveries, redeliver
@@ -67,13 +69,20 @@ def list_deliveries(job: VisibleJob, services: Uses, asked: Asked) -> Page[Deliv
     "/jobs/{job_id}/deliveries/{delivery_id}/redeliver", status_code=202, dependencies=[SUBMIT]
 )
 def redeliver_notice(
-    job: VisibleJob, delivery_id: str, services: Uses, operator: Operator
-) -> DeliveryView:
+    *,
+    job: VisibleJob,
+    delivery_id: str,
+    services: Uses,
+    operator: Operator,
+    acting: ActedBy,
+    dry_run: DryRun = False,
+) -> DeliveryView | PreviewView:
     """Send a notice again with the same id, whether it is delivered, parked or pending."""
+    db, by = for_verb(services.db, dry_run=dry_run), acting if dry_run else operator
     try:
-        found = redeliver(services.db, job.id, UUID(delivery_id), operator=operator)
+        found = redeliver(db, job.id, UUID(delivery_id), operator=by)
     except ValueError:
         found = None
     if found is None:
         raise HttpProblem(NOT_FOUND, "the job has no such delivery")
-    return DeliveryView.of(found)
+    return preview(db) or DeliveryView.of(found)

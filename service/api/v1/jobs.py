@@ -13,6 +13,7 @@ from service.api.openapi import problem
 from service.api.problems import ALREADY_ENDED, NOT_FOUND, HttpProblem
 from service.api.services import Services, Uses
 from service.api.v1.filtering import JobsQuery, PageQuery
+from service.api.v1.rehearsing import DryRun, PreviewView, for_verb, preview
 from service.api.v1.schemas import BatchView, EventView, FailureView, JobDetail, Page
 from service.rules.admission import Capacity
 from service.rules.errors import Conflict
@@ -153,10 +154,19 @@ def list_failures(job: VisibleJob, services: Uses, asked: Asked) -> Page[Failure
     dependencies=[CANCEL],
     responses={409: problem("The job has ended")},
 )
-def cancel_job(job: VisibleJob, services: Uses, caller: CalledBy, operator: Operator) -> JobView:
+def cancel_job(
+    *,
+    job: VisibleJob,
+    services: Uses,
+    caller: CalledBy,
+    operator: Operator,
+    acting: ActedBy,
+    dry_run: DryRun = False,
+) -> JobView | PreviewView:
     """Cancel a job. Cancelling it again changes nothing."""
+    db, by = for_verb(services.db, dry_run=dry_run), acting if dry_run else operator
     try:
-        cancel(services.db, job.id, operator=operator)
+        cancel(db, job.id, operator=by)
     except Conflict as error:
         raise HttpProblem(ALREADY_ENDED, str(error)) from None
-    return job_now(job.id, services, caller)
+    return preview(db) or job_now(job.id, services, caller)

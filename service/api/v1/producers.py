@@ -25,6 +25,14 @@ from service.api.services import Uses
 from service.api.v1.amounts import Usd
 from service.api.v1.filtering import PageQuery, legible
 from service.api.v1.jobs import page
+from service.api.v1.rehearsing import (
+    PREVIEWED,
+    DryRun,
+    PreviewView,
+    deleted,
+    for_verb,
+    preview,
+)
 from service.api.v1.schemas import NewProducerView, Page
 from service.rules.addresses import reach_of
 from service.rules.errors import BadInput, Conflict, Problem
@@ -193,14 +201,17 @@ UNKNOWN: dict[int | str, dict[str, Any]] = {404: problem("No such producer or to
     dependencies=[SHOWS_A_SECRET],
     responses={409: problem("There is a producer of this name")},
 )
-def add_producer(services: Uses, asked: NewProducer, by: ActedBy) -> NewProducerView:
+def add_producer(
+    services: Uses, asked: NewProducer, by: ActedBy, dry_run: DryRun = False
+) -> NewProducerView | PreviewView:
     """Add a producer. Its first token is shown only in this answer."""
+    db = for_verb(services.db, dry_run=dry_run)
     try:
         fields = asked.given(services.settings)
-        token = store.add_producer(services.db, asked.name, by, **fields)
+        token = store.add_producer(db, asked.name, by, **fields)
     except Conflict as error:
         raise HttpProblem(NAME_TAKEN, str(error)) from None
-    return NewProducerView(name=asked.name, token=token.text)
+    return preview(db) or NewProducerView(name=asked.name, token=token.text)
 
 
 @router.get("/producers")
@@ -219,10 +230,12 @@ def show_producer(services: Uses, name: Named) -> ProducerView:
 
 @router.patch("/producers/{name}", responses=UNKNOWN)
 def change_producer(
-    services: Uses, name: Named, asked: ProducerFields, by: ActedBy
-) -> ProducerView:
+    services: Uses, name: Named, asked: ProducerFields, by: ActedBy, dry_run: DryRun = False
+) -> ProducerView | PreviewView:
     """Change a producer's settings. A field that is left out keeps its value."""
-    return _shown(store.set_producer(services.db, name, asked.given(services.settings), by=by))
+    db = for_verb(services.db, dry_run=dry_run)
+    shown = _shown(store.set_producer(db, name, asked.given(services.settings), by=by))
+    return preview(db) or shown
 
 
 @router.post(
@@ -231,39 +244,55 @@ def change_producer(
     dependencies=[SHOWS_A_SECRET],
     responses=UNKNOWN,
 )
-def make_signing_secret(services: Uses, name: Named, by: ActedBy) -> SecretView:
+def make_signing_secret(
+    services: Uses, name: Named, by: ActedBy, dry_run: DryRun = False
+) -> SecretView | PreviewView:
     """Make a new signing secret, shown only in this answer. The previous one stays valid."""
-    secret = store.add_secret(services.db, name, by=by)
+    db = for_verb(services.db, dry_run=dry_run)
+    secret = store.add_secret(db, name, by=by)
     if secret is None:
         raise unknown_producer()
-    return SecretView(secret=secret)
+    return preview(db) or SecretView(secret=secret)
 
 
 @router.post("/producers/{name}/disable", responses=UNKNOWN)
-def disable_producer(services: Uses, name: Named, by: ActedBy) -> ProducerView:
+def disable_producer(
+    services: Uses, name: Named, by: ActedBy, dry_run: DryRun = False
+) -> ProducerView | PreviewView:
     """Refuse all tokens, uploads and submissions of a producer at once. Its jobs go on."""
-    return _shown(store.disable(services.db, name, by=by))
+    db = for_verb(services.db, dry_run=dry_run)
+    shown = _shown(store.disable(db, name, by=by))
+    return preview(db) or shown
 
 
 @router.post("/producers/{name}/enable", responses=UNKNOWN)
-def enable_producer(services: Uses, name: Named, by: ActedBy) -> ProducerView:
+def enable_producer(
+    services: Uses, name: Named, by: ActedBy, dry_run: DryRun = False
+) -> ProducerView | PreviewView:
     """Enable a producer again, with the tokens that it has."""
-    return _shown(store.enable(services.db, name, by=by))
+    db = for_verb(services.db, dry_run=dry_run)
+    shown = _shown(store.enable(db, name, by=by))
+    return preview(db) or shown
 
 
 @router.delete(
     "/producers/{name}",
     status_code=204,
-    responses={**UNKNOWN, 409: problem("The producer has jobs or files, or is `default`")},
+    responses={
+        **UNKNOWN,
+        **PREVIEWED,
+        409: problem("The producer has jobs or files, or is `default`"),
+    },
 )
-def remove_producer(services: Uses, name: Named, by: ActedBy) -> Response:
+def remove_producer(services: Uses, name: Named, by: ActedBy, dry_run: DryRun = False) -> Response:
     """Delete a producer that has neither jobs nor files, and its tokens."""
+    db = for_verb(services.db, dry_run=dry_run)
     try:
-        if not store.remove_producer(services.db, name, by=by):
+        if not store.remove_producer(db, name, by=by):
             raise unknown_producer()
     except Conflict as error:
         raise HttpProblem(PRODUCER_IN_USE, str(error)) from None
-    return Response(status_code=204)
+    return deleted(db)
 
 
 def _shown(producer: Producer | None) -> ProducerView:

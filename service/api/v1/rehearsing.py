@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from fastapi import Query
 from pydantic import Field
+from starlette.responses import JSONResponse, Response
 
 from service.store.engine import Database
 from service.store.rehearsal import Rehearsal
@@ -35,6 +36,12 @@ class PreviewView(View):
         return cls(changes=[ChangeView.model_validate(line) for line in rehearsed.lines])
 
 
+PREVIEWED: dict[int | str, dict[str, Any]] = {
+    200: {"model": PreviewView, "description": "The answer to a dry run"}
+}
+"""For `responses` of endpoints whose answer has no body otherwise."""
+
+
 def for_verb(db: Database, *, dry_run: bool) -> Database:
     """Return the database for a verb to work on: that of a rehearsal, if it is a dry run."""
     return Rehearsal(db) if dry_run else db
@@ -43,3 +50,9 @@ def for_verb(db: Database, *, dry_run: bool) -> Database:
 def preview(db: Database) -> PreviewView | None:
     """Return what the verb would have changed; None if it was no dry run."""
     return PreviewView.of(db) if isinstance(db, Rehearsal) else None
+
+
+def deleted(db: Database) -> Response:
+    """Return the answer to a DELETE: nothing, or what it would have deleted."""
+    would = preview(db)
+    return Response(status_code=204) if would is None else JSONResponse(would.model_dump())

@@ -10,14 +10,16 @@ from service.api.auth import ADMIN, SUBMIT, CalledBy
 from service.api.body import SMALL_BODY
 from service.api.openapi import problem
 from service.api.problems import INVALID, NOT_RETRYABLE, NOTHING_HELD, NOTHING_PARKED, HttpProblem
-from service.api.reviving import NoneFailed, UnknownRequests, retry
 from service.api.services import Uses
 from service.api.v1.amounts import Usd
 from service.api.v1.jobs import Operator, VisibleJob, job_now
+from service.api.v1.rehearsing import DryRun, PreviewView, for_verb, preview
 from service.rules.errors import MOST_PROBLEMS, Conflict
+from service.runner.retrying import rehearsed, write_manifests
 from service.store.causes import custom_ids_of_cause
 from service.store.hold import release
-from service.store.parked import abandon
+from service.store.parked import abandon, unpark
+from service.store.revive import dead_letters_by_part, revive
 from service.store.views import JobView
 
 router = APIRouter(max_body_size=SMALL_BODY)
@@ -59,29 +61,40 @@ class Retry(BaseModel):
     responses={409: problem("The job is not finished, or has no failed requests")},
 )
 def retry_job(
+    *,
     job: VisibleJob,
     services: Uses,
     caller: CalledBy,
     operator: Operator,
+    acting: ActedBy,
     asked: Retry | None = None,
-) -> JobView:
+    dry_run: DryRun = False,
+) -> JobView | PreviewView:
     """Retry failed requests of a finished job, permanent failures included.
 
     Each request gets a fresh set of attempts. The present results stay readable until new results
     replace them. In a running job, this resumes parked work instead.
     """
+    db, by = for_verb(services.db, dry_run=dry_run), acting if dry_run else operator
     chosen = None if asked is None else _chosen(services, job, asked)
-    try:
-        retry(services.db, services.blobs, job.id, chosen, operator=operator)
-    except UnknownRequests as error:
+    if chosen is None and unpark(db, job.id, operator=by):
+        return preview(db) or job_now(job.id, services, caller)
+    found, names = dead_letters_by_part(services.db, job.id, chosen)
+    unknown = [custom_id for custom_id in chosen or () if custom_id not in names]
+    if unknown:
         raise HttpProblem(
-            INVALID, str(error), custom_ids=list(error.custom_ids[:MOST_PROBLEMS])
-        ) from None
-    except NoneFailed as error:
-        raise HttpProblem(NOT_RETRYABLE, str(error), state=job.state) from None
+            INVALID,
+            f"{len(unknown)} of the custom_ids are no failed requests of this job",
+            custom_ids=unknown[:MOST_PROBLEMS],
+        )
+    if not found:
+        raise HttpProblem(NOT_RETRYABLE, "the job has no failed requests", state=job.state)
+    revivals = rehearsed(found) if dry_run else write_manifests(services.blobs, job.id, found)
+    try:
+        revive(db, job.id, revivals, operator=by)
     except Conflict as error:
         raise HttpProblem(NOT_RETRYABLE, str(error)) from None
-    return job_now(job.id, services, caller)
+    return preview(db) or job_now(job.id, services, caller)
 
 
 def _chosen(services: Uses, job: VisibleJob, asked: Retry) -> list[str] | None:
@@ -110,19 +123,23 @@ class Release(BaseModel):
     responses={409: problem("Nothing of the job is held")},
 )
 def release_job(
+    *,
     job: VisibleJob,
     services: Uses,
     caller: CalledBy,
     operator: Operator,
+    acting: ActedBy,
     asked: Release | None = None,
-) -> JobView:
+    dry_run: DryRun = False,
+) -> JobView | PreviewView:
     """Let the held rest of a job go, however its canary has fared, or change its `max_cost`."""
+    db, by = for_verb(services.db, dry_run=dry_run), acting if dry_run else operator
     most = None if asked is None else asked.max_cost
     try:
-        release(services.db, job.id, max_cost=most, operator=operator)
+        release(db, job.id, max_cost=most, operator=by)
     except Conflict as error:
         raise HttpProblem(NOTHING_HELD, str(error), state=job.state) from None
-    return job_now(job.id, services, caller)
+    return preview(db) or job_now(job.id, services, caller)
 
 
 class Abandon(BaseModel):
@@ -141,14 +158,21 @@ class Abandon(BaseModel):
     responses={409: problem("No batch of the job waits for an operator")},
 )
 def abandon_job(
-    job: VisibleJob, services: Uses, caller: CalledBy, asked: Abandon, by: ActedBy
-) -> JobView:
+    *,
+    job: VisibleJob,
+    services: Uses,
+    caller: CalledBy,
+    asked: Abandon,
+    by: ActedBy,
+    dry_run: DryRun = False,
+) -> JobView | PreviewView:
     """Give up the batches of a job that wait for an operator.
 
     What Together holds of them is left there. If it still runs, it will be cancelled.
     """
+    db = for_verb(services.db, dry_run=dry_run)
     try:
-        abandon(services.db, job.id, again=asked.requests == "again", by=by)
+        abandon(db, job.id, again=asked.requests == "again", by=by)
     except Conflict as error:
         raise HttpProblem(NOTHING_PARKED, str(error), state=job.state) from None
-    return job_now(job.id, services, caller)
+    return preview(db) or job_now(job.id, services, caller)

@@ -25,6 +25,14 @@ from service.api.services import Uses
 from service.api.v1.filtering import PageQuery, legible
 from service.api.v1.jobs import page
 from service.api.v1.producers import UNKNOWN, Named, unknown_producer
+from service.api.v1.rehearsing import (
+    PREVIEWED,
+    DryRun,
+    PreviewView,
+    deleted,
+    for_verb,
+    preview,
+)
 from service.api.v1.schemas import Page
 from service.rules.credentials import DEFAULT_SCOPES, NewCredential, Scope, is_id
 from service.rules.errors import Conflict
@@ -115,14 +123,17 @@ class NewTokenView(TokenView):
 
 
 @router.post("", status_code=201, dependencies=[SHOWS_A_SECRET])
-def add_token(services: Uses, name: Named, asked: TokenAsked, by: ActedBy) -> NewTokenView:
+def add_token(
+    services: Uses, name: Named, asked: TokenAsked, by: ActedBy, dry_run: DryRun = False
+) -> NewTokenView | PreviewView:
     """Add a token. It is shown only in this answer."""
     expires_at = asked.instant(services.db)
     if producer(services.db, name) is None:
         raise unknown_producer()
     scopes = [scope for scope in Scope if scope in asked.scopes]
-    made = add(services.db, name, scopes=scopes, label=asked.label, expires_at=expires_at, by=by)
-    return _made(services.db, made)
+    db = for_verb(services.db, dry_run=dry_run)
+    made = add(db, name, scopes=scopes, label=asked.label, expires_at=expires_at, by=by)
+    return preview(db) or _made(services.db, made)
 
 
 @router.get("")
@@ -151,31 +162,38 @@ def list_tokens(
     responses={409: problem("The token has ended")},
 )
 def rotate_token(
-    services: Uses, name: Named, token_id: str, by: ActedBy, asked: Rotation | None = None
-) -> NewTokenView:
+    *,
+    services: Uses,
+    name: Named,
+    token_id: str,
+    by: ActedBy,
+    asked: Rotation | None = None,
+    dry_run: DryRun = False,
+) -> NewTokenView | PreviewView:
     """Replace a token with a new one that has the same scopes and label."""
-    asked = asked or Rotation()
+    asked, db = asked or Rotation(), for_verb(services.db, dry_run=dry_run)
     made = None
     if is_id(token_id):
         grace = timedelta(seconds=asked.grace_seconds)
         expires_at = asked.instant(services.db)
         try:
-            made = store.rotate_token(
-                services.db, name, token_id, grace=grace, expires_at=expires_at, by=by
-            )
+            made = store.rotate_token(db, name, token_id, grace=grace, expires_at=expires_at, by=by)
         except Conflict as error:
             raise HttpProblem(TOKEN_ENDED, str(error)) from None
     if made is None:
         raise _unknown()
-    return _made(services.db, made)
+    return preview(db) or _made(services.db, made)
 
 
-@router.delete("/{token_id}", status_code=204)
-def revoke_token(services: Uses, name: Named, token_id: str, by: ActedBy) -> Response:
+@router.delete("/{token_id}", status_code=204, responses=PREVIEWED)
+def revoke_token(
+    services: Uses, name: Named, token_id: str, by: ActedBy, dry_run: DryRun = False
+) -> Response:
     """Revoke a token at once. Revoking it again changes nothing."""
-    if not (is_id(token_id) and store.revoke_token(services.db, name, token_id, by=by)):
+    db = for_verb(services.db, dry_run=dry_run)
+    if not (is_id(token_id) and store.revoke_token(db, name, token_id, by=by)):
         raise _unknown()
-    return Response(status_code=204)
+    return deleted(db)
 
 
 def _unknown() -> HttpProblem:

@@ -5,7 +5,7 @@ from uuid import UUID
 
 import typer
 
-from service.cli.arguments import CLIENT, AsJson, JobId
+from service.cli.arguments import CLIENT, AsJson, DryRun, JobId
 from service.cli.listing import listed
 from service.cli.screen import clean, output
 from service.cli.session import connected
@@ -37,10 +37,11 @@ def deliveries(job: JobId, json: AsJson = False) -> None:
 def redeliver(
     job: JobId,
     delivery: Annotated[UUID, typer.Argument(metavar="DELIVERY", help="The id of a notice.")],
+    dry_run: DryRun = False,
     json: AsJson = False,
 ) -> None:
     """Send a notice again, with the same id."""
-    with connected() as api:
+    with connected(dry_run=dry_run, as_json=json) as api:
         document = api.redeliver(job, delivery)
         if json:
             output().line(document.line)

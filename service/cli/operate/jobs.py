@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli.arguments import CLIENT, AsJson, JobId
+from service.cli.arguments import CLIENT, AsJson, DryRun, JobId
 from service.cli.screen import output
 from service.cli.session import connected
 
@@ -12,9 +12,9 @@ app = typer.Typer()
 
 
 @app.command(rich_help_panel=CLIENT)
-def cancel(job: JobId, json: AsJson = False) -> None:
+def cancel(job: JobId, dry_run: DryRun = False, json: AsJson = False) -> None:
     """Cancel a job. Requests that are done by then keep their results."""
-    with connected() as api:
+    with connected(dry_run=dry_run, as_json=json) as api:
         document = api.cancel(job)
         if json:
             output().line(document.line)
@@ -43,6 +43,7 @@ def retry(
     limit: Annotated[
         int | None, typer.Option(min=1, help="With --cause: the most requests to retry.")
     ] = None,
+    dry_run: DryRun = False,
     json: AsJson = False,
 ) -> None:
     """Retry failed requests of a finished job, with a fresh set of attempts."""
@@ -50,7 +51,7 @@ def retry(
         raise typer.BadParameter("name custom_ids or --cause, not both")
     if limit is not None and cause is None:
         raise typer.BadParameter("--limit goes with --cause")
-    with connected() as api:
+    with connected(dry_run=dry_run, as_json=json) as api:
         document = api.retry(job, custom_ids or None, cause=cause, limit=limit)
         if json:
             output().line(document.line)
@@ -65,10 +66,11 @@ def release(
     max_cost: Annotated[
         str | None, typer.Option(metavar="USD", help="Let the job cost so much from now on.")
     ] = None,
+    dry_run: DryRun = False,
     json: AsJson = False,
 ) -> None:
     """Let the rest of a job go that its canary or its max_cost holds."""
-    with connected() as api:
+    with connected(dry_run=dry_run, as_json=json) as api:
         document = api.release(job, max_cost)
         if json:
             output().line(document.line)
@@ -86,12 +88,13 @@ def abandon(
         bool,
         typer.Option("--again", help="Their requests go into new batches, and may be paid twice."),
     ] = False,
+    dry_run: DryRun = False,
     json: AsJson = False,
 ) -> None:
     """Give up the batches of a job that wait for an operator (needs the admin token)."""
     if dead == again:
         raise typer.BadParameter("say what becomes of the requests: --dead or --again")
-    with connected() as api:
+    with connected(dry_run=dry_run, as_json=json) as api:
         document = api.abandon(job, "again" if again else "dead")
         if json:
             output().line(document.line)

@@ -9,6 +9,7 @@ from urllib.parse import quote
 import msgspec
 import typer
 
+from service.cli.arguments import DryRun
 from service.cli.documents import Document
 from service.cli.listing import listed
 from service.cli.screen import notes, output
@@ -176,6 +177,7 @@ def add_producer(
     usd_per_month: UsdPerMonth = None,
     lowest_priority: Lowest = None,
     highest_priority: Highest = None,
+    dry_run: DryRun = False,
     json: AsJson = False,
 ) -> None:
     """Add a producer, and print its first token. It is shown this once."""
@@ -183,7 +185,7 @@ def add_producer(
     limits = (body_bytes, open_requests, requests_per_day, stored_bytes, held_calls)
     budgets = (usd_per_day, usd_per_month)
     grants = Grants(*lists, *limits, *budgets, lowest_priority, highest_priority)
-    with connected() as api:
+    with connected(dry_run=dry_run, as_json=json) as api:
         made = api.send("POST", PRODUCERS, NewToken, {"name": name, **grants.fields})
     output().line(made.line if json else made.value.token)
 
@@ -206,6 +208,7 @@ def set_producer(
     usd_per_month: UsdPerMonth = None,
     lowest_priority: Lowest = None,
     highest_priority: Highest = None,
+    dry_run: DryRun = False,
     json: AsJson = False,
 ) -> None:
     """Change what a producer may use; what is left out stays as it is."""
@@ -213,31 +216,31 @@ def set_producer(
     limits = (body_bytes, open_requests, requests_per_day, stored_bytes, held_calls)
     budgets = (usd_per_day, usd_per_month)
     grants = Grants(*lists, *limits, *budgets, lowest_priority, highest_priority)
-    with connected() as api:
+    with connected(dry_run=dry_run, as_json=json) as api:
         shown = api.send("PATCH", _path(name), Producer, grants.fields)
     _show(shown, as_json=json)
 
 
 @producer_app.command("disable")
-def disable_producer(name: Name, json: AsJson = False) -> None:
+def disable_producer(name: Name, dry_run: DryRun = False, json: AsJson = False) -> None:
     """Refuse all tokens, uploads and submissions of a producer at once. Its jobs go on."""
-    with connected() as api:
+    with connected(dry_run=dry_run, as_json=json) as api:
         shown = api.send("POST", _path(name, "disable"), Producer)
     _show(shown, as_json=json)
 
 
 @producer_app.command("enable")
-def enable_producer(name: Name, json: AsJson = False) -> None:
+def enable_producer(name: Name, dry_run: DryRun = False, json: AsJson = False) -> None:
     """Enable a producer again, with the tokens that it has."""
-    with connected() as api:
+    with connected(dry_run=dry_run, as_json=json) as api:
         shown = api.send("POST", _path(name, "enable"), Producer)
     _show(shown, as_json=json)
 
 
 @producer_app.command("remove")
-def remove_producer(name: Name) -> None:
+def remove_producer(name: Name, dry_run: DryRun = False) -> None:
     """Delete a producer that has neither jobs nor files, and its tokens."""
-    with connected() as api:
+    with connected(dry_run=dry_run) as api:
         api.delete(_path(name))
     notes().line(f"removed: {name}")
 
@@ -275,9 +278,9 @@ def list_producers(json: AsJson = False) -> None:
 
 
 @producer_app.command("secret")
-def make_secret(name: Name, json: AsJson = False) -> None:
+def make_secret(name: Name, dry_run: DryRun = False, json: AsJson = False) -> None:
     """Make a new signing secret, and print it. The one before it stays valid."""
-    with connected() as api:
+    with connected(dry_run=dry_run, as_json=json) as api:
         made = api.send("POST", _path(name, "signing-secret"), Secret)
     output().line(made.line if json else made.value.secret)
 
@@ -292,13 +295,14 @@ def add_token(
     ] = None,
     label: Annotated[str, typer.Option(help="What it is for.")] = "",
     expires_in: ExpiresIn = None,
+    dry_run: DryRun = False,
     json: AsJson = False,
 ) -> None:
     """Add a token of a producer, and print it. It is shown this once."""
     asked: dict[str, Any] = {"label": label, **_expiry(expires_in)}
     if scope:
         asked["scopes"] = list(scope)
-    with connected() as api:
+    with connected(dry_run=dry_run, as_json=json) as api:
         made = api.send("POST", _path(name, "tokens"), NewToken, asked)
     output().line(made.line if json else made.value.token)
 
@@ -332,19 +336,20 @@ def rotate_token(
         typer.Option(parser=_span, metavar="SPAN", help="How long the old one stays valid: 1h."),
     ] = None,
     expires_in: ExpiresIn = None,
+    dry_run: DryRun = False,
     json: AsJson = False,
 ) -> None:
     """Replace a token by a new one with the same scopes and label, and print that."""
     asked = {"grace_seconds": (grace or timedelta()).total_seconds(), **_expiry(expires_in)}
-    with connected() as api:
+    with connected(dry_run=dry_run, as_json=json) as api:
         made = api.send("POST", _path(name, "tokens", token, "rotate"), NewToken, asked)
     output().line(made.line if json else made.value.token)
 
 
 @token_app.command("revoke")
-def revoke_token(name: Name, token: TokenId) -> None:
+def revoke_token(name: Name, token: TokenId, dry_run: DryRun = False) -> None:
     """End a token at once."""
-    with connected() as api:
+    with connected(dry_run=dry_run) as api:
         api.delete(_path(name, "tokens", token))
     notes().line(f"revoked: {token}")
 

@@ -16,12 +16,14 @@ from service.rules.outcomes import Fail, Park
 from service.rules.permissions import Permissions
 from service.rules.spec import read_spec
 from service.rules.states import Stage
+from service.store.account_verbs import pause
+from service.store.heartbeats import beat
 from service.store.notices import deliveries
 from service.store.producers import add_credential, add_producer, disable
 from service.store.submit import Submission
 from tests.api import Api, chat, messages, problem
 from tests.factories import CHAT, chat_request, ill_lane, settlement, submit
-from tests.integration.api.test_walls import as_bearer, filled, of_admins
+from tests.integration.api.test_walls import as_bearer, everything, filled, of_admins
 
 HOOK = [{"webhook": "https://example.com/hook"}]
 
@@ -31,6 +33,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /v1/producers": {"name": "newcomer"},
     "PATCH /v1/producers/{name}": {"requests_per_day": 7},
     "POST /v1/jobs/{job_id}/abandon": {"requests": "dead"},
+    "POST /v1/accounts/{account}/pause": {"reason": "a review"},
 }
 
 
@@ -42,13 +45,21 @@ def parked(api: Api) -> UUID:
     return api.harness.part(batch_id).job_id
 
 
-def blocked_account(api: Api) -> str:
-    """An account that Together refuses, and that nothing else here uses."""
+def paused_account(api: Api, verb: str) -> str:
+    """An account that nothing else here uses, and that a verb can be done to."""
+    if verb != "probe":
+        pause(api.db, "idle", "a review", by=None)
+        return "idle"
     api.harness.run(
         "INSERT INTO haulier.accounts (name, paused_until, blocked_since)"
         " VALUES ('spare', now() + interval '1 hour', now()) ON CONFLICT DO NOTHING"
     )
     return "spare"
+
+
+def process(api: Api, name: str) -> str:
+    beat(api.db, name=name, kind="worker", host="h", pid=1, queues=[], slots=1)
+    return name
 
 
 def lines(api: Api, **filters: Any) -> list[dict[str, Any]]:
@@ -72,9 +83,18 @@ def test_whatever_only_an_admin_may_change_leaves_a_line(api: Api, api_settings:
                 disable(api.db, name)
             known = {"name": name, "token_id": token.id, "job_id": str(parked(api))}
             known["lane_id"] = ill_lane(api.db, f"model-{number}")
-            known["account"] = blocked_account(api)
+            known["account"] = paused_account(api, path.rpartition("/")[2])
+            known["process_id"] = process(api, f"process-{number}")
             body = None if method == "DELETE" else BODIES.get(f"{method} {path}", {})
             before = lines(api)[0]["id"]
+
+            stored = everything(api_settings.database_url or "")
+            trial = client.request(
+                method, filled(path, **known), json=body, params={"dry_run": "true"}
+            )
+            assert trial.status_code in {200, 201, 202}, (path, trial.text)
+            (change,) = trial.json()["changes"]
+            assert everything(api_settings.database_url or "") == stored, path
 
             answer = client.request(method, filled(path, **known), json=body)
 
@@ -83,6 +103,7 @@ def test_whatever_only_an_admin_may_change_leaves_a_line(api: Api, api_settings:
             assert newest["id"] > before, f"{method} {path} leaves no line in the audit log"
             assert (newest["actor"], newest["credential"]) == ("producer:boss", boss.id)
             assert newest["origin"] == "127.0.0.1"
+            assert (change["verb"], change["before"]) == (newest["verb"], newest["before"]), path
 
 
 def test_a_line_says_what_was_and_what_is(api: Api) -> None:
