@@ -163,12 +163,13 @@ class Job(Leased, Base):
             "deadline_look_at",
             postgresql_where=text("deadline_look_at IS NOT NULL"),
         ),
-        # Those that wait for somebody, which the console tells first.
+        # What waits for a person.
         Index(
-            "jobs_stopped_idx",
-            "created_at",
+            "jobs_need_idx",
+            "id",
             postgresql_where=text(
-                "finished_at IS NULL AND (parked_at IS NOT NULL OR held_at IS NOT NULL)"
+                "finished_at IS NULL AND"
+                " (parked_at IS NOT NULL OR held_at IS NOT NULL OR short_reason IS NOT NULL)"
             ),
         ),
         Index("jobs_page_blob_idx", "page_blob", postgresql_where=text("page_blob IS NOT NULL")),

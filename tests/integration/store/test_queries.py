@@ -35,6 +35,7 @@ from service.store.forecasts import of_jobs, of_lanes
 from service.store.foresee import look
 from service.store.gauges import gauges
 from service.store.models import Batch, Job
+from service.store.situation import overview
 from service.store.parts import parts_of
 from service.store.producers import add_producer
 from service.store.requests import shards, standing, traces
@@ -310,6 +311,11 @@ def test_cancelling_stays_on_an_index(harness: Harness, plans: Plans) -> None:
 def test_metrics_stay_on_an_index(harness: Harness, plans: Plans) -> None:
     for _ in range(TIMES):
         _assert_on_an_index(plans.of(partial(gauges, harness.db)))
+
+
+def test_the_overview_stays_on_an_index(harness: Harness, plans: Plans) -> None:
+    for _ in range(TIMES):
+        _assert_on_an_index(plans.of(partial(overview, harness.db)))
 
 
 def test_submitting_stays_on_an_index(harness: Harness, plans: Plans) -> None:

@@ -1,4 +1,4 @@
-"""the console: its sessions, and what waits for somebody"""
+"""the console: its sessions"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -28,17 +28,7 @@ def upgrade() -> None:
     op.create_index(
         "console_sessions_expires_at_idx", "console_sessions", ["expires_at"], schema="haulier"
     )
-    op.create_index(
-        "jobs_stopped_idx",
-        "jobs",
-        ["created_at"],
-        schema="haulier",
-        postgresql_where=sa.text(
-            "finished_at IS NULL AND (parked_at IS NOT NULL OR held_at IS NOT NULL)"
-        ),
-    )
 
 
 def downgrade() -> None:
-    op.drop_index("jobs_stopped_idx", "jobs", schema="haulier")
     op.drop_table("console_sessions", schema="haulier")
