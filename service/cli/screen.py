@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -88,7 +89,7 @@ class Screen:
             shown = fitted.places
         if hidden := [c.title for place, c in enumerate(columns) if place not in shown]:
             words = Text(f"Left out: {', '.join(hidden)} (--json shows all)", style="dim")
-            for line in words.wrap(self._sheet, self.width, overflow="ignore"):
+            for line in wrapped(words, self.width):
                 self._print(line)
 
     def fields(self, pairs: Iterable[tuple[str, object]]) -> None:
@@ -100,9 +101,7 @@ class Screen:
         indent = max((cell_len(name) for name, _ in found), default=0) + GAP
         room = max(self.width - indent, 1)
         for name, value in found:
-            lines = value.wrap(self._sheet, room, overflow="ignore") or [Text("")]
-            for number, line in enumerate(lines):
-                line.rstrip()
+            for number, line in enumerate(wrapped(value, room)):
                 label = name if number == 0 else ""
                 gap = " " * (indent - cell_len(label))
                 self._print(Text.assemble((label, "dim"), gap if line else "", line))
@@ -115,6 +114,20 @@ class Screen:
         if not self.is_terminal:
             text = "".join(f"{line.rstrip()}\n" for line in text.splitlines())
         self._write(text)
+
+
+def wrapped(words: Text, width: int) -> list[Text]:
+    """Break a text between words. A word that is too long stands whole on a line of its own."""
+    breaks, used = [], 0
+    for word in re.finditer(r"\S+\s*", words.plain):
+        if used and used + cell_len(word[0].rstrip()) > width:
+            breaks.append(word.start())
+            used = 0
+        used += cell_len(word[0])
+    lines = list(words.divide(breaks))
+    for line in lines:
+        line.rstrip()
+    return lines
 
 
 def _page(rows: Iterator[Sequence[object]]) -> list[Row]:

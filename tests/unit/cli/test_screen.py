@@ -159,3 +159,19 @@ def letters(words: str) -> Counter[str]:
 
 def natural(columns: Sequence[Column], rows: Sequence[Sequence[object]]) -> list[int]:
     return natural_widths(columns, [[Text(told(cell)) for cell in row] for row in rows])
+
+
+def test_values_are_broken_between_words_and_stay_below_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    stream = Terminal()
+    Screen(stream).fields([("why", f"a few words and then {'x' * 40} and 全角全角 more of them")])
+    lines = [line.rstrip() for line in re.sub("\x1b.*?m", "", stream.getvalue()).splitlines()]
+    assert lines == [
+        "why  a few words and then",
+        f"     {'x' * 40}",
+        "     and 全角全角 more of them",
+    ]
