@@ -257,6 +257,8 @@ class Lane(msgspec.Struct, frozen=True):
     until: datetime | None = None
     evidence: Evidence | None = None
     paused_at: datetime | None = None
+    paused_by: str | None = None
+    """Only operators are told."""
     held_until: datetime | None = None
     forecast: Forecast | None = None
 

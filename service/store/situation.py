@@ -196,8 +196,13 @@ def needs(db: Database) -> Sequence[Need]:
         return _needs(session, session.execute(text("SELECT now()")).scalar_one())
 
 
-def paused_by(session: Session, lanes: Collection[Lane]) -> dict[str, str]:
+def paused_by(db: Database, lanes: Collection[Lane]) -> dict[str, str]:
     """Return who paused those of the lanes that are paused, by the lane's id."""
+    with db.begin() as session:
+        return _paused_by(session, lanes)
+
+
+def _paused_by(session: Session, lanes: Collection[Lane]) -> dict[str, str]:
     ids = {path("lanes", id_of(lane)): id_of(lane) for lane in lanes if lane.paused_at is not None}
     if not ids:
         return {}
@@ -252,7 +257,7 @@ def _lanes(session: Session) -> list[Need]:
     )
     paused = [lane for lane in ill if lane.paused_at is not None]
     unwell = [lane for lane in ill if lane.paused_at is None]
-    actors = paused_by(session, paused[:1])
+    actors = _paused_by(session, paused[:1])
     by = next((f"paused by {actor}" for actor in actors.values()), None)
     return [
         *_need(

@@ -25,6 +25,7 @@ from service.store.engine import clock
 from service.store.forecasts import shown_of_lanes, stop_of
 from service.store.health import health_of
 from service.store.models import Lane
+from service.store.situation import paused_by
 from service.store.views import ForecastView, View
 
 router = APIRouter()
@@ -54,6 +55,9 @@ class LaneView(View):
     evidence: EvidenceView | None
     rests: int = Field(description="The number of rests in a row.")
     paused_at: datetime | None = Field(description="Set while an operator has paused the lane.")
+    paused_by: str | None = Field(
+        description="Who paused it, as the audit log names them. Only operators are told."
+    )
     held_until: datetime | None = Field(description="Set while the lane's queue is full.")
     reason: str | None = Field(description="Together's words about the full queue.")
     forecast: ForecastView | None = Field(
@@ -69,10 +73,12 @@ class LaneView(View):
         *,
         all_told: bool,
         stopped: Collection[str],
+        paused_by: Mapping[str, str],
     ) -> Self:
         """Return the view. Others' errors may hold what is theirs: only operators are told.
 
-        `stopped` are the accounts that an operator has paused.
+        `stopped` are the accounts that an operator has paused, `paused_by` holds who paused lanes,
+        by their ids.
         """
         is_stopped = lane.account in stopped
         health = health_of(lane)
@@ -90,8 +96,9 @@ class LaneView(View):
         if forecast is not None:
             forecast = stop_of(lane, is_stopped=is_stopped) or forecast
         is_held = lane.held_until is not None and lane.held_until > now
+        lane_id = lane_verbs.id_of(lane)
         return cls(
-            id=lane_verbs.id_of(lane),
+            id=lane_id,
             account=lane.account,
             endpoint=lane.endpoint,
             model=lane.model,
@@ -103,6 +110,7 @@ class LaneView(View):
             evidence=evidence,
             rests=0 if health.is_healthy else health.rests,
             paused_at=lane.paused_at,
+            paused_by=paused_by.get(lane_id) if all_told else None,
             held_until=lane.held_until if is_held else None,
             reason=lane.reason if is_held else None,
             forecast=None if forecast is None else ForecastView.model_validate(forecast),
@@ -116,10 +124,12 @@ def list_lanes(services: Uses, caller: CalledBy) -> Page[LaneView]:
     sees_all = caller.sees is None
     said = shown_of_lanes(services.db)
     stopped = accounts.stopped(services.db)
+    found = lane_verbs.lanes(services.db)
+    by = paused_by(services.db, found) if sees_all else {}
     return Page(
         data=[
-            LaneView.of(lane, now, said, all_told=sees_all, stopped=stopped)
-            for lane in lane_verbs.lanes(services.db)
+            LaneView.of(lane, now, said, all_told=sees_all, stopped=stopped, paused_by=by)
+            for lane in found
             if sees_all or lane.account in caller.permissions.accounts
         ]
     )
@@ -139,7 +149,12 @@ def _done(
     if lane is None:
         raise HttpProblem(NOT_FOUND, "there is no such lane; GET /v1/lanes lists their ids")
     shown = LaneView.of(
-        lane, clock(db), shown_of_lanes(db), all_told=True, stopped=accounts.stopped(db)
+        lane,
+        clock(db),
+        shown_of_lanes(db),
+        all_told=True,
+        stopped=accounts.stopped(db),
+        paused_by=paused_by(db, [lane]),
     )
     return preview(db) or shown
 

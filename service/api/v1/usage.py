@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from config.settings import PriceTable
 from service.api.auth import READ, CalledBy
-from service.api.services import Uses
+from service.api.services import Services, Uses
 from service.api.v1.filtering import without_nul
 from service.api.v1.jobs import VisibleJob
 from service.rules.errors import BadInput, Problem
@@ -140,6 +140,12 @@ def show_job_usage(job: VisibleJob, services: Uses) -> JobUsageView:
         ],
         total=SpentView(**_spent(found, prices)),
     )
+
+
+def spent_on(services: Services, day: date) -> SpentView:
+    """Return what everybody used on a day (UTC)."""
+    found = store.usage(services.db, since=day, until=day, producers=[], by=[])
+    return SpentView(**_spent(found, services.settings.prices))
 
 
 def _span(asked: UsageQuery, today: date) -> tuple[date, date]:

@@ -318,6 +318,25 @@ def test_status_shows_who_lives_and_what_is_under_way(api: Api) -> None:
     assert status["version"]
     assert TOKEN not in str(status)
 
+    seen = api.http.get("/v1/overview").json()
+    assert seen["needs"] == []
+    assert (seen["arrived"]["jobs"], seen["arrived"]["requests"]) == (2, 7)
+    assert seen["batches"]["created"] == {"rows": 1, "requests": 3}
+    assert [row["kind"] for row in seen["processes"]] == [
+        "worker",
+        "scheduler",
+        "inbox",
+        "notifier",
+    ]
+    assert len(seen["running"]) == 2
+    assert seen["running"][0]["id"] == api.http.get("/v1/jobs").json()["data"][0]["id"]
+    assert [day["estimated_cost"] for day in seen["spent"]] == ["0", "0"]
+    job_id = seen["running"][0]["id"]
+    api.harness.run("UPDATE haulier.jobs SET parked_at = now() WHERE id = :id", id=job_id)
+    (need,) = api.http.get("/v1/overview").json()["needs"]
+    assert (need["kind"], need["names"]) == ("job_parked", [job_id])
+    assert (need["words"], need["command"]) == ("1 job is parked", f"haulier show {job_id}")
+
 
 def test_the_newest_job_is_listed_as_it_shows_itself(api: Api) -> None:
     shown = api.http.post("/v1/jobs", json=chat("a", metadata={"x": [1]})).json()

@@ -85,13 +85,16 @@ def test_an_operator_pauses_resumes_and_probes(api: Api) -> None:
     lane_id = resting(api)
     probed = api.http.post(f"/v1/lanes/{lane_id}/probe").json()
     assert (probed["state"], probed["phase"]) == ("probing", "probe")
-    assert api.http.post(f"/v1/lanes/{lane_id}/pause").json()["paused_at"] is not None
+    paused = api.http.post(f"/v1/lanes/{lane_id}/pause").json()
+    assert paused["paused_at"] is not None
+    assert paused["paused_by"] == lane(api, lane_id)["paused_by"] == "admin"
     again = problem(api.http.post(f"/v1/lanes/{lane_id}/probe"), 409)
     assert again["type"] == "urn:haulier:problem:lane-not-probed"
     assert "resume" in again["detail"]
     assert api.http.post(f"/v1/lanes/{lane_id}/pause").status_code == 200
     resumed = api.http.post(f"/v1/lanes/{lane_id}/resume").json()
     assert (resumed["state"], resumed["paused_at"], resumed["evidence"]) == ("healthy", None, None)
+    assert resumed["paused_by"] is None
     problem(api.http.post(f"/v1/lanes/{lane_id}/probe"), 409)
     problem(api.http.post("/v1/lanes/nothing/pause"), 404)
     verbs = [line["verb"] for line in api.http.get("/v1/audit").json()["data"]]
