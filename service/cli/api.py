@@ -28,6 +28,7 @@ from service.cli.documents import (
 )
 from service.cli.place import Place
 from service.cli.screen import escaped
+from service.cli.top.documents import Overview
 
 T = TypeVar("T")
 
@@ -189,6 +190,10 @@ class Api:
 
     def status(self) -> Document[Status]:
         return self.send("GET", "/v1/status", Status)
+
+    def overview(self) -> Document[Overview]:
+        """What needs a person, and what is under way."""
+        return self.send("GET", "/v1/overview", Overview)
 
     def usage(self, *, since: str | None, until: str | None, by: str) -> Document[UsageReport]:
         params = {"from": since, "to": until, "by": by}

@@ -50,6 +50,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "redeliver": ("haulier redeliver 93d16 d1b0c0de-52b5-4a56-9b83-0a1f6f0f8a11",),
     "accounts": ("haulier accounts",),
     "status": ("haulier status",),
+    "top": ("haulier top", "haulier top --once", "haulier top --every 10"),
     "lanes": ("haulier lanes",),
     "audit": ("haulier audit --since 1d --verb cancel", "haulier audit --object producers/billing"),
     "producer add": ("haulier producer add billing --account default --usd-per-day 50",),

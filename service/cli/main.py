@@ -16,6 +16,7 @@ from service.cli.operate.producers import producer_app, token_app
 from service.cli.run import commands
 from service.cli.show import failures, jobs, logs, results, usage, watch
 from service.cli.submit import estimate, submit
+from service.cli.top import command as top
 
 app = typer.Typer(
     name="haulier",
@@ -27,7 +28,7 @@ app = typer.Typer(
 COMMANDS = (
     *(commands, doctor, submit, estimate),
     *(jobs, watch, logs, results, failures, usage),
-    *(manage, deliveries, accounts, lane_commands, processes, audit),
+    *(manage, top, deliveries, accounts, lane_commands, processes, audit),
 )
 for group in COMMANDS:
     app.add_typer(group.app)

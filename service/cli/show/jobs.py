@@ -13,6 +13,7 @@ from service.cli.session import connected
 from service.cli.show.batches import Batches
 from service.cli.show.forecasts import ending
 from service.cli.show.paused import tell_paused
+from service.cli.show.states import state_of
 from service.cli.tables import Column
 from service.rules.states import JobState
 
@@ -72,7 +73,7 @@ def jobs(
                 *(Column("failed", number=True), Column("age", number=True)),
             ),
             lambda job: (
-                *(job.id, _state(job), f"{job.succeeded:,} of {job.total:,}", job.failed),
+                *(job.id, state_of(job), f"{job.succeeded:,} of {job.total:,}", job.failed),
                 age(job.created_at),
             ),
             as_json=json,
@@ -132,14 +133,6 @@ def request(
     if bytes(found.result) != b"null":
         screen.line("")
         screen.line(escaped(bytes(found.result).decode()))
-
-
-def _state(job: Job) -> str:
-    if job.ended or job.deadline is None:
-        return job.state
-    if job.deadline_missed_at is not None:
-        return f"{job.state}, late"
-    return job.state if job.deadline_at_risk_since is None else f"{job.state}, at risk"
 
 
 def _fields(job: Job, batches: list[Batch]) -> list[tuple[str, object]]:

@@ -1,0 +1,1 @@
+"""`haulier top`: the overview of a deployment, live."""
