@@ -132,6 +132,8 @@
     };
     const complete = (option) => {
       search.value = option.dataset.complete;
+      list.replaceChildren();
+      show(false);
       search.focus();
       search.dispatchEvent(new Event("input", { bubbles: true }));
     };
