@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from service.store.engine import Database
-from service.store.models import SCHEMA
+from service.store.models import SCHEMA, Delivery, Job
 
 MOST = 10_000
 SHOWN = 5
@@ -24,10 +25,13 @@ def _sql(statement: str) -> tuple[Any, Any]:
     """Return a statement about everybody's rows, and one about a producer's."""
     known = statement.format(schema=SCHEMA, most=MOST + 1, shown=SHOWN, newest=NEWEST)
     return (
-        text(known.format(mine="", b_mine="", of_mine="")),
+        text(known.format(mine="", b_mine="", of_mine="", named="")),
         text(
             known.format(
-                mine="AND producer = :sees", b_mine="AND b.producer = :sees", of_mine=_OF_MINE
+                mine="AND producer = :sees",
+                b_mine="AND b.producer = :sees",
+                of_mine=_OF_MINE,
+                named="AND name = :sees",
             )
         ),
     )
@@ -61,8 +65,7 @@ WHERE deadline_look_at IS NOT NULL
 ORDER BY deadline LIMIT 200
 """)
 _DEAD_NOTICES = _sql("""
-SELECT endpoint, count(*) AS rows, min(parked_at) AS since, min(job_id::text) AS job_id,
-  max(last_error) AS last_error
+SELECT endpoint, count(*) AS rows, min(parked_at) AS since, max(last_error) AS last_error
 FROM (SELECT d.* FROM {schema}.deliveries d WHERE d.parked_at IS NOT NULL
   {{of_mine}}
   ORDER BY d.parked_at DESC LIMIT 1000) AS dead
@@ -108,6 +111,13 @@ SELECT max(f.p50) AS p50, max(f.p90) AS p90, count(f.p90) AS known, count(*) AS 
   ORDER BY created_at DESC LIMIT {newest}) AS newest
 LEFT JOIN {schema}.forecasts f ON f.job_id = newest.id
 """)
+_BUDGETS = _sql("""
+SELECT name, usd_per_day, usd_per_month, short_reason,
+  coalesce(short_until > now(), false) AS is_short
+FROM {schema}.producers WHERE (usd_per_day IS NOT NULL OR usd_per_month IS NOT NULL)
+  {{named}}
+ORDER BY short_until DESC NULLS LAST, name LIMIT 20
+""")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +131,8 @@ class Overview:
     """Jobs that have missed their deadline, or will by their forecast."""
     dead_notices: Sequence[Mapping[str, Any]]
     """Notices that are given up, by where they were to go."""
+    budgets: Sequence[Mapping[str, Any]]
+    """Of the producers that have one."""
     jobs: Mapping[str, int]
     batches: Mapping[str, int]
     """Both by state, of those that are under way."""
@@ -155,6 +167,7 @@ def overview(db: Database, sees: str | None) -> Overview:
             parked_batches=rows(_PARKED_BATCHES),
             at_risk=rows(_AT_RISK),
             dead_notices=rows(_DEAD_NOTICES),
+            budgets=rows(_BUDGETS),
             jobs={row["state"]: row["rows"] for row in rows(_OPEN_JOBS)},
             batches={row["state"]: row["rows"] for row in batches},
             travelling=sum(int(row["requests"]) for row in batches),
@@ -166,3 +179,20 @@ def overview(db: Database, sees: str | None) -> Overview:
             backlog_p50=backlog["p50"] if is_known else None,
             backlog_p90=backlog["p90"] if is_known else None,
         )
+
+
+def given_up(
+    db: Database, endpoint: str, sees: str | None, *, limit: int
+) -> list[tuple[UUID, UUID]]:
+    """Return notices to an endpoint that were given up, oldest first: (job, notice)."""
+    query = (
+        select(Delivery.job_id, Delivery.id)
+        .where(Delivery.parked_at.is_not(None), Delivery.endpoint == endpoint)
+        .order_by(Delivery.parked_at)
+        .limit(limit)
+    )
+    if sees is not None:
+        own = select(Job.id).where(Job.id == Delivery.job_id, Job.producer == sees)
+        query = query.where(own.exists())
+    with db.begin() as session:
+        return [(job_id, notice_id) for job_id, notice_id in session.execute(query)]

@@ -12,10 +12,12 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from config.settings import Settings
 from tests.api import TOKEN, Api, serving
 from tests.console.world import World
+from tests.factories import MODEL
 from tests.servers import Databases
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-SETTINGS = {"admin_token": TOKEN, "failed_logins_per_minute": 100_000}
+PRICES = f'{{"{MODEL}": [{{"from": "2026-01-01", "input": 0.88, "output": 0.88}}]}}'
+SETTINGS = {"admin_token": TOKEN, "failed_logins_per_minute": 100_000, "prices": PRICES}
 
 
 @dataclass

@@ -4,10 +4,11 @@ Every text that a producer or a provider can choose tries to be HTML.
 """
 
 from collections.abc import Sequence
+from decimal import Decimal
 from uuid import UUID, uuid4
 
 from service.rules.lanes import Failure, Trouble
-from service.rules.outcomes import Park
+from service.rules.outcomes import Park, Usage
 from service.rules.states import Stage
 from service.store.heartbeats import beat
 from service.store.producers import add_credential, add_producer
@@ -29,8 +30,8 @@ class World:
     def __init__(self, api: Api) -> None:
         self._api = api
         self._rows = api.harness
-        for name in ("billing", "search"):
-            add_producer(api.db, name)
+        add_producer(api.db, "billing", usd_per_day=Decimal(20), usd_per_month=Decimal(300))
+        add_producer(api.db, "search")
         self.producers_token = add_credential(api.db, "billing").text
         self._processes()
         self.done = self._done()
@@ -59,7 +60,9 @@ class World:
     def _done(self) -> UUID:
         """A job that is done, with some failures."""
         batch_id = self._rows.queued(40, producer="billing", metadata={"team": EVIL, EVIL: "run"})
-        self._rows.settle(batch_id, settlement(34, dead=range(6)))
+        self._rows.settle(
+            batch_id, settlement(34, dead=range(6), usage=Usage(2_000_000, 900_000, 2_900_000))
+        )
         job_id = self._rows.part(batch_id).job_id
         self._api.assemble(job_id)
         self._rows.run(
@@ -74,7 +77,9 @@ class World:
     def _running(self) -> UUID:
         """A job with two shards, of which one is done."""
         first, *_ = self._rows.split(3000, 2000, producer="search", metadata={"team": "search"})
-        self._rows.settle(first, settlement(2980, dead=range(20)))
+        self._rows.settle(
+            first, settlement(2980, dead=range(20), usage=Usage(9_000_000, 4_000_000, 13_000_000))
+        )
         return self._rows.part(first).job_id
 
     def _parked(self) -> UUID:

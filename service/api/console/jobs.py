@@ -92,6 +92,12 @@ def _retry(look: Look, _sent: Mapping[str, str]) -> str:
     return "The failed requests go again."
 
 
+def _release(look: Look, _sent: Mapping[str, str]) -> str:
+    job = api.visible_job(look.path["job_id"], look.services, look.visitor.caller)
+    retrying.release_job(job, look.services, look.visitor.caller, _operator(look, job))
+    return "What was held of the job goes now."
+
+
 def _operator(look: Look, job: Job) -> Actor | None:
     return operator_of(job, look.visitor.caller, look.visitor.actor)
 
@@ -113,5 +119,6 @@ JOB = Page(
     verbs=(
         Verb(path="/jobs/{job_id}/cancel", needs=Power.CANCEL, do=_cancel),
         Verb(path="/jobs/{job_id}/retry", needs=Power.SUBMIT, do=_retry),
+        Verb(path="/jobs/{job_id}/release", needs=Power.SUBMIT, do=_release),
     ),
 )

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -10,18 +10,23 @@ from config.settings import PriceTable
 from service.api.console.looking import Look, Shown
 from service.api.console.pages import Page, Verb
 from service.api.console.visitor import Power
+from service.api.console.wording import plural
 from service.api.v1.lanes import list_lanes
 from service.api.v1.operating import list_accounts, probe_account
 from service.rules.prices import Tokens, estimate
 from service.store import usage
-from service.store.engine import clock
+from service.store.engine import Database, clock
 from service.store.heartbeats import heartbeats
-from service.store.overview import overview
+from service.store.notices import redeliver
+from service.store.overview import given_up, overview
 from service.store.usage import Used
 
 KINDS = ("worker", "scheduler", "notifier")
 """The processes without which nothing goes on. The inbox is for queue producers alone."""
 ALIVE = timedelta(seconds=15)
+MOST_SPENDERS = 12
+MOST_NOTICES = 100
+"""Those that one click sends again."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ def read(look: Look) -> Shown:
             if account.state == "paused"
         ],
         "missing": _missing(look) if look.sees is None else [],
+        "spenders": _spenders(services.db, used, found.budgets, today, services.settings.prices),
         "today": _spent([row for row in used if row.day == today], services.settings.prices),
         "yesterday": _spent([row for row in used if row.day < today], services.settings.prices),
     }
@@ -80,8 +86,67 @@ def _spent(rows: Sequence[Used], prices: PriceTable) -> Spending:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Spender:
+    """A producer that has used something today, or has a budget."""
+
+    name: str
+    today: Spending
+    month: Spending | None
+    """Since the month began; None without a budget for it."""
+    usd_per_day: Decimal | None
+    usd_per_month: Decimal | None
+    short_reason: str | None
+    """Set while nothing of it is sent, because of its budget."""
+
+
+def _spenders(
+    db: Database,
+    used: Sequence[Used],
+    budgets: Sequence[Mapping[str, Any]],
+    today: date,
+    prices: PriceTable,
+) -> list[Spender]:
+    """Return those who spent most today, and those with budgets."""
+    month: Sequence[Used] = ()
+    if any(row["usd_per_month"] is not None for row in budgets):
+        first = today.replace(day=1)
+        month = usage.usage(db, since=first, until=today, producers=[], by=["producer"])
+    bounds = {row["name"]: row for row in budgets}
+    names = {row.producer for row in used if row.producer and row.day == today} | set(bounds)
+    found = []
+    for name in names:
+        own = [row for row in used if row.producer == name and row.day == today]
+        bound = bounds.get(name, {})
+        monthly = bound.get("usd_per_month")
+        found.append(
+            Spender(
+                name=name,
+                today=_spent(own, prices),
+                month=None
+                if monthly is None
+                else _spent([row for row in month if row.producer == name], prices),
+                usd_per_day=bound.get("usd_per_day"),
+                usd_per_month=monthly,
+                short_reason=bound["short_reason"] if bound.get("is_short") else None,
+            )
+        )
+    found.sort(key=lambda one: (one.short_reason is None, -(one.today.usd or 0), one.name))
+    return found[:MOST_SPENDERS]
+
+
+def _send_again(look: Look, sent: Mapping[str, str]) -> str:
+    """Send notices of one endpoint again that were given up."""
+    db, sees = look.services.db, look.sees
+    found = given_up(db, sent.get("endpoint", ""), sees, limit=MOST_NOTICES + 1)
+    for job_id, notice_id in found[:MOST_NOTICES]:
+        redeliver(db, job_id, notice_id, operator=look.visitor.actor if sees is None else None)
+    more = " More are left." if len(found) > MOST_NOTICES else ""
+    return f"{plural(len(found[:MOST_NOTICES]), 'notice')} will be sent again.{more}"
+
+
 def _probe(look: Look, _sent: Mapping[str, str]) -> str:
-    name: Any = look.path["account"]
+    name = look.path["account"]
     probe_account(name, look.services, look.visitor.actor)
     return f"The account {name} is tried again now."
 
@@ -99,5 +164,6 @@ PAGE = Page(
             do=_probe,
             operators_only=True,
         ),
+        Verb(path="/notices/again", needs=Power.SUBMIT, do=_send_again),
     ),
 )

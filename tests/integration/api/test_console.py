@@ -301,6 +301,45 @@ def test_a_form_that_is_none_is_refused(api: Api, body: bytes) -> None:
         assert answer.status_code in {413, 422}
 
 
+def test_what_needs_somebody_has_its_verb(api: Api) -> None:
+    rows = api.harness
+    held = rows.submitted(20, producer="search")
+    rows.run(
+        "UPDATE haulier.jobs SET held = 'canary', held_at = now(), canary = 10,"
+        " canary_failures = 1, failed = 8, pending = 12 WHERE id = :job",
+        job=held,
+    )
+    rows.run(
+        "INSERT INTO haulier.deliveries (id, job_id, event, target, endpoint, parked_at) VALUES"
+        " (gen_random_uuid(), :job, 'completed', '{}', 'hooks.example:443', now())",
+        job=held,
+    )
+    stuck = parked(api)
+    lane = ill_lane(api.db, "needy")
+    rows.run(
+        "INSERT INTO haulier.accounts (name, paused_until, blocked_since)"
+        " VALUES ('broke', now() + interval '1 hour', now())"
+    )
+    forms = {
+        f"jobs/{held}/release": {},
+        f"jobs/{stuck}/retry": {},
+        f"lanes/{lane}/resume": {},
+        "accounts/broke/probe": {},
+        "notices/again": {"endpoint": "hooks.example:443"},
+    }
+    with browser(api, TOKEN) as client:
+        shown = client.get("/console/").text
+        assert "No worker is running" in shown
+        for path, fields in forms.items():
+            assert f'action="/console/{path}"' in shown, path
+            answer = client.post(f"/console/{path}", data={"csrf": csrf(client), **fields})
+            assert answer.status_code == 303
+        shown = client.get("/console/").text
+        assert not [path for path in forms if f'action="/console/{path}"' in shown]
+    verbs = [line["verb"] for line in api.http.get("/v1/audit").json()["data"][:5]]
+    assert verbs == ["redeliver", "probe", "resume", "unpark", "release"]
+
+
 # --- producers -----------------------------------------------------------------------------------
 
 
