@@ -25,6 +25,10 @@ VALIDATING_SHARE = 0.2
 VALIDATING_SECONDS = 1.0
 """...but no more than this."""
 THREADS = 2
+LOOK_SECONDS = 0.2
+"""How long a batch sleeps at most before it looks at the clock again, while there are few..."""
+LOOKS_PER_SECOND = 1000
+"""...and how many such looks there are at most, over all batches."""
 
 _Result = TypeVar("_Result")
 
@@ -157,13 +161,16 @@ class Engine:
 
     async def _until(self, instant: float, *, cancelled: asyncio.Event | None = None) -> bool:
         """Sleep until an instant. True if the batch was cancelled before."""
-        if cancelled is None:
-            await asyncio.sleep(max(0.0, instant - wire.now()))
-            return False
-        with suppress(TimeoutError):
-            left = None if instant == math.inf else max(0.0, instant - wire.now())
-            await asyncio.wait_for(cancelled.wait(), left)
-        return cancelled.is_set()
+        event = cancelled or asyncio.Event()
+        while not event.is_set() and (left := instant - wire.now()) > 0:
+            # Timers do not notice when the clock is set.
+            with suppress(TimeoutError):
+                await asyncio.wait_for(event.wait(), min(left, self._look_seconds))
+        return event.is_set()
+
+    @property
+    def _look_seconds(self) -> float:
+        return max(LOOK_SECONDS, len(self._tasks) / LOOKS_PER_SECOND)
 
     async def _thread(self, work: Callable[..., _Result], *values: object) -> _Result:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, *values)

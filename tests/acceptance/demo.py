@@ -27,9 +27,12 @@ from service.cli.show.watch import shown
 from service.rules.requests import CHAT
 from service.simulator.books import Books, LineBook
 from tests.acceptance import demo_calls
+from tests.acceptance.demo_console import console
 from tests.acceptance.demo_instance import Instance, running
 from tests.acceptance.demo_swarm import Swarm, play
 from tests.simulator import Simulator
+from tests.virtual_time.week import Wanted
+from tests.virtual_time.world import BusyError
 
 MODEL = "meta-llama/Llama-3.3-70B-Instruct-Turbo"
 MAX_ATTEMPTS = 3
@@ -125,12 +128,14 @@ def main(arguments: list[str] | None = None) -> int:
     asked = _arguments(arguments)
     screen = output()
     signal.signal(signal.SIGALRM, _give_up)
-    signal.alarm(LONGEST_SECONDS)
+    signal.alarm(0 if asked.console else LONGEST_SECONDS)
     try:
+        if asked.console:
+            console(screen, Wanted(asked.days, faults=asked.faults))
         problems, checked = _calls(screen, asked) if asked.calls else _jobs(screen, asked)
     except KeyboardInterrupt:
         return 130
-    except (AssertionError, HaulierError, TogetherError, OSError) as error:
+    except (AssertionError, BusyError, HaulierError, TogetherError, OSError) as error:
         sys.stderr.write(f"demo: {error}\n")
         return 1
     for problem in problems:
@@ -168,6 +173,13 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
         const=1000,
         help="instead of jobs: so many ordinary calls at once, by Together's SDK",
     )
+    parser.add_argument(
+        "--console",
+        action="store_true",
+        help="instead: a service with a week of history, to look at until Ctrl-C",
+    )
+    parser.add_argument("--days", type=float, default=7.0, help="of the history")
+    parser.add_argument("--faults", action="store_true", help="end the history with five faults")
     parser.add_argument("--output", type=Path, default=Path("demo-results.jsonl"))
     parser.add_argument("--keep", action="store_true", help="keep the instance's data and logs")
     return parser.parse_args(arguments)

@@ -148,7 +148,9 @@ def _valkey(settings: Settings, home: Home, kept: Kept) -> Valkey | None:
 def _simulated(settings: Settings, simulator_url: str) -> dict[str, str]:
     """Return settings that lead every account to the simulator, so that none reaches Together."""
     accounts = {
-        name: {"api_key": SIMULATED, "base_url": simulator_url} for name in settings.accounts
+        # Each key is an account of its own at the simulator, with its own credit and books.
+        name: {"api_key": f"{SIMULATED}-{name}", "base_url": simulator_url}
+        for name in settings.accounts
     }
     direct = ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1", "localhost"]))
     waits = {"HAULIER_POLL_SECONDS": "1", "HAULIER_RETRY_BASE_SECONDS": "1"}
