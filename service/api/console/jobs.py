@@ -14,7 +14,6 @@ from service.api.v1 import jobs as api
 from service.api.v1 import retrying
 from service.rules.states import JobState
 from service.store import search as store
-from service.store.audit import Actor
 from service.store.forecasts import shown
 from service.store.models import Job
 
@@ -82,24 +81,32 @@ def read_job(look: Look) -> Shown:
 
 def _cancel(look: Look, _sent: Mapping[str, str]) -> str:
     job = api.visible_job(look.path["job_id"], look.services, look.visitor.caller)
-    api.cancel_job(job, look.services, look.visitor.caller, _operator(look, job))
+    api.cancel_job(**_on(look, job))
     return "The job is being cancelled. What Together has done already is kept."
 
 
 def _retry(look: Look, _sent: Mapping[str, str]) -> str:
     job = api.visible_job(look.path["job_id"], look.services, look.visitor.caller)
-    retrying.retry_job(job, look.services, look.visitor.caller, _operator(look, job))
+    retrying.retry_job(**_on(look, job))
     return "The failed requests go again."
 
 
 def _release(look: Look, _sent: Mapping[str, str]) -> str:
     job = api.visible_job(look.path["job_id"], look.services, look.visitor.caller)
-    retrying.release_job(job, look.services, look.visitor.caller, _operator(look, job))
+    retrying.release_job(**_on(look, job))
     return "What was held of the job goes now."
 
 
-def _operator(look: Look, job: Job) -> Actor | None:
-    return operator_of(job, look.visitor.caller, look.visitor.actor)
+def _on(look: Look, job: Job) -> dict[str, Any]:
+    """Return the arguments of a verb on a job."""
+    visitor = look.visitor
+    return {
+        "job": job,
+        "services": look.services,
+        "caller": visitor.caller,
+        "operator": operator_of(job, visitor.caller, visitor.actor),
+        "acting": visitor.actor,
+    }
 
 
 PAGE = Page(path="/jobs", title="Jobs", menu="Jobs", template="jobs.html", read=read)

@@ -10,7 +10,8 @@ from config import VERSION
 from service.api.auth import ADMIN, CalledBy
 from service.api.services import Uses
 from service.api.v1.lanes import LaneView, list_lanes
-from service.api.v1.operating import list_accounts, show_status
+from service.api.v1.operating import list_accounts
+from service.api.v1.processes import show_status
 from service.api.v1.schemas import AccountView, ProcessView
 from service.api.v1.usage import SpentView, spent_on
 from service.rules.needs import NeedKind, command, words

@@ -35,10 +35,10 @@ from service.store.forecasts import of_jobs, of_lanes
 from service.store.foresee import look
 from service.store.gauges import gauges
 from service.store.models import Batch, Job
-from service.store.situation import overview
 from service.store.parts import parts_of
 from service.store.producers import add_producer
 from service.store.requests import shards, standing, traces
+from service.store.situation import overview
 from service.store.submit import Submission, Submitted, submit_each
 from service.store.wait import wait as write_waits
 from service.store.waiting import why
