@@ -124,6 +124,12 @@ SEED ?= 1
 chaos: install ## Break everything at random for MINUTES (5), then audit (SEED)
 	@$(BIN)/python -m tests.faults.chaos --minutes $(MINUTES) --seed $(SEED)
 
+# Of four weeks each; ends at about the present: make year MONTHS=1
+MONTHS ?= 13
+.PHONY: year
+year: install ## Live through MONTHS (13) of traffic on a clock that jumps, audit, and draw the plots
+	@$(BIN)/python -m tests.virtual_time.year --months $(MONTHS) --docs $(ARGS)
+
 .PHONY: fuzz
 fuzz: install ## Send odd things to everything that reads for MINUTES (5), beside ordinary work (SEED)
 	@$(BIN)/python -m tests.faults.fuzz --minutes $(MINUTES) --seed $(SEED)

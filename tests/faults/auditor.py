@@ -25,7 +25,11 @@ Lines = list[dict[str, Any]]
 
 UNREADABLE = {"broken", "truncated"}
 """Kinds of requests whose first answer is paid for and cannot be read."""
-MAY_FAIL = {"refused": {"batch_client_error"}, "poison": {"batch_failed"}}
+MAY_FAIL = {
+    "refused": {"batch_client_error"},
+    "poison": {"batch_failed"},
+    "withdrawn": {"batch_failed"},  # requests for a model that is gone
+}
 EXCUSES = {"list lag beyond the grace", "worker process frozen", "connections blackholed"}
 """Faults that may make a late twin: one that is made up to LAG before, or in them."""
 LAG = 20.0
@@ -84,11 +88,24 @@ class Evidence:
 
 
 def audit(
-    ledger: Ledger, *, database_url: str, blobs: Path, simulator_url: str, key: str
+    ledger: Ledger,
+    *,
+    database_url: str,
+    blobs: Path,
+    simulator_url: str,
+    key: str,
+    since: float = 0.0,
 ) -> Findings:
-    """Hold what was asked for against what is there."""
+    """Hold what was asked for against what is there.
+
+    Batches that the provider made before `since` (Unix seconds) are left out: their rows may have
+    been pruned. No request may be bought twice, whenever that was.
+    """
     findings = Findings()
     evidence = _read(database_url, blobs, simulator_url, key, findings)
+    evidence.books["batches"] = [
+        made for made in evidence.books["batches"] if made["created_at"] >= since
+    ]
     jobs = _find_jobs(ledger, evidence, findings)
     _call_by_own_names(jobs, evidence)
     twins = _check_batches(evidence, ledger.broken, findings)

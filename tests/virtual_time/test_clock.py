@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.eventually import eventually
 from tests.servers import open_directory
+from tests.simulator import Simulator
+from tests.together_by_hand import ByHand, chat_line
 from tests.virtual_time.clock import VirtualClock, works_here
 
 pytestmark = pytest.mark.skipif(not works_here(), reason="needs Linux and a C compiler")
@@ -63,3 +66,17 @@ def test_a_jump_moves_the_wall_clock_of_a_process_and_none_of_its_pauses(folder:
 def test_the_clock_does_not_go_back(folder: Path) -> None:
     with pytest.raises(AssertionError, match="cannot go back"):
         VirtualClock(folder).jump(timedelta(seconds=-1))
+
+
+def test_the_simulator_notices_that_the_clock_was_set(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = VirtualClock(folder)
+    for name, value in clock.environment.items():
+        monkeypatch.setenv(name, value)
+    simulator = Simulator(batch_seconds=3600)
+    with simulator, ByHand(simulator.url) as together:
+        batch = together.create(together.upload([chat_line("a")]))
+        eventually(lambda: together.batch(batch)["status"] == "IN_PROGRESS")
+        clock.jump(timedelta(hours=2))
+        assert together.ended(batch)["status"] == "COMPLETED"

@@ -5,7 +5,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -92,12 +92,13 @@ class World:
         """The pids of what `haulier up` runs, by name."""
         found = {}
         for pid in children(self.up.pid):
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            names = [word.decode() for word in words]
-            if "service.cli.main" in names:
-                found[names[names.index("service.cli.main") + 1]] = pid
-            else:
-                found[Path(names[0]).name] = pid
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+            if "-m" not in words:
+                found[Path(words[0]).name] = pid
+                continue
+            module, name, *_ = words[words.index("-m") + 1 :]
+            # `haulier scheduler` becomes `workers.scheduler`.
+            found[name if module == "service.cli.main" else module.rpartition(".")[2]] = pid
         return found
 
 
@@ -129,6 +130,7 @@ def open_world(
         left = variables_in(home / "data" / "env")
         simulator = Simulator(port=_simulator_port(up), data=home)
         with (
+            closing(simulator),
             psycopg.connect(left["DATABASE_URL"], autocommit=True) as db,
             redis.Redis.from_url(left["REDIS_URL"]) as broker,
         ):
