@@ -25,7 +25,7 @@ class AccessLog:
             return
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(client=scope["client"][0] if scope["client"] else "")
-        started = time.perf_counter()
+        started = scope.get("state", {}).get("arrived") or time.perf_counter()
         status: int | None = None
 
         async def noting(message: Message) -> None:

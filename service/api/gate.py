@@ -22,7 +22,7 @@ from service.api.problems import (
     unforeseen,
 )
 from service.api.services import Services
-from service.api.turns import Turn, within
+from service.api.turns import Turn, present, within
 
 STRANGERS = 500
 """Calls with tokens that this process has not seen yet, which wait to be looked up. Each weighs
@@ -54,10 +54,12 @@ class Gate:
             return
         services = scope["app"].state.services
         assert isinstance(services, Services)
-        turn = services.turns.turn(services.authenticator.expected(_token(scope)))
-        if not turn.producer and services.turns.waiting("") >= STRANGERS:
-            await self._told(_too_many_strangers())(scope, receive, send)
-            return
+        turn = present()  # one that is known got it from the turnstile
+        if turn is None:
+            if services.turns.waiting("") >= STRANGERS:
+                await self._told(_too_many_strangers())(scope, receive, send)
+                return
+            turn = services.turns.turn("")
         with within(turn):
             await self._in_turn(turn, services, scope, receive, send)
 
@@ -107,7 +109,7 @@ class Gate:
             await self._app(scope, counted, sent)
 
 
-def _token(scope: Scope) -> str:
+def token_of(scope: Scope) -> str:
     """The token that a request shows, or ""."""
     scheme, token = get_authorization_scheme_param(Headers(scope=scope).get("authorization"))
     return token if scheme.lower() == "bearer" else ""
@@ -115,7 +117,7 @@ def _token(scope: Scope) -> str:
 
 async def _caller(scope: Scope, services: Services) -> Caller:
     """Who is calling. Raises HttpProblem."""
-    token = _token(scope)
+    token = token_of(scope)
     if not token:
         raise unauthorized("send `Authorization: Bearer <token>`")
     caller = await services.authenticator.caller(token)

@@ -18,6 +18,7 @@ from config.settings import Settings, SettingsError
 from service.api.app import create_app
 from service.api.connections import Room, Rooms
 from service.api.protocol import FrontConfig
+from service.api.turnstile import Turnstile
 
 log = structlog.get_logger()
 
@@ -39,7 +40,7 @@ class Server(uvicorn.Server):
         self._app = create_app(settings)
         super().__init__(
             FrontConfig(
-                self._app,
+                Turnstile(self._app, lambda: self._app.state.services),
                 Rooms(
                     Room(
                         most=settings.max_connections,

@@ -6,7 +6,8 @@ than its share of late also lets the calls of others pass that had less.
 
 A call has its turn while something is computed or looked up for it, and not while its body
 arrives, while its answer is sent, or while it waits for others. What is stored together with
-others' (service.api.gathering) has a turn of its own.
+others' (service.api.gathering) has a turn of its own. A call waits for its first turn at the
+turnstile (service.api.turnstile), where it weighs little.
 """
 
 import asyncio
@@ -32,19 +33,20 @@ LONGEST = 1.0
 it waits itself, for a lock or for storage."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Turn:
     """The turns of one call, of a producer or of somebody unknown (""). Ends with `leave`."""
 
     turns: "Turns"
     producer: str
+    _goes_on: bool = False
     _since: float | None = None
     _end: asyncio.TimerHandle | None = field(default=None, repr=False)
 
     async def take(self) -> None:
         """Wait for a turn, if the call has none."""
         if self._since is None:
-            await self.turns.admitted(self.producer)
+            await self.turns.admitted(self.producer, goes_on=self._goes_on)
             self._begin()
 
     def take_at_once(self) -> None:
@@ -58,6 +60,7 @@ class Turn:
 
     def _begin(self) -> None:
         loop = asyncio.get_running_loop()
+        self._goes_on = True
         self._since = loop.time()
         self._end = loop.call_later(LONGEST, self.leave)
 
@@ -97,10 +100,37 @@ def leave() -> None:
         turn.leave()
 
 
-@dataclass(eq=False)
+def present() -> Turn | None:
+    """Return the turn of the present call; None if nobody gave it one."""
+    return _turn.get()
+
+
+@dataclass(eq=False, slots=True)
 class _Waiting:
     admitted: "asyncio.Future[None]"
     is_patient: bool = True
+
+
+@dataclass
+class _Line:
+    """The calls of a producer that wait. Those that had a turn before go first.
+
+    Their bodies are here, and they are nearly done. Behind thousands that just came, they would
+    pile up.
+    """
+
+    going_on: deque[_Waiting] = field(default_factory=deque)
+    new: deque[_Waiting] = field(default_factory=deque)
+
+    def __len__(self) -> int:
+        return len(self.going_on) + len(self.new)
+
+    @property
+    def first(self) -> _Waiting:
+        return (self.going_on or self.new)[0]
+
+    def pop(self) -> _Waiting:
+        return (self.going_on or self.new).popleft()
 
 
 class Turns:
@@ -108,7 +138,7 @@ class Turns:
 
     def __init__(self) -> None:
         self._in_work: Counter[str] = Counter()
-        self._waiting: dict[str, deque[_Waiting]] = {}
+        self._waiting: dict[str, _Line] = {}
         self._began = 0.0
         self._now: defaultdict[str, float] = defaultdict(float)
         """Seconds of work in this window, and in the one before it."""
@@ -121,15 +151,16 @@ class Turns:
         """How many calls of a producer wait for a turn."""
         return len(self._waiting.get(producer, ()))
 
-    async def admitted(self, producer: str) -> None:
-        """Count one call as worked on, as soon as it may be."""
+    async def admitted(self, producer: str, *, goes_on: bool = False) -> None:
+        """Count one call as worked on, as soon as it may be. One that goes on had a turn before."""
         loop = asyncio.get_running_loop()
         self._look_at_window(loop.time())
         if producer not in self._waiting and self._may(producer) and not self._yields(producer):
             self.admit(producer)
             return
         waiting = _Waiting(loop.create_future())
-        self._waiting.setdefault(producer, deque()).append(waiting)
+        line = self._waiting.setdefault(producer, _Line())
+        (line.going_on if goes_on else line.new).append(waiting)
         patience = loop.call_later(PATIENCE, self._end_patience, waiting)
         try:
             await waiting.admitted
@@ -162,8 +193,8 @@ class Turns:
 
     def _admit(self) -> None:
         for producer, waiting in list(self._waiting.items()):
-            while waiting and (waiting[0].admitted.cancelled() or self._is_due(producer)):
-                one = waiting.popleft()
+            while waiting and (waiting.first.admitted.cancelled() or self._is_due(producer)):
+                one = waiting.pop()
                 if not one.admitted.cancelled():
                     self.admit(producer)
                     one.admitted.set_result(None)
@@ -171,7 +202,7 @@ class Turns:
                 del self._waiting[producer]
 
     def _is_due(self, producer: str) -> bool:
-        is_patient = self._waiting[producer][0].is_patient
+        is_patient = self._waiting[producer].first.is_patient
         return self._may(producer) and not (is_patient and self._yields(producer))
 
     def _may(self, producer: str) -> bool:

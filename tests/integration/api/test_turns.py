@@ -75,6 +75,30 @@ def test_beside_others_a_producer_has_a_few_turns_and_its_calls_keep_their_order
     asyncio.run(beside())
 
 
+def test_what_is_nearly_done_goes_before_what_just_came() -> None:
+    async def nearly() -> None:
+        all_ = Turns()
+        await asked(all_, "b")
+        calls, tasks = await asked(all_, *["a"] * (AT_ONCE + 2))
+        first, second = calls[:2]
+        first.leave()  # for its body, say
+        second.leave()
+        again = [asyncio.create_task(call.take()) for call in (first, second)]
+        _, (new, newer) = await asked(all_, "a", "a")
+        assert all(task.done() for task in tasks)
+        assert not any(task.done() for task in (*again, new, newer))
+        calls[2].leave()
+        calls[3].leave()
+        await settled()
+        assert [task.done() for task in (*again, new, newer)] == [True, True, False, False]
+        first.leave()
+        await settled()
+        assert [new.done(), newer.done()] == [True, False]
+        newer.cancel()
+
+    asyncio.run(nearly())
+
+
 def test_who_had_much_lets_those_pass_that_had_little_but_not_for_ever() -> None:
     async def in_turn() -> None:
         all_ = Turns()
