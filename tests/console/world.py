@@ -85,6 +85,7 @@ class World:
     def _parked(self) -> UUID:
         """A job whose batch waits for an operator."""
         batch_id = self._rows.created(120, producer="billing")
+        self.parked_batch = batch_id
         self._rows.due_now(batch_id)
         self._rows.apply(self._rows.claim(batch_id, Stage.POLL), Park(f"404: no batch {EVIL}"))
         return self._rows.part(batch_id).job_id

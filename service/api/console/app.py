@@ -202,7 +202,13 @@ def _does(verb: Verb) -> Endpoint:
         request.app.state.looking.forget()
         path = below(services.settings)
         response = RedirectResponse(path + "/" + _back(sent), 303)
-        flash.tell(response, words, path=path, is_error=is_error)
+        flash.tell(
+            response,
+            words,
+            path=path,
+            secure=request.url.scheme == "https",
+            is_error=is_error,
+        )
         return response
 
     return do

@@ -10,11 +10,15 @@ COOKIE = "haulier_flash"
 LONGEST = 600
 
 
-def tell(response: Response, words: str, *, path: str, is_error: bool = False) -> None:
+def tell(
+    response: Response, words: str, *, path: str, secure: bool, is_error: bool = False
+) -> None:
     """Put a sentence on the page that the browser loads next."""
     content = json.dumps([words[:LONGEST], is_error]).encode()
     text = base64.urlsafe_b64encode(content).decode()
-    response.set_cookie(COOKIE, text, max_age=60, path=path, httponly=True, samesite="strict")
+    response.set_cookie(
+        COOKIE, text, max_age=60, path=path, secure=secure, httponly=True, samesite="strict"
+    )
 
 
 def told(request: Request) -> tuple[str, bool] | None:

@@ -5,17 +5,12 @@ from dataclasses import replace
 from typing import Any
 
 from service.api import cursors
-from service.api.acting import operator_of
 from service.api.console.looking import Look, Shown
-from service.api.console.pages import Page, Verb
+from service.api.console.pages import Page
 from service.api.console.search import MOST, read_search, suggest, words_of
-from service.api.console.visitor import Power
-from service.api.v1 import jobs as api
-from service.api.v1 import retrying
 from service.rules.states import JobState
 from service.store import search as store
 from service.store.forecasts import shown
-from service.store.models import Job
 
 PAGE_ROWS = 50
 
@@ -73,42 +68,6 @@ def read_suggestions(look: Look) -> Shown:
     return {"suggestions": suggest(text, values, marks)}
 
 
-def read_job(look: Look) -> Shown:
-    services, caller = look.services, look.visitor.caller
-    job = api.visible_job(look.path["job_id"], services, caller)
-    return {"job": api.show_job(job, services)}
-
-
-def _cancel(look: Look, _sent: Mapping[str, str]) -> str:
-    job = api.visible_job(look.path["job_id"], look.services, look.visitor.caller)
-    api.cancel_job(**_on(look, job))
-    return "The job is being cancelled. What Together has done already is kept."
-
-
-def _retry(look: Look, _sent: Mapping[str, str]) -> str:
-    job = api.visible_job(look.path["job_id"], look.services, look.visitor.caller)
-    retrying.retry_job(**_on(look, job))
-    return "The failed requests go again."
-
-
-def _release(look: Look, _sent: Mapping[str, str]) -> str:
-    job = api.visible_job(look.path["job_id"], look.services, look.visitor.caller)
-    retrying.release_job(**_on(look, job))
-    return "What was held of the job goes now."
-
-
-def _on(look: Look, job: Job) -> dict[str, Any]:
-    """Return the arguments of a verb on a job."""
-    visitor = look.visitor
-    return {
-        "job": job,
-        "services": look.services,
-        "caller": visitor.caller,
-        "operator": operator_of(job, visitor.caller, visitor.actor),
-        "acting": visitor.actor,
-    }
-
-
 PAGE = Page(path="/jobs", title="Jobs", menu="Jobs", template="jobs.html", read=read)
 SUGGESTIONS = Page(
     path="/jobs/suggestions",
@@ -117,15 +76,4 @@ SUGGESTIONS = Page(
     read=read_suggestions,
     is_live=False,
     is_whole=False,
-)
-JOB = Page(
-    path="/jobs/{job_id}",
-    title="Job",
-    template="job.html",
-    read=read_job,
-    verbs=(
-        Verb(path="/jobs/{job_id}/cancel", needs=Power.CANCEL, do=_cancel),
-        Verb(path="/jobs/{job_id}/retry", needs=Power.SUBMIT, do=_retry),
-        Verb(path="/jobs/{job_id}/release", needs=Power.SUBMIT, do=_release),
-    ),
 )

@@ -12,6 +12,7 @@ from service.payloads.blobs import Blobs
 from service.payloads.request_index import find
 from service.payloads.results import line_of
 from service.rules.states import PartState
+from service.rules.work import Entry
 from service.store.engine import Database
 from service.store.models import Batch, DeadLetter, Part
 from service.store.parts import manifest_of
@@ -45,6 +46,8 @@ class History:
     ordinal: int
     attempts: Sequence[Attempt]
     dead: DeadLetter | None
+    sent: Entry
+    """Where its line stands in the input of the first attempt."""
 
     @property
     def fate(self) -> Fate:
@@ -78,6 +81,7 @@ def history(db: Database, blobs: Blobs, job_id: UUID, custom_id: str) -> History
                     for each in carriers
                 ],
                 dead=found.dead,
+                sent=entry,
             )
     return None
 
