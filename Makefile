@@ -37,8 +37,9 @@ install: .venv/.installed ## Install Haulier and everything it needs into .venv
 	@touch $@
 
 # The lock file's own files by their hashes, then Haulier itself, built with what the lock file
-# brought; pip check would find a bound of pyproject.toml that the lock file does not keep.
-install = $1/bin/python -m pip install --quiet --disable-pip-version-check \
+# brought; pip check would find a bound of pyproject.toml that the lock file does not keep. Most of
+# the modules are never imported: Python compiles the others when they are.
+install = $1/bin/python -m pip install --quiet --disable-pip-version-check --no-compile \
 		--require-hashes --requirement requirements-dev.lock \
 	&& $1/bin/python -m pip install --quiet --disable-pip-version-check \
 		--no-deps --no-build-isolation --no-index --editable . \

@@ -34,7 +34,7 @@ def test_every_page_does_what_it_says(
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=180,
+            timeout=600,  # all pages share the processors, with other tests too
             check=False,
         )
         return str(page.relative_to(DOCS)), done.returncode, done.stdout
