@@ -7,7 +7,7 @@ from datetime import date, timedelta
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -262,7 +262,8 @@ class Settings(BaseSettings):
     """The most calls per second that all workers together make to Together's API for one account.
     The bytes of uploads and downloads do not count. No limit by default."""
     prices: Annotated[PriceTable, NoDecode, BeforeValidator(_exact_json)] = {}
-    """The prices of models by name and date, as JSON. Other models have no cost estimate."""
+    """The prices of models by name and date, as JSON; `*` stands for every model that is not named.
+    Other models have no cost estimate."""
     retention_days: float | None = Field(default=None, gt=0, le=36_500)
     """How many days Haulier keeps finished jobs and their results. Default: for ever."""
     call_days: float = Field(default=1, gt=0, le=36_500)
@@ -271,9 +272,10 @@ class Settings(BaseSettings):
     file_days: float = Field(default=30, gt=0, le=36_500)
     """How many days Haulier keeps a file that was uploaded with Together's SDK, from when it was
     uploaded last. A file that a job still has to read stays longer."""
-    webhook_allow_private: bool = False
-    """Whether webhooks of all producers may go to any private address, and over plain HTTP. A
-    producer's `private_webhooks` allows some to that producer alone."""
+    webhook_allow_private: bool | Literal["loopback"] = False
+    """Whether webhooks of all producers may go to any private address, and over plain HTTP;
+    `loopback` allows this machine alone, as `haulier up --simulate` does. A producer's
+    `private_webhooks` allows some to that producer alone."""
     notice_retry_seconds: Seconds = timedelta(days=1)
     """How long Haulier retries a notice that it cannot deliver. Then it parks the notice."""
     shard_requests: int = Field(default=10_000, ge=1, le=50_000)

@@ -70,6 +70,12 @@ class Destination(Protocol):
     def get_manifest(self, manifest: Manifest) -> list[Entry]: ...
 
 
+def folder_of(url: str) -> Path | None:
+    """Return the folder that a URL of blob storage names; None if it is no folder."""
+    parts = urlsplit(url)
+    return Path(unquote(parts.path)) if parts.scheme == "file" else None
+
+
 class BlobWriter:
     """Writes one blob, and counts its bytes."""
 
@@ -95,12 +101,10 @@ class Blobs:
 
     def __init__(self, url: str, *, create: bool = True) -> None:
         self.url = url
-        parts = urlsplit(url)
-        self._root: Path | None = None
+        self._root = folder_of(url)
         self._store: ObjectStore
         self._target: ObjectStore
-        if parts.scheme == "file":
-            self._root = Path(unquote(parts.path))
+        if self._root is not None:
             if create:
                 private_folder(self._root)
             self._store = LocalStore(self._root, mkdir=create)

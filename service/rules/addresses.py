@@ -129,6 +129,8 @@ class Reach:
         return address is not None and any(address in network for network in self.networks)
 
 
+LOOPBACK = ("localhost", "127.0.0.0/8", "::1")
+"""What a machine is to itself, as entries of `reach_of`."""
 NOWHERE = Reach()
 EVERYWHERE = Reach(everywhere=True)
 

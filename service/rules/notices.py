@@ -175,7 +175,11 @@ def address_trouble(scheme: str, host: str, address: Address, *, private: Reach)
         return None
     if not is_public(address):
         # Not which: whoever may name a host shall not learn how private names are resolved.
-        return f"{host} is a private address, and not one of your `private_webhooks`"
+        return (
+            f"{host} is a private address, and not one of your `private_webhooks`; an operator"
+            " can add it (`haulier producer set NAME --private-webhook HOST`), or allow all with"
+            " HAULIER_WEBHOOK_ALLOW_PRIVATE"
+        )
     if scheme != "https":
         return (
             f"{host} must be called over https://, since it is not one of your `private_webhooks`"

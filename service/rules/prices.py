@@ -7,6 +7,7 @@ from decimal import Decimal
 
 from config.settings import Price, PriceTable
 
+ANY_MODEL = "*"
 MILLIONTH = -6
 """Prices are for a million tokens."""
 
@@ -30,8 +31,12 @@ class Estimate:
 
 
 def price(prices: PriceTable, used: Tokens) -> Decimal | None:
-    """USD for these tokens in a batch; None for unknown models, and days before the first entry."""
-    valid = [entry for entry in prices.get(used.model, ()) if entry.since <= used.day]
+    """USD for these tokens in a batch; None for unknown models, and days before the first entry.
+
+    What the table says of `*` holds for every model that it does not name.
+    """
+    entries = prices.get(used.model, prices.get(ANY_MODEL, ()))
+    valid = [entry for entry in entries if entry.since <= used.day]
     return _of(valid[-1], used) if valid else None
 
 

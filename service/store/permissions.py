@@ -1,7 +1,7 @@
 """A producer's permissions: its own allow-lists, within those of this deployment."""
 
 from config.settings import Settings
-from service.rules.addresses import EVERYWHERE, Reach, reach_of
+from service.rules.addresses import EVERYWHERE, LOOPBACK, Reach, reach_of
 from service.rules.permissions import Permissions, may_read
 from service.store.engine import Database
 from service.store.models import Producer
@@ -56,6 +56,8 @@ def permissions_for(db: Database, name: str, settings: Settings) -> Permissions:
 
 def reach(entries: list[str] | None, settings: Settings) -> Reach:
     """Return where a producer's webhooks may go although private, by its row and the settings."""
+    if settings.webhook_allow_private == "loopback":
+        return reach_of(None if entries is None else [*LOOPBACK, *entries])
     return EVERYWHERE if settings.webhook_allow_private else reach_of(entries)
 
 

@@ -18,12 +18,12 @@ import msgspec
 from pydantic import SecretStr
 
 from config import VERSION
-from config.redaction import learn, redact
+from config.redaction import SIMULATED, learn, redact
 from config.secret_files import without_secrets
 from config.settings import Settings
 from service.cli.place import variables_in
-from service.payloads.blobs import STORAGE_ERRORS, Blobs
-from service.payloads.private import private_folder
+from service.cli.up.home import SIMULATOR_URL
+from service.payloads.blobs import STORAGE_ERRORS, Blobs, folder_of
 from service.rules.errors import AccountBlocked, RateLimited, Refused, Unreachable
 from service.store import engine, heartbeats
 from service.store.engine import (
@@ -214,8 +214,12 @@ def blobs(settings: Settings) -> Iterator[Finding]:
     """Blob storage: a probe is written, read and deleted."""
     name, content = f"probes/{uuid4()}", uuid4().bytes
     todo = "correct HAULIER_BLOB_URL, or give this user the right to write, read and delete there"
+    folder = folder_of(settings.blobs)
+    if folder is not None and not folder.is_dir():
+        yield _not_there("blobs", folder, todo)
+        return
     try:
-        storage = Blobs(settings.blobs)
+        storage = Blobs(settings.blobs, create=False)
         storage.put(name, content)
         same = storage.get(name) == content
         storage.delete([name])
@@ -228,12 +232,24 @@ def blobs(settings: Settings) -> Iterator[Finding]:
     yield Finding("blobs", Level.OK, f"{settings.blobs} can be written, read and deleted")
 
 
+def _not_there(check: str, folder: Path, todo: str) -> Finding:
+    """Say that a folder is missing. It is left so: what uses it makes it, if it can."""
+    above = next(parent for parent in folder.absolute().parents if parent.exists())
+    if above.is_dir() and os.access(above, os.W_OK | os.X_OK):
+        words = f"there is no {folder} yet; the first process that uses it makes it"
+        return Finding(check, Level.WARNING, words, "start the processes, then look again")
+    words = f"there is no {folder}, and this user cannot make it in {above}"
+    return Finding(check, Level.PROBLEM, words, todo)
+
+
 def scratch(settings: Settings) -> Iterator[Finding]:
     """Local space for what is on its way."""
     place = settings.scratch or Path(tempfile.gettempdir())
     todo = "let HAULIER_SCRATCH name a directory with more space, on a disk of this machine"
+    if not place.is_dir():
+        yield _not_there("scratch", place, todo)
+        return
     try:
-        private_folder(place)
         with tempfile.TemporaryFile(dir=place) as file:
             file.write(bytes(1 << 16))
         free = shutil.disk_usage(place).free
@@ -256,6 +272,18 @@ def accounts(settings: Settings) -> Iterator[Finding]:
             account = settings.account(name)
             assert account is not None
             yield _account(name, Together(pool, account.base_url, account.key))
+
+
+def simulated(url: str) -> Iterator[Finding]:
+    """The simulator of `haulier up --simulate`, to which every account leads there."""
+    with open_pool(timedelta(seconds=10)) as pool:
+        found = _account("default", Together(pool, url, SIMULATED))
+    if found.level is Level.OK:
+        detail = f"all are simulated at {url}; nothing goes to Together"
+        yield Finding("accounts", Level.OK, detail)
+    else:
+        todo = "look at simulator.log in the logs of `haulier up`, which starts it again"
+        yield Finding("accounts", Level.PROBLEM, f"the simulator: {found.detail}", todo)
 
 
 def _account(name: str, together: Together) -> Finding:
@@ -334,8 +362,10 @@ def findings(config: Settings) -> Iterator[Finding]:
     yield from broker(config)
     yield from blobs(config)
     yield from scratch(config)
-    if local and config.together_api_key is None and not config.accounts:
-        # It may run against its simulator; what it was started with is known to it alone.
+    if local and SIMULATOR_URL in left:
+        yield from simulated(left[SIMULATOR_URL])
+    elif local and config.together_api_key is None and not config.accounts:
+        # What it was started with is known to it alone.
         yield Finding("accounts", Level.SKIPPED, "`haulier up` has its keys, and none is set here")
     else:
         yield from accounts(config)
@@ -349,6 +379,7 @@ def _with_what_up_left(config: Settings, left: dict[str, str]) -> Settings:
         update={
             "database_url": left["DATABASE_URL"],
             "redis_url": config.redis_url or left.get("REDIS_URL"),
+            "blob_url": config.blob_url or left.get("HAULIER_BLOB_URL"),
             "admin_token": config.admin_token or (SecretStr(token) if token else None),
         }
     )

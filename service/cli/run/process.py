@@ -14,7 +14,7 @@ from pathlib import Path
 from service.cli.up.errors import StartError
 
 LOG_BYTES = 10_000_000
-"""A child's own log file larger than this is put aside (one generation) at the next start."""
+"""A child's own log file larger than this is put aside (one generation)."""
 
 Child = subprocess.Popen[bytes]
 
@@ -96,6 +96,24 @@ def _opened(log: Path) -> tuple[Path, int]:
         if log.stat().st_size > LOG_BYTES:
             log.replace(log.with_name(f"{log.name}.1"))
     return log, os.O_WRONLY | os.O_CREAT | os.O_APPEND
+
+
+def bound(log: Path) -> None:
+    """Keep a log below LOG_BYTES, and what was in it in one file beside it. Raises OSError.
+
+    The process writes on at the file's end. A line that it writes in between may get lost.
+    """
+    with suppress(FileNotFoundError):
+        if log.stat().st_size > LOG_BYTES:
+            aside = log.with_name(f"{log.name}.1")
+            aside.unlink(missing_ok=True)
+            with open(aside, "xb", opener=_private) as kept, log.open("rb") as file:
+                shutil.copyfileobj(file, kept)
+            os.truncate(log, 0)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def send(child: Child, number: signal.Signals) -> None:

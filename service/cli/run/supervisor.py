@@ -5,7 +5,7 @@ import select
 import signal
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from types import FrameType
@@ -13,7 +13,7 @@ from typing import Self
 
 import structlog
 
-from service.cli.run.process import Child, Process, send, spawn, tail
+from service.cli.run.process import Child, Process, bound, send, spawn, tail
 from service.cli.up.errors import StartError
 
 FIRST_BACKOFF = timedelta(seconds=0.5)
@@ -21,6 +21,7 @@ LONGEST_BACKOFF = timedelta(seconds=30)
 STEADY = timedelta(seconds=60)
 """A process that ran this long counts as healthy: its next failure is a first one again."""
 
+LOOK_AT_LOGS = timedelta(minutes=1)
 HURRY = timedelta(seconds=2)
 """How long each process gets to end after a second Ctrl-C; none after a third."""
 
@@ -52,13 +53,22 @@ class Supervisor:
     """
 
     def __init__(
-        self, parts: Sequence[Part], *, on_ready: Callable[[], None] = lambda: None
+        self,
+        parts: Sequence[Part],
+        *,
+        on_start: Callable[[str], None] = lambda _: None,
+        on_ready: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_ready` is called once, when every part is ready."""
+        """`on_start` is told the name of each process before its first start.
+
+        `on_ready` is called once, when every part is ready.
+        """
+        self._on_start = on_start
         self._parts = parts
         self._on_ready = on_ready
         self._running: list[_Supervised] = []
         self._stop_order: list[list[_Supervised]] = []
+        self._logs_looked_at = time.monotonic()
 
     def run(self) -> None:
         """Start all, run until a signal asks to stop, stop all. From the main thread.
@@ -72,10 +82,18 @@ class Supervisor:
                 while not signals.received:
                     self._mend()
                     due = [s.due_in for s in self._running if s.due_in is not None]
-                    signals.wait(min(due, default=None))
+                    signals.wait(min([*due, LOOK_AT_LOGS.total_seconds()]))
+                    self._bound_logs()
             finally:
                 for group in reversed(self._stop_order):
                     _stop(group, signals)
+
+    def _bound_logs(self) -> None:
+        if time.monotonic() - self._logs_looked_at < LOOK_AT_LOGS.total_seconds():
+            return
+        self._logs_looked_at = time.monotonic()
+        for supervised in self._running:
+            supervised.bound_log()
 
     def _start(self, signals: "_Signals") -> bool:
         """Start the parts one after another; False when a signal came in between."""
@@ -95,6 +113,7 @@ class Supervisor:
         group: list[_Supervised] = []
         self._stop_order.append(group)
         for process in processes:
+            self._on_start(process.name)
             supervised = _Supervised(process)
             supervised.start()
             group.append(supervised)
@@ -117,6 +136,7 @@ class Supervisor:
         return False
 
     def _complete(self, process: Process, signals: "_Signals") -> bool:
+        self._on_start(process.name)
         supervised = _Supervised(process)
         supervised.start()
         try:
@@ -164,6 +184,12 @@ class _Supervised:
         self._started = time.monotonic()
         self._child = spawn(self._process)
         self._log.info("process_started", pid=self._child.pid)
+
+    def bound_log(self) -> None:
+        """Put a log aside that has grown long. Never fails: the disk may be full."""
+        if self._process.log is not None:
+            with suppress(OSError):
+                bound(self._process.log)
 
     def mend(self) -> None:
         """See whether it ended, and start it again when that is due."""

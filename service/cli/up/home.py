@@ -26,6 +26,12 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     """The last port of each server."""
 
 
+LOGS = "logs"
+"""The folder of the logs of Haulier's own processes."""
+SIMULATOR_URL = "HAULIER_SIMULATOR_URL"
+"""The variable in the file `env` that says where everything that goes to Together really goes."""
+
+
 class Home:
     """The directory of one instance."""
 
@@ -42,7 +48,7 @@ class Home:
             if not self.directory.is_dir():
                 self.directory.mkdir(mode=mode, parents=True, exist_ok=True)
                 self.directory.chmod(mode)  # whatever the umask
-            for name in ("blobs", "simulator"):
+            for name in ("blobs", "simulator", LOGS):
                 (self.directory / name).mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise StartError(

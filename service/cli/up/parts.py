@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 
 import msgspec
 
@@ -19,7 +20,7 @@ from config.settings import Settings
 from service.cli.run.process import Process
 from service.cli.run.supervisor import Part, Siblings, Step
 from service.cli.up.errors import StartError
-from service.cli.up.home import Home, Kept
+from service.cli.up.home import LOGS, SIMULATOR_URL, Home, Kept
 from service.cli.up.ports import becomes_free, free_port, port_like
 from service.cli.up.postgres import Postgres
 from service.cli.up.valkey import Valkey
@@ -50,6 +51,16 @@ class Instance:
     database_url: str
     redis_url: str
     simulator_url: str | None
+    home: str
+    blob_url: str
+    prices: str | None
+    """The price table as JSON, where one was set or everything is simulated."""
+
+
+SIMULATED_PRICES = json.dumps(
+    {"*": [{"from": "2020-01-01", "input": 0.2, "output": 0.6, "batch_discount": 0.5}]}
+)
+"""Made up, so that costs are seen without a price table. The simulator takes any model."""
 
 
 def assemble(
@@ -60,7 +71,10 @@ def assemble(
     The caller holds the home's lock. Raises StartError, OSError.
     """
     if port and not becomes_free(port):
-        raise StartError(f"port {port} is taken: choose another, or any free one with --port 0")
+        raise StartError(
+            f"port {port} is taken: choose another with --port {port % 65535 + 1},"
+            " or any free one with --port 0"
+        )
     port = port or free_port()
     kept = home.kept(simulated=simulate)
     home.keep(kept)  # before a database exists with this password
@@ -75,8 +89,11 @@ def assemble(
         database_url=postgres.url if postgres else str(settings.database_url),
         redis_url=valkey.url if valkey else str(settings.redis_url),
         simulator_url=f"http://127.0.0.1:{simulator_port}" if simulator_port else None,
+        home=str(home.directory),
+        blob_url=settings.blobs,
+        prices=os.environ.get("HAULIER_PRICES") or (SIMULATED_PRICES if simulate else None),
     )
-    run = partial(_command, partial(_environment, instance, settings, home))
+    run = partial(_command, partial(_environment, instance, settings))
     servers = [server.process() for server in (postgres, valkey) if server is not None]
     simulator = [_simulator(run, simulator_port, home, batch_seconds)] if simulator_port else []
     api = replace(
@@ -106,13 +123,15 @@ def _token(settings: Settings, kept: Kept) -> str:
     return kept.admin_token if given is None else given.get_secret_value()
 
 
-def _environment(instance: Instance, settings: Settings, home: Home, name: str) -> dict[str, str]:
+def _environment(instance: Instance, settings: Settings, name: str) -> dict[str, str]:
     """Return the environment of one of Haulier's own processes, with the secrets that it needs."""
     own = {
         "DATABASE_URL": instance.database_url,
         "REDIS_URL": instance.redis_url,
-        "HAULIER_HOME": str(home.directory),
+        "HAULIER_HOME": instance.home,
+        "HAULIER_BLOB_URL": instance.blob_url,
         "HAULIER_ADMIN_TOKEN": instance.token,
+        **({"HAULIER_PRICES": instance.prices} if instance.prices else {}),
         **(_simulated(settings, instance.simulator_url) if instance.simulator_url else {}),
     }
     # What is set here stands in no file.
@@ -153,15 +172,20 @@ def _simulated(settings: Settings, simulator_url: str) -> dict[str, str]:
         for name in settings.accounts
     }
     direct = ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1", "localhost"]))
-    waits = {"HAULIER_POLL_SECONDS": "1", "HAULIER_RETRY_BASE_SECONDS": "1"}
+    usual = {
+        # Simulated batches take seconds, not hours.
+        "HAULIER_POLL_SECONDS": "1",
+        "HAULIER_RETRY_BASE_SECONDS": "1",
+        # Who tries webhooks out receives them on this machine.
+        "HAULIER_WEBHOOK_ALLOW_PRIVATE": "loopback",
+    }
     return {
         "TOGETHER_BASE_URL": simulator_url,
         "TOGETHER_API_KEY": SIMULATED,
         "HAULIER_ACCOUNTS": json.dumps(accounts),
         "NO_PROXY": direct,
         "no_proxy": direct,
-        # Simulated batches take seconds, not hours.
-        **{name: os.environ.get(name, value) for name, value in waits.items()},
+        **{name: os.environ.get(name) or value for name, value in usual.items()},
     }
 
 
@@ -179,7 +203,9 @@ def _command(
 ) -> Process:
     # -P: do not import a folder of the present directory that has the name of one of Haulier's.
     argv = [sys.executable, "-P", "-m", "service.cli.main", name, *arguments]
-    return Process(name=name, argv=argv, env=environment(name))
+    own = environment(name)
+    log = Path(own["HAULIER_HOME"]) / LOGS / f"{name}.log"
+    return Process(name=name, argv=argv, env=own, log=log)
 
 
 def _listens(port: int) -> bool:
@@ -196,10 +222,14 @@ def _answers(url: str) -> bool:
 
 
 def shell_variables(instance: Instance) -> Mapping[str, str]:
-    """Return the variables for clients and producers on this machine."""
+    """Return the variables for clients, producers and `haulier doctor` on this machine."""
+    more = {SIMULATOR_URL: instance.simulator_url, "HAULIER_PRICES": instance.prices}
     return {
+        "HAULIER_HOME": instance.home,
         "HAULIER_URL": instance.url,
         "HAULIER_TOKEN": instance.token,
         "DATABASE_URL": instance.database_url,
         "REDIS_URL": instance.redis_url,
+        "HAULIER_BLOB_URL": instance.blob_url,
+        **{name: value for name, value in more.items() if value},
     }

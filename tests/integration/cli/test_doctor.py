@@ -132,10 +132,16 @@ def test_what_is_wrong_is_a_problem_and_what_hangs_on_it_is_skipped(
 
 @pytest.mark.parametrize("sourced", [False, True])
 def test_beside_up_its_keys_are_not_asked_for(
-    environment: dict[str, str], database_url: str, tmp_path: Path, sourced: bool
+    environment: dict[str, str],
+    database_url: str,
+    tmp_path: Path,
+    simulator: Simulator,
+    sourced: bool,
 ) -> None:
     (tmp_path / ".haulier").mkdir()
     left = f"export DATABASE_URL={database_url}\nexport HAULIER_TOKEN={TOKEN}\n"
+    if sourced:
+        left += f"export HAULIER_SIMULATOR_URL={simulator.url}\n"
     (tmp_path / ".haulier" / "env").write_text(left)
     found = examined(
         tmp_path,
@@ -146,7 +152,7 @@ def test_beside_up_its_keys_are_not_asked_for(
     )
 
     assert found.levels["database"] == "ok", found.out
-    assert found.levels["accounts"] == "skipped"
+    assert found.levels["accounts"] == ("ok" if sourced else "skipped")
 
 
 def test_where_nothing_answers_no_secret_is_shown(
@@ -158,9 +164,14 @@ def test_where_nothing_answers_no_secret_is_shown(
         DATABASE_URL=f"postgresql://u:pass-word@{NOWHERE}/x",
         REDIS_URL=f"redis://:pass-word@{NOWHERE}/0",
         TOGETHER_BASE_URL=f"http://{NOWHERE}",
+        HAULIER_BLOB_URL=(tmp_path / "no" / "blobs").as_uri(),
+        HAULIER_SCRATCH=str(tmp_path / "no" / "scratch"),
     )
 
     assert found.status == 1
+    # What is missing is said, and not made.
+    assert (found.levels["blobs"], found.levels["scratch"]) == ("warning", "warning")
+    assert not (tmp_path / "no").exists()
     assert "pass-word" not in found.out
     for check in ("database", "broker", "account default"):
         assert found.levels[check] == "problem"

@@ -14,6 +14,7 @@ import pytest
 import redis
 
 from config.secret_files import SECRETS
+from tests.cli import run
 from tests.eventually import eventually
 from tests.processes import Processes, Running, gone
 from tests.servers import children, open_directory
@@ -106,12 +107,28 @@ def test_what_a_running_one_keeps_to_itself_and_how_it_ends(
     assert up.get("/v1/accounts") == 200
     if Path("/proc/self/environ").exists():  # only Linux shows it
         check_secrets_of_the_parts(up)
+    check_the_environment_is_whole(up, tmp_path)
     check_a_second_one_is_refused(started, up)
     check_ctrl_c(up)
     check_owners_alone(up)
     kept = json.loads((up.home / "up.json").read_text())
     secrets = ("0123456789abcdefghij", kept["postgres_password"], kept["valkey_password"])
-    assert not [secret for secret in secrets if secret in up.running.output]
+    logs = "".join(path.read_text() for path in (up.home / "logs").iterdir())
+    assert "request_answered" in logs
+    assert "request_answered" not in up.running.output
+    assert not [secret for secret in secrets if secret in up.running.output + logs]
+
+
+def check_the_environment_is_whole(up: Up, elsewhere: Path) -> None:
+    """Whoever has read the file is told the same wherever they are."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(NOT_OURS)}
+    found = run("doctor", "--json", env={**environment, **up.variables}, cwd=elsewhere)
+    levels = {finding["check"]: finding["level"] for finding in found.documents}
+    # Its processes may not have said yet that they live.
+    checked = ("database", "migrations", "broker", "blobs", "accounts", "admin token")
+    assert {levels[check] for check in checked} == {"ok"}, found.out
+    assert str(up.home) in found.out
+    assert not (elsewhere / ".haulier").exists()
 
 
 def check_secrets_of_the_parts(up: Up) -> None:
@@ -235,5 +252,5 @@ def test_a_taken_port_is_named_before_anything_starts(started: Processes, place:
         port = taken.getsockname()[1]
         up = started.haulier("up", "--simulate", "--port", str(port))
         assert up.wait() == 1
-    assert f"port {port} is taken" in up.output
+    assert f"port {port} is taken: choose another with --port {port + 1}" in up.output
     assert not (place / "home" / "postgres").exists()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from service.cli.run.process import Process, send, spawn
+from service.cli.run.process import Process, bound, send, spawn
 from service.cli.run.supervisor import LONGEST_BACKOFF, backoff
 from tests.eventually import eventually
 from tests.processes import gone
@@ -249,6 +249,23 @@ def test_a_long_log_is_put_aside_at_the_next_start(
         assert child.wait(timeout=10) == 0
     assert (tmp_path / "log.1").read_text() == "first\n"
     assert log.read_text() == "second\n"
+
+
+def test_a_log_is_kept_short_while_its_process_writes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.cli.run.process.LOG_BYTES", 3)
+    log = tmp_path / "log"
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    script = f"echo first; read -r _ < {pipe}; echo second"
+    child = spawn(Process(name="sh", argv=["sh", "-c", script], log=log))
+    eventually(lambda: log.read_text() == "first\n")
+    bound(log)
+    pipe.write_text("\n")
+    assert child.wait(timeout=10) == 0
+    assert (log.read_text(), (tmp_path / "log.1").read_text()) == ("second\n", "first\n")
+    assert (tmp_path / "log.1").stat().st_mode & 0o077 == 0
 
 
 def test_a_killed_child_takes_its_group_along(tmp_path: Path) -> None:

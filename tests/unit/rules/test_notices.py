@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from service.rules.addresses import EVERYWHERE, NOWHERE, reach_of
+from service.rules.addresses import EVERYWHERE, LOOPBACK, NOWHERE, reach_of
 from service.rules.errors import BadInput
 from service.rules.notices import (
     Notice,
@@ -89,6 +89,7 @@ def test_a_private_address_is_refused_unless_it_is_allowed(host: str) -> None:
     entry = {"webhook": f"https://{host}/hook"}
     (found,) = problems(entry)
     assert "is a private address" in found
+    assert "HAULIER_WEBHOOK_ALLOW_PRIVATE" in found
     assert problems(entry, private=EVERYWHERE) == []
 
 
@@ -164,3 +165,16 @@ def test_steps_of_progress_are_counted_exactly() -> None:
     assert [tenth.steps(done, 30) for done in (0, 2, 3, 5, 6, 30)] == [0, 0, 1, 1, 2, 10]
     assert Notice(webhook=HOOK).steps(30, 30) == 0
     assert tenth.steps(0, 0) == 0
+
+
+@pytest.mark.parametrize(
+    ("url", "allowed"),
+    [
+        ("http://localhost:1/", True),
+        ("http://127.9.9.9/", True),
+        ("http://[::1]/", True),
+        ("http://10.0.0.1/", False),
+    ],
+)
+def test_a_machine_may_be_allowed_to_call_itself_alone(url: str, *, allowed: bool) -> None:
+    assert (problems({"webhook": url}, private=reach_of(LOOPBACK)) == []) is allowed

@@ -22,6 +22,15 @@ def prices(monkeypatch: pytest.MonkeyPatch) -> PriceTable:
     return read_settings().prices
 
 
+def test_a_star_is_the_price_of_every_model_that_is_not_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HAULIER_PRICES", '{"*": [{"from": "2026-01-01", "input": 4, "output": 0}]}')
+    table = read_settings().prices
+    assert price(table, Tokens("any", date(2026, 1, 1), 1_000_000, 0)) == Decimal(2)
+    assert price({**table, DEAR: ()}, Tokens(DEAR, date(2026, 1, 1), 1, 0)) is None
+
+
 @pytest.mark.parametrize(
     ("day", "usd"),
     [

@@ -7,6 +7,7 @@ from fastapi import APIRouter
 
 from service.api.auth import READ, CalledBy
 from service.api.services import Uses
+from service.rules.prices import ANY_MODEL
 from service.store.usage import usage
 
 RECENT = timedelta(days=90)
@@ -27,7 +28,8 @@ def list_models(services: Uses, caller: CalledBy) -> dict[str, Any]:
     known: dict[str, date] = {}
     for one in used:
         known[one.model] = min(one.day, known.get(one.model, one.day))
-    known |= {model: prices[0].since for model, prices in services.settings.prices.items()}
+    priced = {name: of for name, of in services.settings.prices.items() if name != ANY_MODEL}
+    known |= {model: prices[0].since for model, prices in priced.items()}
     data = [_model(name, since) for name, since in sorted(known.items())]
     return {"object": "list", "data": data}
 
