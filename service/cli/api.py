@@ -18,6 +18,7 @@ from service.cli.documents import (
     Document,
     Failure,
     Job,
+    JobUsage,
     Lane,
     Page,
     Preview,
@@ -198,6 +199,10 @@ class Api:
     def usage(self, *, since: str | None, until: str | None, by: str) -> Document[UsageReport]:
         params = {"from": since, "to": until, "by": by}
         return self.send("GET", "/v1/usage", UsageReport, params=params)
+
+    def job_usage(self, job_id: UUID) -> Document[JobUsage]:
+        """What a job's settled batches used."""
+        return self.send("GET", f"/v1/jobs/{job_id}/usage", JobUsage)
 
     def cancel(self, job_id: UUID) -> Document[Job]:
         return self.send("POST", f"/v1/jobs/{job_id}/cancel", Job)

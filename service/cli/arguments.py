@@ -1,6 +1,6 @@
 """Arguments that many commands share."""
 
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 import typer
@@ -15,6 +15,23 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON documents, one a line
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what would change, and change nothing.")
 ]
+
+
+def _names(words: str) -> list[str]:
+    return [name for name in words.split(",") if name.strip()]
+
+
+Columns = Annotated[
+    Any,
+    typer.Option(
+        "--columns",
+        metavar="NAMES",
+        parser=_names,
+        help="The columns to show, with commas between them; a wrong name lists all.",
+        show_default=False,
+    ),
+]
+"""A list of names, or None."""
 
 
 def _job_ids(incomplete: str) -> list[tuple[str, str]]:

@@ -329,6 +329,10 @@ class UsageReport(msgspec.Struct, frozen=True):
     total: Spent
 
 
+class JobUsage(msgspec.Struct, frozen=True):
+    total: Spent
+
+
 class Page(msgspec.Struct, frozen=True):
     data: list[msgspec.Raw]
     next_cursor: str | None = None

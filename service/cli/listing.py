@@ -16,6 +16,7 @@ def listed(
     cells: Callable[[T], Sequence[object]],
     *,
     as_json: bool,
+    chosen: Sequence[str] | None = None,
 ) -> None:
     """Write all of them to standard output; `cells` gives one row's, in the columns' order."""
     screen = output()
@@ -23,4 +24,4 @@ def listed(
         for document in documents:
             screen.line(document.line)
     else:
-        screen.table(columns, (cells(document.value) for document in documents))
+        screen.table(columns, (cells(document.value) for document in documents), chosen)

@@ -16,6 +16,7 @@ from service.cli.operate.producers import producer_app, token_app
 from service.cli.run import commands
 from service.cli.show import failures, jobs, logs, results, usage, watch
 from service.cli.submit import estimate, submit
+from service.cli.tables import UnknownColumn
 from service.cli.top import command as top
 
 app = typer.Typer(
@@ -60,6 +61,9 @@ def main() -> None:
     """The console script. A bad setting ends it with the variable's name, not a traceback."""
     try:
         with_examples(app)()
+    except UnknownColumn as error:
+        sys.stderr.write(f"haulier: --columns: {error}\n")
+        raise SystemExit(2) from None
     except SettingsError as error:
         sys.stderr.write(f"haulier: {error}\n")
         raise SystemExit(2) from None

@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import islice
@@ -14,7 +15,16 @@ from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from service.cli.tables import GAP, Column, Row, fit, in_columns, natural_widths, stacked
+from service.cli.tables import (
+    GAP,
+    Column,
+    Row,
+    fit,
+    in_columns,
+    natural_widths,
+    places_of,
+    stacked,
+)
 
 PAGE = 500
 """Rows that are laid out at a time."""
@@ -68,13 +78,23 @@ class Screen:
         self.stream.write(text)
         self.stream.flush()
 
-    def table(self, columns: Sequence[Column], rows: Iterable[Sequence[object]]) -> None:
+    def table(
+        self,
+        columns: Sequence[Column],
+        rows: Iterable[Sequence[object]],
+        chosen: Sequence[str] | None = None,
+    ) -> None:
         """Rows below the columns' titles. Words that are a state get its colour.
 
         Written page by page: there may be very many rows. A terminal that is too narrow gets fewer
-        columns, and a word on those that are left out.
+        columns, and a word on those that are left out. Of cells that are functions, those are
+        called whose column is shown. Raises UnknownColumn if a column is `chosen` that is none.
         """
-        left = iter(rows)
+        places = places_of(columns, chosen)
+        columns = [columns[place] for place in places]
+        if chosen is not None:
+            columns = [replace(column, rank=0) for column in columns]  # none is left out
+        left = iter([_made(row[place]) for place in places] for row in rows)
         widths = [0] * len(columns)
         shown = None
         while (page := _page(left)) or shown is None:
@@ -128,6 +148,10 @@ def wrapped(words: Text, width: int) -> list[Text]:
     for line in lines:
         line.rstrip()
     return lines
+
+
+def _made(cell: object) -> object:
+    return cell() if callable(cell) else cell
 
 
 def _page(rows: Iterator[Sequence[object]]) -> list[Row]:

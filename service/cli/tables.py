@@ -4,6 +4,7 @@ A digit, an id or a word is never cut: columns of prose are wrapped, the least i
 left out, and what is too wide even so stands as one field a line.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -30,6 +31,36 @@ class Column:
     rank: int = 1
     """Where it gets narrow, the column with the highest rank is left out first, and of several the
     last. Columns of rank 0 and the first column are never left out."""
+    extra: bool = False
+    """Shown only if it is asked for."""
+
+    @property
+    def name(self) -> str:
+        """What it is asked for by: its title without a unit, in lower case."""
+        return _named(re.sub(r" *\(.*\)", "", self.title))
+
+
+class UnknownColumn(ValueError):
+    """A column was asked for that a table does not have."""
+
+
+def _named(words: str) -> str:
+    return re.sub(r"[\s_-]+", "-", words.strip().lower())
+
+
+def places_of(columns: Sequence[Column], names: Sequence[str] | None) -> list[int]:
+    """Return the places of the columns that were asked for, in that order.
+
+    With None, all but the extra ones. Raises UnknownColumn.
+    """
+    if names is None:
+        return [place for place, column in enumerate(columns) if not column.extra]
+    known = {column.name: place for place, column in enumerate(columns)}
+    wrong = [name for name in names if _named(name) not in known]
+    if wrong or not names:
+        said = f"there is no column {wrong[0]!r}" if wrong else "name at least one column"
+        raise UnknownColumn(f"{said}; choose from {', '.join(known)}")
+    return list(dict.fromkeys(known[_named(name)] for name in names))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli.arguments import CLIENT, AsJson, DryRun
+from service.cli.arguments import CLIENT, AsJson, Columns, DryRun
 from service.cli.documents import Status
 from service.cli.listing import listed
 from service.cli.operate.processes import by_kind
@@ -18,7 +18,7 @@ app = typer.Typer()
 
 
 @app.command(rich_help_panel=CLIENT)
-def accounts(json: AsJson = False) -> None:
+def accounts(json: AsJson = False, columns: Columns = None) -> None:
     """List the Together accounts, and which of them are paused."""
     with connected() as api:
         listed(
@@ -32,6 +32,7 @@ def accounts(json: AsJson = False) -> None:
                 *(account.paused_until, reason_of(account)),
             ),
             as_json=json,
+            chosen=columns,
         )
 
 
@@ -77,7 +78,7 @@ def _verb(
 
 
 @app.command(rich_help_panel=CLIENT)
-def status(json: AsJson = False) -> None:
+def status(json: AsJson = False, columns: Columns = None) -> None:
     """Show Haulier's processes and the batches under way."""
     with connected() as api:
         document = api.status()
@@ -85,14 +86,14 @@ def status(json: AsJson = False) -> None:
         if json:
             screen.line(document.line)
             return
-        _processes(screen, found)
+        _processes(screen, found, columns)
         batches = ", ".join(f"{n:,} {state}" for state, n in found.open_batches.items() if n)
         screen.line("")
         screen.line(f"open batches: {batches or 'none'}")
         tell_paused(api)
 
 
-def _processes(screen: Screen, status: Status) -> None:
+def _processes(screen: Screen, status: Status, chosen: list[str] | None) -> None:
     kinds = by_kind(status)
     for kind, processes in kinds:
         if not processes:
@@ -112,4 +113,5 @@ def _processes(screen: Screen, status: Status) -> None:
             for kind, processes in kinds
             for process in processes
         ),
+        chosen,
     )

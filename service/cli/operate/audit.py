@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from service.cli.arguments import CLIENT, AsJson, Since, Until
+from service.cli.arguments import CLIENT, AsJson, Columns, Since, Until
 from service.cli.documents import AuditLine
 from service.cli.listing import listed
 from service.cli.session import connected
@@ -31,6 +31,7 @@ def audit(
     until: Until = None,
     limit: Annotated[int, typer.Option(min=1, help="The most lines to list.")] = 20,
     json: AsJson = False,
+    columns: Columns = None,
 ) -> None:
     """List what operators did, newest first (needs the admin token)."""
     filters = {"actor": actor, "verb": verb, "object": object_, "since": since, "until": until}
@@ -48,6 +49,7 @@ def audit(
                 *(_shown(line.before), _shown(line.after), line.origin, line.credential),
             ),
             as_json=json,
+            chosen=columns,
         )
 
 

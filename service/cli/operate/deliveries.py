@@ -5,7 +5,7 @@ from uuid import UUID
 
 import typer
 
-from service.cli.arguments import CLIENT, AsJson, DryRun, JobId
+from service.cli.arguments import CLIENT, AsJson, Columns, DryRun, JobId
 from service.cli.listing import listed
 from service.cli.screen import clean, output
 from service.cli.session import connected
@@ -15,7 +15,7 @@ app = typer.Typer()
 
 
 @app.command(rich_help_panel=CLIENT)
-def deliveries(job: JobId, json: AsJson = False) -> None:
+def deliveries(job: JobId, json: AsJson = False, columns: Columns = None) -> None:
     """List a job's notices, oldest first, and what became of each."""
     with connected() as api:
         listed(
@@ -30,6 +30,7 @@ def deliveries(job: JobId, json: AsJson = False) -> None:
                 *(notice.to, notice.last_error),
             ),
             as_json=json,
+            chosen=columns,
         )
 
 

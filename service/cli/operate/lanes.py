@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from service.cli.api import Api
-from service.cli.arguments import CLIENT, AsJson, DryRun
+from service.cli.arguments import CLIENT, AsJson, Columns, DryRun
 from service.cli.documents import Lane
 from service.cli.exits import Exit
 from service.cli.listing import listed
@@ -21,7 +21,7 @@ app = typer.Typer()
 
 
 @app.command(rich_help_panel=CLIENT)
-def lanes(json: AsJson = False) -> None:
+def lanes(json: AsJson = False, columns: Columns = None) -> None:
     """List the lanes (account, endpoint, model): how each is, and what comes next."""
     with connected() as api:
         listed(
@@ -39,6 +39,7 @@ def lanes(json: AsJson = False) -> None:
                 *(lane.until, ending(lane.forecast), _evidence(lane), lane.next),
             ),
             as_json=json,
+            chosen=columns,
         )
 
 

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import msgspec
 import typer
 
-from service.cli.arguments import DryRun
+from service.cli.arguments import AsJson, Columns, DryRun
 from service.cli.documents import Document
 from service.cli.listing import listed
 from service.cli.screen import notes, output
@@ -20,7 +20,6 @@ from service.rules.credentials import DEFAULT_SCOPES, Scope
 producer_app = typer.Typer(no_args_is_help=True, help="Producers: who may submit, and how much.")
 token_app = typer.Typer(no_args_is_help=True, help="The tokens of producers.")
 
-AsJson = Annotated[bool, typer.Option("--json", help="JSON documents, one a line.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A producer.", show_default=False)]
 TokenId = Annotated[str, typer.Argument(metavar="ID", help="A token's id.", show_default=False)]
 
@@ -246,7 +245,7 @@ def remove_producer(name: Name, dry_run: DryRun = False) -> None:
 
 
 @producer_app.command("list")
-def list_producers(json: AsJson = False) -> None:
+def list_producers(json: AsJson = False, columns: Columns = None) -> None:
     """List the producers, what they may use, and how much."""
     with connected() as api:
         listed(
@@ -274,6 +273,7 @@ def list_producers(json: AsJson = False) -> None:
                 one.disabled_at,
             ),
             as_json=json,
+            chosen=columns,
         )
 
 
@@ -308,7 +308,7 @@ def add_token(
 
 
 @token_app.command("list")
-def list_tokens(name: Name, json: AsJson = False) -> None:
+def list_tokens(name: Name, json: AsJson = False, columns: Columns = None) -> None:
     """List a producer's tokens, those that have ended too."""
     with connected() as api:
         listed(
@@ -323,6 +323,7 @@ def list_tokens(name: Name, json: AsJson = False) -> None:
                 *(one.created_at, one.expires_at, one.revoked_at, one.last_used_at),
             ),
             as_json=json,
+            chosen=columns,
         )
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli.arguments import CLIENT, AsJson, JobId, Since, Until
+from service.cli.arguments import CLIENT, AsJson, Columns, JobId, Since, Until
 from service.cli.documents import Causes
 from service.cli.listing import listed
 from service.cli.screen import Screen, age, local, output
@@ -26,6 +26,7 @@ def failures(
         By | None, typer.Option(help="Group them, with counts and an example.", show_default=False)
     ] = None,
     json: AsJson = False,
+    columns: Columns = None,
 ) -> None:
     """List the requests of a job that failed for good, in input order, or by cause."""
     with connected() as api:
@@ -35,7 +36,7 @@ def failures(
             if json:
                 screen.line(document.line)
                 return
-            _show_causes(screen, document.value)
+            _show_causes(screen, document.value, columns)
             if document.value.data:
                 screen.line(f"To try five of a cause: haulier retry {job} --cause ID --limit 5")
             return
@@ -47,6 +48,7 @@ def failures(
             ),
             lambda failure: (failure.custom_id, failure.code, failure.attempts, failure.message),
             as_json=json,
+            chosen=columns,
         )
 
 
@@ -57,6 +59,7 @@ def errors(
     until: Until = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="The most causes to list.")] = 20,
     json: AsJson = False,
+    columns: Columns = None,
 ) -> None:
     """List what failed for good in all jobs in the last day, or --since, grouped by cause."""
     with connected() as api:
@@ -67,12 +70,14 @@ def errors(
         return
     found = document.value
     if found.data:
-        _show_causes(screen, found, with_jobs=True)
+        _show_causes(screen, found, columns, with_jobs=True)
     else:
         screen.line(f"No request failed for good since {_when(found)}.")
 
 
-def _show_causes(screen: Screen, found: Causes, *, with_jobs: bool = False) -> None:
+def _show_causes(
+    screen: Screen, found: Causes, chosen: list[str] | None, *, with_jobs: bool = False
+) -> None:
     jobs = (Column("jobs", number=True),) if with_jobs else ()
     screen.table(
         (
@@ -88,6 +93,7 @@ def _show_causes(screen: Screen, found: Causes, *, with_jobs: bool = False) -> N
             )
             for cause in found.data
         ),
+        chosen,
     )
     told = sum(cause.requests for cause in found.data)
     if told < found.requests:

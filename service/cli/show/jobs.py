@@ -1,14 +1,17 @@
 """`haulier jobs`, `show` and `request`."""
 
+from functools import partial
+from itertools import islice
 from typing import Annotated
 
 import msgspec
 import typer
 
-from service.cli.arguments import CLIENT, AsJson, JobId, Since, Until
+from service.cli.api import Api
+from service.cli.arguments import CLIENT, AsJson, Columns, JobId, Since, Until
 from service.cli.documents import Batch, Job
 from service.cli.listing import listed
-from service.cli.screen import Screen, age, escaped, length, output
+from service.cli.screen import Screen, age, escaped, length, output, usd
 from service.cli.session import connected
 from service.cli.show.batches import Batches
 from service.cli.show.forecasts import ending
@@ -19,6 +22,7 @@ from service.rules.states import JobState
 
 app = typer.Typer()
 
+FIRST_PARTS = 200
 _STATES = ", ".join(JobState)
 
 
@@ -54,6 +58,7 @@ def jobs(
     ] = False,
     limit: Annotated[int, typer.Option(min=1, help="The most jobs to list.")] = 20,
     json: AsJson = False,
+    columns: Columns = None,
 ) -> None:
     """List jobs, newest first."""
     with connected() as api:
@@ -71,19 +76,46 @@ def jobs(
             (
                 *(Column("job"), Column("state", rank=0), Column("succeeded", number=True)),
                 *(Column("failed", number=True), Column("age", number=True)),
+                *(Column("producer", extra=True), Column("account", extra=True)),
+                *(Column("model", wrap=True, extra=True), Column("endpoint", extra=True)),
+                Column("cost (USD)", number=True, extra=True),
+                *(Column("priority", number=True, extra=True), Column("created", extra=True)),
+                *(Column("finished", extra=True), Column("deadline", extra=True)),
+                *(Column("done", wrap=True, extra=True), Column("metadata", wrap=True, extra=True)),
             ),
             lambda job: (
                 *(job.id, state_of(job), f"{job.succeeded:,} of {job.total:,}", job.failed),
-                age(job.created_at),
+                *(age(job.created_at), job.producer, job.account),
+                *(partial(_models, api, job), job.endpoint, partial(_cost, api, job)),
+                *(job.priority, job.created_at, job.finished_at, job.deadline),
+                *(ending(job.forecast), _marks(job)),
             ),
             as_json=json,
+            chosen=columns,
         )
         if not json:
             tell_paused(api)
 
 
+def _models(api: Api, job: Job) -> str | None:
+    """The models of a job, as its first parts show them: it has 64 at most."""
+    found = islice(api.batches(job.uuid), FIRST_PARTS)
+    names = sorted({document.value.model for document in found})
+    return ", ".join(names) or None
+
+
+def _cost(api: Api, job: Job) -> str:
+    """What the settled batches of a job cost."""
+    cost = api.job_usage(job.uuid).value.total.estimated_cost
+    return "unknown" if cost is None else usd(cost)
+
+
+def _marks(job: Job) -> str | None:
+    return msgspec.json.encode(job.metadata).decode() if job.metadata else None
+
+
 @app.command(rich_help_panel=CLIENT)
-def show(job: JobId, json: AsJson = False) -> None:
+def show(job: JobId, json: AsJson = False, columns: Columns = None) -> None:
     """Show a job and its batches; with --json, the job alone."""
     with connected() as api:
         document = api.job(job)
@@ -94,16 +126,20 @@ def show(job: JobId, json: AsJson = False) -> None:
         batches = [batch.value for batch in api.batches(job)]
         screen.fields(_fields(document.value, batches))
         if batches:
-            _show_batches(screen, batches)
+            _show_batches(screen, batches, columns)
 
 
 @app.command(rich_help_panel=CLIENT)
 def request(
     job: JobId,
     custom_id: Annotated[
-        str, typer.Argument(help="The custom_id of the request.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="CUSTOM_ID", help="The custom_id of the request.", show_default=False
+        ),
     ],
     json: AsJson = False,
+    columns: Columns = None,
 ) -> None:
     """Show one request of a job: its outcome, its attempts and its result."""
     with connected() as api:
@@ -129,6 +165,7 @@ def request(
                 *(Column("batch at Together"), Column("error", wrap=True, rank=0)),
             ),
             ((a.attempt, a.outcome, a.provider_batch_id, a.error) for a in found.attempts),
+            columns,
         )
     if bytes(found.result) != b"null":
         screen.line("")
@@ -167,7 +204,7 @@ def _fields(job: Job, batches: list[Batch]) -> list[tuple[str, object]]:
         ("at risk", None if job.deadline_missed_at else job.deadline_at_risk_since),
         ("priority", _priority(job)),
         ("key", job.idempotency_key),
-        ("metadata", msgspec.json.encode(job.metadata).decode() if job.metadata else None),
+        ("metadata", _marks(job)),
         ("created", job.created_at),
         ("started", job.started_at),
         ("finished", job.finished_at),
@@ -186,7 +223,7 @@ def _shortened(check: msgspec.Raw) -> str | None:
     return None if words == "null" else words if len(words) <= 200 else f"{words[:200]}…"
 
 
-def _show_batches(screen: Screen, batches: list[Batch]) -> None:
+def _show_batches(screen: Screen, batches: list[Batch], chosen: list[str] | None) -> None:
     screen.line("")
     screen.table(
         (
@@ -203,6 +240,7 @@ def _show_batches(screen: Screen, batches: list[Batch]) -> None:
             )
             for b in batches
         ),
+        chosen,
     )
 
 

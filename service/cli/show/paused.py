@@ -35,4 +35,7 @@ def _lanes(lanes: list[Lane]) -> Iterator[str]:
     for lane in lanes:
         state = "paused" if lane.paused_at else lane.state
         if state != "healthy":
-            yield f"Lane {lane.model} ({lane.account}, {lane.endpoint}) is {state}: {lane.next}"
+            by = f" by {lane.paused_by}" if lane.paused_by and lane.paused_at else ""
+            why = f" ({lane.evidence.text})" if lane.evidence else ""
+            name = f"{lane.model} ({lane.account}, {lane.endpoint})"
+            yield f"Lane {name} is {state}{by}: {lane.next}{why}"

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli.arguments import CLIENT, AsJson
+from service.cli.arguments import CLIENT, AsJson, Columns
 from service.cli.documents import Spent, UsageRow
 from service.cli.screen import clean, output, usd
 from service.cli.session import connected
@@ -29,6 +29,7 @@ def usage(
         str, typer.Option(help="The rows: some of day, model, producer, account.")
     ] = "day,model",
     json: AsJson = False,
+    columns: Columns = None,
 ) -> None:
     """Show the tokens that were used, and an estimate of what they cost."""
     with connected() as api:
@@ -48,6 +49,7 @@ def usage(
             *((*_keys(row, keys), *_numbers(row)) for row in report.data),
             ("total", *[""] * (len(keys) - 1), *_numbers(report.total)),
         ],
+        columns,
     )
     screen.line(f"{report.first} to {report.last}, days in UTC; costs are estimates.")
     if report.total.unknown_models:

@@ -85,18 +85,18 @@ class Asked:
     model: str | None
     form: Format | None
     table: Table
-    endpoint: str | None
-    account: str | None
-    max_attempts: int | None
-    priority: int | None
-    metadata: str | None
-    check: str | None
-    canary: int | None
-    canary_failures: int | None
-    max_cost: str | None
-    deadline: str | None
-    on_deadline: OnDeadline | None
-    idempotency_key: str | None
+    endpoint: str | None = None
+    account: str | None = None
+    max_attempts: int | None = None
+    priority: int | None = None
+    metadata: str | None = None
+    check: str | None = None
+    canary: int | None = None
+    canary_failures: int | None = None
+    max_cost: str | None = None
+    deadline: str | None = None
+    on_deadline: OnDeadline | None = None
+    idempotency_key: str | None = None
 
     def source(self) -> Path:
         """The file to read. Raises BadParameter unless there is one, of one kind."""

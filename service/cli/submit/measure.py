@@ -1,6 +1,5 @@
 """What `haulier estimate` says of a file: its requests, batches, tokens and cost."""
 
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -8,8 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from math import ceil
-from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any
 
 import msgspec
 import typer
@@ -17,18 +15,22 @@ import typer
 from config.settings import PriceTable, Settings, settings
 from service.cli.exits import Exit
 from service.cli.screen import clean, escaped, output
+from service.cli.submit import tables
+from service.cli.submit.asked import Asked
+from service.cli.submit.blocks import request_blocks
+from service.cli.submit.sources import Bar, opened
 from service.cli.tables import Column
 from service.payloads.blobs import packed, unpacked
 from service.payloads.intake import Intake, Taken
 from service.payloads.private import private_folder
 from service.rules.admission import TOKENS_PER_BYTE
-from service.rules.errors import BadInput
+from service.rules.errors import BadInput, Problem
 from service.rules.prices import Tokens, written
 from service.rules.prices import estimate as priced
 from service.rules.requests import AUDIO, CHAT, ENDPOINTS
 from service.rules.work import Entry, Manifest, Shard
 
-BLOCK = 1 << 20
+NO_BAR = Bar(lambda _: None, lambda _: None)
 MOST_TOKENS = 10_000_000
 """A larger `max_tokens` is no bound."""
 
@@ -126,15 +128,23 @@ class FileEstimate(msgspec.Struct, kw_only=True):
     """Those without a price."""
 
 
-def show_estimate(file: Path, *, endpoint: str | None, as_json: bool) -> None:
+def show_estimate(asked: Asked, *, as_json: bool, chosen: list[str] | None = None) -> None:
     """Print the estimate of a file. Bad lines end the command as they would end a submission."""
-    endpoint = endpoint or CHAT
+    envelope, recipe = asked.envelope(), asked.recipe()
+    endpoint = CHAT if envelope is None else envelope.endpoint
     if endpoint not in ENDPOINTS:
         raise typer.BadParameter(f"--endpoint: use {', '.join(ENDPOINTS)}")
     config = settings()
     try:
-        with _opened(file) as lines:
+        with opened(asked.source()) as file:
+            if envelope is None:
+                lines, endpoint = _of_spec(file.read())
+            else:
+                lines, _ = request_blocks(asked, file, recipe, NO_BAR)
             found = measured(lines, endpoint, config)
+    except tables.BadInput as error:
+        _refuse(BadInput([Problem(str(error))]))
+        raise typer.Exit(Exit.REFUSED) from None
     except BadInput as error:
         _refuse(error)
         raise typer.Exit(Exit.REFUSED) from None
@@ -142,17 +152,39 @@ def show_estimate(file: Path, *, endpoint: str | None, as_json: bool) -> None:
     if as_json:
         screen.line(escaped(msgspec.json.encode(found).decode()))
     else:
-        _show(found)
+        _show(found, chosen)
 
 
-def measured(lines: BinaryIO, endpoint: str, config: Settings) -> FileEstimate:
+class _Spec(msgspec.Struct):
+    endpoint: str
+    requests: list[msgspec.Raw] | None = None
+    input: str | None = None
+
+
+def _of_spec(spec: bytes) -> tuple[Iterator[bytes], str]:
+    """The request lines of a batch spec, and its endpoint. Raises BadInput."""
+    try:
+        read = msgspec.json.decode(spec, type=_Spec)
+    except msgspec.DecodeError as error:
+        raise BadInput([Problem(f"this is no batch spec: {error}")]) from None
+    if read.endpoint not in ENDPOINTS:
+        raise BadInput([Problem(f"`endpoint` must be one of {', '.join(ENDPOINTS)}")])
+    if read.requests is None:
+        words = "the requests lie in its `input`, which only Haulier reads: estimate that file"
+        raise BadInput([Problem(words)])
+    # Compact, since a line of JSONL is one line.
+    lines = (msgspec.json.format(bytes(raw), indent=-1) + b"\n" for raw in read.requests)
+    return lines, read.endpoint
+
+
+def measured(lines: Iterable[bytes], endpoint: str, config: Settings) -> FileEstimate:
     """Read request lines as Haulier would take them in. Raises BadInput."""
     if config.scratch is not None:
         private_folder(config.scratch)
     with tempfile.TemporaryFile(dir=config.scratch) as scratch:
         measure = Measure(scratch)
         with Intake(measure, "estimate", endpoint, config) as intake:
-            while block := lines.read(BLOCK):
+            for block in lines:
                 intake.feed(block)
             taken = intake.finish()
     return _summed(taken, measure, endpoint, config.prices)
@@ -210,7 +242,7 @@ def _sum(costs: Iterable[str | None]) -> str | None:
     return written(total)
 
 
-def _show(found: FileEstimate) -> None:
+def _show(found: FileEstimate, chosen: list[str] | None) -> None:
     screen = output()
     screen.fields(
         [
@@ -240,6 +272,7 @@ def _show(found: FileEstimate) -> None:
             )
             for one in found.models
         ),
+        chosen,
     )
     for line in _notes(found):
         screen.line(line)
@@ -255,19 +288,6 @@ def _notes(found: FileEstimate) -> Iterator[str]:
         yield "Without max_tokens in every request there is no bound to what comes out."
     if found.unknown_models:
         yield f"No price in HAULIER_PRICES for: {', '.join(map(clean, found.unknown_models))}"
-
-
-@contextmanager
-def _opened(file: Path) -> Iterator[BinaryIO]:
-    if file == Path("-"):
-        yield sys.stdin.buffer
-        return
-    try:
-        opened = file.open("rb")
-    except OSError as error:
-        raise typer.BadParameter(f"cannot read {file}: {error.strerror}") from None
-    with opened:
-        yield opened
 
 
 def _refuse(error: BadInput) -> None:

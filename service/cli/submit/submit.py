@@ -26,72 +26,42 @@ from service.cli.session import connected
 from service.cli.show.results import BOM_HELP, Wanted, fetch
 from service.cli.show.watch import watched
 from service.cli.submit.asked import Asked, Table
+from service.cli.submit.blocks import request_blocks
 from service.cli.submit.checks import check_of
 from service.cli.submit.formats import Format
-from service.cli.submit.rows import Recipe
-from service.cli.submit.sources import (
-    Bar,
-    csv_lines,
-    filled_lines,
-    length_of,
-    opened,
-    parquet_lines,
-    plain_lines,
+from service.cli.submit.options import (
+    Delimiter,
+    File,
+    FormatName,
+    IdColumn,
+    Model,
+    Param,
+    PromptColumn,
+    SpecFile,
+    System,
+    TemplateText,
 )
+from service.cli.submit.rows import Recipe
+from service.cli.submit.sources import Bar, opened
 from service.cli.submit.tables import BadInput
 from service.rules.deadlines import OnDeadline
 from service.rules.requests import CHAT
 
 app = typer.Typer()
 
-TABLES = "Of CSV and Parquet, whose rows become chat requests"
-
 
 @app.command(rich_help_panel=CLIENT)
 def submit(
     *,
-    file: Annotated[
-        Path | None, typer.Argument(help="JSONL, CSV or Parquet; - is stdin.", show_default=False)
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="For requests that name none.")
-    ] = None,
-    prompt_column: Annotated[
-        str | None, typer.Option(help="Whose cells are the prompts.", rich_help_panel=TABLES)
-    ] = None,
-    template: Annotated[
-        str | None,
-        typer.Option(
-            help="A prompt with columns in it: 'Translate: {text}'.", rich_help_panel=TABLES
-        ),
-    ] = None,
-    system: Annotated[
-        str | None, typer.Option(help="A system message for all.", rich_help_panel=TABLES)
-    ] = None,
-    id_column: Annotated[
-        str | None,
-        typer.Option(
-            help="Whose cells are the custom_ids (else row-1, …).", rich_help_panel=TABLES
-        ),
-    ] = None,
-    delimiter: Annotated[
-        str | None,
-        typer.Option(
-            help="What separates the cells of CSV: ';' or '\\t'. Default: a comma.",
-            rich_help_panel=TABLES,
-        ),
-    ] = None,
-    param: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=VALUE",
-            help="For all, as temperature=0; may be repeated.",
-            rich_help_panel=TABLES,
-        ),
-    ] = None,
-    format: Annotated[  # noqa: A002 - the option's name
-        Format | None, typer.Option(help="Where the file's name does not say.")
-    ] = None,
+    file: File = None,
+    model: Model = None,
+    prompt_column: PromptColumn = None,
+    template: TemplateText = None,
+    system: System = None,
+    id_column: IdColumn = None,
+    delimiter: Delimiter = None,
+    param: Param = None,
+    format: FormatName = None,  # noqa: A002 - the option's name
     endpoint: Annotated[str | None, typer.Option(help=f"Default: {CHAT}.")] = None,
     account: Annotated[str | None, typer.Option(help="Whose key is used.")] = None,
     max_attempts: Annotated[int | None, typer.Option(help="Of each request.")] = None,
@@ -125,7 +95,7 @@ def submit(
     idempotency_key: Annotated[
         str | None, typer.Option(help="Submit once, however often this is run.")
     ] = None,
-    spec: Annotated[Path | None, typer.Option(help="A whole batch spec (JSON).")] = None,
+    spec: SpecFile = None,
     wait: Annotated[bool, typer.Option("--wait", help="Show how it goes until it ends.")] = False,
     output: Annotated[
         Path | None,
@@ -203,8 +173,8 @@ def _send(
     try:
         if envelope is None:
             return api.submit_spec(file.read(), idempotency_key=key)
-        with _bar(in_rows=recipe is not None and _is_parquet(asked)) as bar:
-            blocks, length = _blocks(asked, file, recipe, bar)
+        with _bar(in_rows=recipe is not None and asked.kind is Format.PARQUET) as bar:
+            blocks, length = request_blocks(asked, file, recipe, bar)
             return api.submit_lines(blocks, envelope, length=length, idempotency_key=key)
     except KeyboardInterrupt:
         notes().line("Stopped before the API had answered; `haulier jobs` shows what it has taken.")
@@ -215,24 +185,6 @@ def _send(
         if recipe is not None and isinstance(error, ProblemError) and error.problems:
             notes().line("(lines are the table's rows: line 1 is the first below the header)")
         raise
-
-
-def _is_parquet(asked: Asked) -> bool:
-    return asked.kind is Format.PARQUET
-
-
-def _blocks(
-    asked: Asked, file: BinaryIO, recipe: Recipe | None, bar: Bar
-) -> tuple[Iterator[bytes], int | None]:
-    """The request lines, and how many bytes they are where that is known beforehand."""
-    if recipe is not None:
-        if _is_parquet(asked):
-            return parquet_lines(asked.source(), recipe, bar), None
-        return csv_lines(file, asked.delimiter, recipe, bar), None
-    if asked.model is not None:
-        return filled_lines(file, asked.model, bar), None
-    length = length_of(file)
-    return plain_lines(file, length, bar), length
 
 
 @contextmanager

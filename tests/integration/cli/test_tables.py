@@ -21,6 +21,7 @@ from service.cli.submit.sources import BLOCK
 from service.cli.up.ports import free_port
 from tests.cli import Cli, requests
 from tests.eventually import eventually
+from tests.factories import chat_line
 from tests.simulator import Simulator
 
 ASK = ("--model", "m/one", "--prompt-column", "question")
@@ -213,3 +214,26 @@ def test_options_that_do_not_go_together_are_named(
     done = absent("submit", *arguments)
     assert (done.status, done.out) == (2, "")
     assert words in done.err
+
+
+def test_what_can_be_submitted_can_be_estimated(absent: Cli, work: Path) -> None:
+    lines = b"\n".join(chat_line(name) for name in "ab")
+    (work / "lines.jsonl.gz").write_bytes(gzip.compress(lines))
+    (work / "rows.csv").write_text("text\nx\ny\n")
+    spec = {
+        "endpoint": "/v1/chat/completions",
+        "requests": [json.loads(chat_line(name)) for name in "ab"],
+    }
+    (work / "spec.json").write_text(json.dumps(spec, indent=1))
+    asked = (
+        ("lines.jsonl.gz",),
+        ("rows.csv", "--template", "T {text}", "--model", "m"),
+        ("--spec", "spec.json"),
+    )
+    for words in asked:
+        (document,) = absent("estimate", *words, "--json").documents
+        assert document["requests"] == 2, words
+    (work / "spec.json").write_text('{"endpoint": "/v1/chat/completions", "input": "s3://b/k"}')
+    refused = absent("estimate", "--spec", "spec.json")
+    assert refused.status == 2
+    assert "`input`" in refused.err

@@ -1,6 +1,5 @@
 """`haulier estimate`: what a file would be as a job, without asking anybody."""
 
-import io
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ PRICES = {"m": [{"from": "2020-01-01", "input": "4", "output": "8"}]}
 
 def estimated(*lines: bytes, endpoint: str = CHAT, **fields: Any) -> FileEstimate:
     settings = Settings.model_validate({"prices": PRICES, **fields})
-    return measured(io.BytesIO(b"\n".join(lines)), endpoint, settings)
+    return measured([b"\n".join(lines)], endpoint, settings)
 
 
 def test_a_file_is_counted_and_cut_as_a_submission_would_be() -> None:

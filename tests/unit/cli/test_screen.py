@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from service.cli.screen import Screen, clean, escaped, printable
-from service.cli.tables import Column, fit, natural_widths
+from service.cli.tables import Column, UnknownColumn, fit, natural_widths
 
 ODD = "\x00\x07\x1b\x7f\x9b\u061c\u200b\u202e\u2028\u2066\ufeff\U000e0041"
 
@@ -101,6 +101,22 @@ def test_what_is_too_wide_for_any_table_is_shown_field_by_field(
     columns = (Column("job"), Column("model", rank=0), Column("age"))
     shown = shown_at(monkeypatch, 40, columns, [("j" * 36, "m" * 60, 1_234_567)])
     assert shown == [f"job    {'j' * 36}", f"model  {'m' * 60}", "age    1,234,567", ""]
+
+
+def test_chosen_columns_are_shown_in_their_order_and_wrong_names_are_told_all() -> None:
+    columns = (Column("job"), Column("last seen"), Column("cost (USD)", extra=True))
+    rows = [("j", "1 s", lambda: "0.5")]
+    stream = io.StringIO()
+    Screen(stream).table(columns, rows, ["Cost", "last_seen"])
+    assert [line.split() for line in stream.getvalue().splitlines()] == [
+        ["cost", "(USD)", "last", "seen"],
+        ["0.5", "1", "s"],
+    ]
+    stream = io.StringIO()
+    Screen(stream).table(columns, [("j", "1 s", None)])
+    assert "cost" not in stream.getvalue()
+    with pytest.raises(UnknownColumn, match="'nix'; choose from job, last-seen, cost"):
+        Screen(stream).table(columns, rows, ["nix"])
 
 
 CELLS = st.none() | st.uuids().map(str) | st.text(st.sampled_from("ab19 -_/全é.,"), max_size=90)
