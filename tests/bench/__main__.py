@@ -13,6 +13,7 @@ from pathlib import Path
 from tests.bench import (
     calls,
     checks,
+    console,
     database,
     end_to_end,
     foresight,
@@ -42,6 +43,7 @@ MEASUREMENTS: dict[str, Callable[[Size], Section]] = {
     "database": database.measure,
     "outage": outage.measure,
     "forecast": foresight.measure,
+    "console": console.measure,
 }
 COUNTS = [name for name, kind in Size.__annotations__.items() if kind is int]
 

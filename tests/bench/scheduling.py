@@ -65,12 +65,12 @@ def measure(size: Size) -> Section:
             # All lanes are full: admission has to count what is under way.
             "HAULIER_MAX_INFLIGHT_BATCHES": "1",
         }
-        _run(
+        run(
             given["DATABASE_URL"],
             ROWS.format(n=size.ticked, cycle=CYCLE.total_seconds(), waiting=1000),
         )
         figures = {"open": measured("scheduling:ticks", environment=given).value}
-        _run(
+        run(
             given["DATABASE_URL"],
             "INSERT INTO haulier.accounts (name, paused_until, blocked_since)"
             " VALUES ('default', now() + interval '1 h', now())",
@@ -78,7 +78,7 @@ def measure(size: Size) -> Section:
         figures["paused"] = measured("scheduling:ticks", environment=given).value
     with open_deployment(parts=()) as deployment:
         given = {name: deployment.environment[name] for name in ("DATABASE_URL", "REDIS_URL")}
-        _run(given["DATABASE_URL"], ROWS.format(n=10, cycle=0, waiting=WAITING))
+        run(given["DATABASE_URL"], ROWS.format(n=10, cycle=0, waiting=WAITING))
         letting_in = measured("scheduling:ticks", environment=given).value
     rows = [
         Row(
@@ -136,7 +136,7 @@ def _polled(looks: int) -> list[Row]:
     """Look at batches again and again, as a scheduler and workers do, without the pauses."""
     with open_deployment(parts=()) as deployment:
         url = deployment.environment["DATABASE_URL"]
-        _run(url, ROWS.format(n=POLLED, cycle=0, waiting=WAITING))
+        run(url, ROWS.format(n=POLLED, cycle=0, waiting=WAITING))
         before = _table(url)
         made = engine.create(url)
         db = engine.database(made)
@@ -185,7 +185,8 @@ def _table(url: str) -> dict[str, Any]:
     return dict(zip(("updates", "hot", "dead", "bytes"), row, strict=True))
 
 
-def _run(url: str, statements: str) -> None:
+def run(url: str, statements: str) -> None:
+    """Run statements with semicolons between them."""
     with psycopg.connect(url, autocommit=True) as connection:
         for statement in statements.split(";"):
             if statement.strip():

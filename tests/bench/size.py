@@ -20,6 +20,7 @@ class Size:
     finished: int = 100_000
     ticked: int = 100_000
     looks: int = 288
+    jobs: int = 1_000_000
 
 
 SHORT = Size()

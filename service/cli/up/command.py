@@ -33,7 +33,7 @@ def up(settings: Settings, *, simulate: bool, port: int, batch_seconds: float | 
                 settings, home, simulate=simulate, port=port, batch_seconds=batch_seconds
             )
             home.write_environment(shell_variables(instance))
-            banner = _banner(instance, home)
+            banner = _banner(instance, home, settings)
             Supervisor(parts, on_start=_tell, on_ready=lambda: typer.echo(banner)).run()
     except (StartError, OSError) as error:
         typer.echo(printable(f"haulier up: {error}"), err=True)
@@ -75,8 +75,10 @@ def _check(settings: Settings, *, simulate: bool) -> None:
         )
 
 
-def _banner(instance: Instance, home: Home) -> str:
+def _banner(instance: Instance, home: Home, settings: Settings) -> str:
     lines = ["", f"Haulier is up: {instance.url}"]
+    if settings.console:
+        lines += [f"Console: {instance.url}/console (log in with HAULIER_TOKEN of the file below)"]
     if instance.simulator_url:
         lines += [f"Together is simulated: {instance.simulator_url}"]
     lines += ["", "In another shell:", f"  . {_shown(home.environment_file)}"]
