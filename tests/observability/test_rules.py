@@ -79,6 +79,8 @@ def test_every_metric_that_is_asked_for_is_exported(api: Api) -> None:
     exported = set(re.findall(r"^(haulier_\w+)", text, re.MULTILINE))
     # Told by workers, of which none runs here.
     exported |= {"haulier_scratch_free_bytes", "haulier_heartbeat_age_seconds"}
+    # Told of lanes, of which none has had a forecast here.
+    exported |= {"haulier_forecasts_in_time_total", "haulier_forecasts_ended_total"}
     asked = {
         (place, name)
         for place, expression in queries().items()
