@@ -11,12 +11,14 @@ from service.api.console.looking import Look, Shown
 from service.api.console.pages import Page, Verb
 from service.api.console.visitor import Power
 from service.api.console.wording import plural
-from service.api.v1.lanes import list_lanes
+from service.api.v1.lanes import LaneView, views_of
 from service.api.v1.operating import list_accounts, probe_account
 from service.rules.prices import Tokens, estimate
+from service.rules.states import LaneState
 from service.store import usage
 from service.store.engine import Database, clock
 from service.store.heartbeats import heartbeats
+from service.store.lane_verbs import lanes
 from service.store.notices import redeliver
 from service.store.overview import given_up, overview
 from service.store.usage import Used
@@ -50,10 +52,9 @@ def read(look: Look) -> Shown:
         producers=[look.sees],
         by=["producer"],
     )
-    lanes = list_lanes(services, look.visitor.caller).data
     return {
         "found": found,
-        "lanes": [lane for lane in lanes if lane.state != "healthy" or lane.paused_at is not None],
+        "lanes": _stopped_lanes(look),
         "accounts": [
             account
             for account in list_accounts(services, look.visitor.caller).data
@@ -64,6 +65,16 @@ def read(look: Look) -> Shown:
         "today": _spent([row for row in used if row.day == today], services.settings.prices),
         "yesterday": _spent([row for row in used if row.day < today], services.settings.prices),
     }
+
+
+def _stopped_lanes(look: Look) -> list[LaneView]:
+    """Return the lanes that admit less than they could. Their forecasts would cost too much."""
+    found = [
+        lane
+        for lane in lanes(look.services.db)
+        if lane.state is not LaneState.HEALTHY or lane.paused_at is not None
+    ]
+    return views_of(found, look.services, look.visitor.caller, {})
 
 
 def _missing(look: Look) -> list[str]:

@@ -1,6 +1,6 @@
 """The lanes: how they are, and what an operator does to them."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Self
 
@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from pydantic import Field
 
 from service.api.acting import ActedBy
-from service.api.auth import ADMIN, READ, CalledBy
+from service.api.auth import ADMIN, READ, CalledBy, Caller
 from service.api.problems import LANE_AS_IT_IS, NOT_FOUND, HttpProblem
 from service.api.services import Services, Uses
 from service.api.v1.rehearsing import DryRun, PreviewView, for_verb, preview
@@ -120,19 +120,26 @@ class LaneView(View):
 @router.get("/lanes", dependencies=[READ])
 def list_lanes(services: Uses, caller: CalledBy) -> Page[LaneView]:
     """List the lanes of the accounts that the caller may use, and how each is."""
+    found = lane_verbs.lanes(services.db)
+    return Page(data=views_of(found, services, caller, shown_of_lanes(services.db)))
+
+
+def views_of(
+    found: Sequence[Lane],
+    services: Services,
+    caller: Caller,
+    said: Mapping[LaneName, Forecast | NoForecast],
+) -> list[LaneView]:
+    """Show those of some lanes whose accounts the caller may use, with these forecasts."""
     now = clock(services.db)
     sees_all = caller.sees is None
-    said = shown_of_lanes(services.db)
     stopped = accounts.stopped(services.db)
-    found = lane_verbs.lanes(services.db)
     by = paused_by(services.db, found) if sees_all else {}
-    return Page(
-        data=[
-            LaneView.of(lane, now, said, all_told=sees_all, stopped=stopped, paused_by=by)
-            for lane in found
-            if sees_all or lane.account in caller.permissions.accounts
-        ]
-    )
+    return [
+        LaneView.of(lane, now, said, all_told=sees_all, stopped=stopped, paused_by=by)
+        for lane in found
+        if sees_all or lane.account in caller.permissions.accounts
+    ]
 
 
 Verb = Callable[..., Lane | None]
