@@ -50,7 +50,7 @@ def test_keys_search_move_open_and_explain(admin: Looker, service: Api) -> None:
     admin.open("/jobs")
 
     page.keyboard.press("/")
-    page.keyboard.type("producer:key")
+    page.keyboard.type("producer:key", delay=120)  # each letter asks, and replaces the one before
     option = page.get_by_role("option", name="producer:keyed")
     expect(option).to_be_visible()
     page.keyboard.press("ArrowDown")

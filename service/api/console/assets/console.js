@@ -137,8 +137,27 @@
       search.focus();
       search.dispatchEvent(new Event("input", { bubbles: true }));
     };
-    list.addEventListener("htmx:afterSwap", () =>
-      show(options().length > 0 && document.activeElement === search));
+    // Not by htmx: it complains in the browser's console of each request that a later one replaces.
+    let asking = null;
+    let pause = 0;
+    const ask = async () => {
+      if (asking) asking.abort();
+      asking = new AbortController();
+      const query = "?q=" + encodeURIComponent(search.value);
+      try {
+        const answer = await fetch(search.dataset.suggestions + query, { signal: asking.signal });
+        if (!answer.ok || answer.redirected) return;
+        list.innerHTML = await answer.text();
+        show(options().length > 0 && document.activeElement === search);
+      } catch (error) {
+        show(false); // a later request has replaced this one, or the page is being left
+      }
+    };
+    search.addEventListener("focus", ask);
+    search.addEventListener("input", () => {
+      clearTimeout(pause);
+      pause = setTimeout(ask, 100);
+    });
     list.addEventListener("pointerdown", (event) => {
       const option = event.target.closest("li");
       if (!option) return;
