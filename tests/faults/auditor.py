@@ -107,7 +107,7 @@ def audit(
         made for made in evidence.books["batches"] if made["created_at"] >= since
     ]
     jobs = _find_jobs(ledger, evidence, findings)
-    _call_by_own_names(jobs, evidence)
+    _call_by_own_names(ledger, jobs, evidence)
     twins = _check_batches(evidence, ledger.broken, findings)
     by_twins = _executed_by(twins, evidence)
     for asked, job in jobs:
@@ -256,14 +256,21 @@ def _find_jobs(ledger: Ledger, evidence: Evidence, findings: Findings) -> list[t
     return found
 
 
-def _call_by_own_names(jobs: Iterable[tuple[Asked, Row]], evidence: Evidence) -> None:
+def _call_by_own_names(
+    ledger: Ledger, jobs: Iterable[tuple[Asked, Row]], evidence: Evidence
+) -> None:
     """Book what was executed in batches that jobs shared under the producers' own custom_ids.
 
-    There, a request is called by its job's id in base64url and its place in the input.
+    There, a request is called by its job's id in base64url and its place in the input. A job may
+    have been pruned since; its answer has told its id.
     """
+    ids = {asked: job["id"] for asked, job in jobs}
+    for asked in (*ledger.asked, *ledger.pruned):
+        if asked.key in ledger.accepted:
+            ids.setdefault(asked, ledger.accepted[asked.key])
     own: dict[str, str] = {}
-    for asked, job in jobs:
-        prefix = base64.urlsafe_b64encode(job["id"].bytes).decode().rstrip("=")
+    for asked, job_id in ids.items():
+        prefix = base64.urlsafe_b64encode(job_id.bytes).decode().rstrip("=")
         own |= {f"{prefix}-{place}": name for place, name in enumerate(asked.custom_ids)}
     lines: dict[str, Counter[str]] = defaultdict(Counter)
     for name, booked in evidence.books["lines"].items():

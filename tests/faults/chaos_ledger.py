@@ -34,6 +34,8 @@ class Ledger:
     """Filled by several threads."""
 
     asked: list[Asked] = field(default_factory=list)
+    pruned: list[Asked] = field(default_factory=list)
+    """Those before, whose jobs may be gone because their time is over."""
     accepted: dict[str, UUID] = field(default_factory=dict)
     """The job that stood in the first answer to each key."""
     contradicted: list[str] = field(default_factory=list)

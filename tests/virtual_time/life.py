@@ -215,16 +215,16 @@ class Year:
         since = self.traveller.clock.time() - (AUDITED_DAYS + 1) * DAY
         with psycopg.connect(self.world.database_url) as db:
             there = {row[0] for row in db.execute("SELECT idempotency_key FROM haulier.jobs")}
+
+        def is_to_be_there(one: Asked) -> bool:
+            # Probes have no time here: those of earlier months may be gone.
+            return one.key in there or self.asked_at.get(one.key, 0.0) >= since
+
         recent = Ledger(
-            asked=[
-                one
-                for one in self.ledger.asked
-                if one.key in there or self.asked_at.get(one.key, since + 1) >= since
-            ],
+            asked=[one for one in self.ledger.asked if is_to_be_there(one)],
+            pruned=[one for one in self.ledger.asked if not is_to_be_there(one)],
             accepted=self.ledger.accepted,
         )
-        # Probes of earlier months may be gone.
-        recent.asked = [one for one in recent.asked if one.key in there or one.key in self.asked_at]
         self.findings.append(
             audit(
                 recent,

@@ -171,16 +171,22 @@ LIMIT 5
 _SENT = """
 SELECT 'batch ' || id || ' is ' || state || ', sent' FROM haulier.batches
 WHERE dispatched_at > now() - interval '1 minute' AND lease IS NULL AND parked_at IS NULL
-AND state IN ('queued', 'uploaded', 'created', 'ended') LIMIT 5
+AND state IN ('queued', 'uploaded', 'created', 'ended')
+UNION ALL
+SELECT 'job ' || id || ' is ' || state || ', sent' FROM haulier.jobs
+WHERE dispatched_at > now() - interval '1 minute' AND lease IS NULL AND parked_at IS NULL
+AND state IN ('accepted', 'running')
+LIMIT 5
 """
 _NEXT = """
 SELECT min(extract(epoch FROM not_before)) FROM haulier.batches
 WHERE parked_at IS NULL AND state IN ('queued', 'uploaded', 'created', 'ended')
 AND not_before > now()
 """
-QUEUES = ("haulier.transfer", "haulier.control", "haulier.submit")
+QUEUES = ("haulier.transfer", "haulier.control")
 TAKING = 5.0
-"""Seconds, by the true clock, in which a worker takes what was sent to it, or never will."""
+"""Seconds, by the true clock, in which a worker takes what was sent to it, or never will: the
+account may be paused since, and the worker may be starting. A message is not a lease."""
 PATIENCE = 120.0
 """Seconds, by the true clock, in which everything that is due must have been done."""
 
@@ -215,7 +221,7 @@ class Traveller:
         while quiet < 2:
             what = self._unfinished(now)
             if not what and time.monotonic() < began + TAKING:
-                what = self._rows(_SENT)
+                what = self._sent()
             quiet = 0 if what else quiet + 1
             if time.monotonic() > deadline:
                 raise BusyError(f"still not done after {PATIENCE:.0f} s: {what}")
@@ -236,9 +242,13 @@ class Traveller:
         ).fetchone()
         if looked is None or float(str(looked[0])) < now:
             return ["the scheduler has not looked since the last jump"]
-        if held := [name for name in QUEUES if broker.llen(name)]:
-            return [f"messages wait in {name}" for name in held]
+        if broker.llen("haulier.submit"):
+            return ["submissions wait for the inbox"]
         return self._rows(_BUSY)
+
+    def _sent(self) -> list[str]:
+        held = [f"messages wait in {name}" for name in QUEUES if self.world.broker.llen(name)]
+        return held or self._rows(_SENT)
 
     def _rows(self, query: str) -> list[str]:
         return [str(row[0]) for row in self.world.db.execute(query.encode())]
