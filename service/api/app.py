@@ -179,7 +179,7 @@ def _is_open(scope: Scope) -> bool:
 
 
 def _is_open_with_console(scope: Scope) -> bool:
-    return _is_open(scope) or console.lies_below(scope["path"])
+    return _is_open(scope) or console.is_open(scope)
 
 
 def _closed() -> APIRouter:

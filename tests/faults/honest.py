@@ -115,7 +115,14 @@ def open_service(
         url = f"http://127.0.0.1:{port}"
         http = stack.enter_context(client(url))
         eventually(lambda: _ready(http), 60)
+        # They start behind the API. What is still starting would look as if it grew.
+        eventually(lambda: _all_there(http), 60)
         yield Service(home, url, valkey.url, http, parts)
+
+
+def _all_there(http: httpx.Client) -> bool:
+    status = http.get("/v1/status").json()
+    return all(status[kind] for kind in ("workers", "schedulers", "inboxes", "notifiers"))
 
 
 def _ready(http: httpx.Client) -> bool:

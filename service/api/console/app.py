@@ -15,6 +15,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
+from starlette.types import Scope
 
 from config import VERSION
 from service.api.console import assets, flash, forms, login
@@ -73,9 +74,11 @@ def mount(haulier: FastAPI) -> None:
     haulier.router.routes.append(Mount(ROOT, console))
 
 
-def lies_below(path: str) -> bool:
-    """Whether a path is the console's, which has a gate of its own."""
-    return path in {"/", ROOT} or path.startswith(f"{ROOT}/")
+def is_open(scope: Scope) -> bool:
+    """Whether a request is the console's, which has a gate of its own."""
+    path = scope["path"]
+    leads_there = path in {"/", ROOT} and scope["method"] in {"GET", "HEAD"}
+    return leads_there or path.startswith(f"{ROOT}/")
 
 
 def _routes() -> list[Route]:

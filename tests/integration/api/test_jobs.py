@@ -297,6 +297,8 @@ def test_accounts_show_their_state_and_never_a_key(api_settings: Settings) -> No
         "configured": True,
         "paused_until": None,
         "reason": None,
+        "paused_at": None,
+        "pause_reason": None,
     }
     assert "secret" not in answer.text
 

@@ -241,7 +241,9 @@ def _shows_a_secret(operation: dict[str, Any], schemas: dict[str, Any]) -> bool:
     """Whether its answer has a field for a token or a secret."""
     answers = [answer for status, answer in operation["responses"].items() if status < "300"]
     named = [one.get("content", {}).get("application/json", {}).get("schema") for one in answers]
-    shown = [schemas[ref["$ref"].rpartition("/")[2]] for ref in named if ref and "$ref" in ref]
+    # Of a verb that can be tried first, one of two: what it shows, or what it would change.
+    each = [ref for schema in named if schema for ref in schema.get("anyOf", [schema])]
+    shown = [schemas[ref["$ref"].rpartition("/")[2]] for ref in each if "$ref" in ref]
     return any({"token", "secret"} & set(schema["properties"]) for schema in shown)
 
 
