@@ -65,6 +65,7 @@ def test_a_batch_from_a_local_file_to_its_results(
     assert [json.loads(line)["custom_id"] for line in errors] == ["bad"]
 
 
+@pytest.mark.slow
 def test_files_are_uploaded_listed_shown_downloaded_and_deleted(
     tg: Tg, simulator: Simulator, input_file: Path, tmp_path: Path
 ) -> None:
@@ -89,6 +90,7 @@ def test_a_batch_is_cancelled(tg: Tg, simulator: Simulator, input_file: Path) ->
     assert json.loads(tg("batches", "cancel", batch_id, "--json"))["status"] == "CANCELING"
 
 
+@pytest.mark.slow
 def test_a_wrong_key_and_an_unknown_batch_are_errors(tg: Tg, simulator: Simulator) -> None:
     assert "Job not found" in tg("batches", "get", "unknown", "--json", status=1)
     simulator.keys({KEY: 401})

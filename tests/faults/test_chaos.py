@@ -21,7 +21,7 @@ IDS = ("q-0-fine", "q-1-fine", "q-2-refused", "q-3-fine")
 SEED = 7
 
 
-@pytest.mark.parametrize("seconds", [12, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [8, pytest.param(60, marks=pytest.mark.slow)])
 def test_chaos_breaks_no_promise(seconds: int) -> None:
     findings = run(seconds, SEED, pause=(1.0, 3.0))
 

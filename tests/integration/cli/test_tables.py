@@ -175,6 +175,7 @@ def completed(cli: Cli, *words: str, **more: str) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.slow
 def test_bash_completes_commands_options_and_job_ids(cli: Cli) -> None:
     jobs = [cli.submit("a"), cli.submit("b")]
     assert completed(cli, "haulier", "wat") == ["watch"]

@@ -88,6 +88,7 @@ def descendants(pid: int) -> list[int]:
     return below + [grandchild for child in below for grandchild in descendants(child)]
 
 
+@pytest.mark.slow
 def test_what_a_running_one_keeps_to_itself_and_how_it_ends(
     started: Processes, place: Path, tmp_path: Path
 ) -> None:

@@ -131,7 +131,7 @@ def database(databases: Databases) -> Iterator[Engine]:
     databases.drop(url)
 
 
-@pytest.mark.parametrize("examples", [8, pytest.param(EXAMPLES, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [4, pytest.param(EXAMPLES, marks=pytest.mark.slow)])
 def test_every_request_stays_in_one_place_and_no_row_is_forgotten(
     database: Engine, examples: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,7 +61,12 @@ def _merge(work: str, home: Path, count: int) -> Cost:
 
 @pytest.mark.parametrize(
     ("work", "larger"),
-    [(_intake, 200_000), (_reconcile, 48_000), (_assemble, 48_000), (_stream, 48_000)],
+    [
+        (_intake, 200_000),
+        pytest.param(_reconcile, 48_000, marks=pytest.mark.slow),
+        (_assemble, 48_000),
+        pytest.param(_stream, 48_000, marks=pytest.mark.slow),
+    ],
     ids=lambda value: getattr(value, "__name__", "").strip("_") or None,
 )
 def test_cpu_grows_with_the_requests_and_memory_does_not(
