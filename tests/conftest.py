@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import redis
+import structlog
 
 from tests.processes import Processes
 from tests.servers import (
@@ -36,6 +37,10 @@ for _number in (signal.SIGINT, signal.SIGHUP):
 # Hundreds of processes and every xdist worker would compile all modules anew.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# With rich at hand, structlog would show the local variables of every frame. That takes minutes for
+# a traceback through the API, whose event loop stands still meanwhile.
+structlog.dev.ConsoleRenderer.get_active().exception_formatter = structlog.dev.plain_traceback
 
 _REPORTS = pytest.StashKey[Processes]()
 

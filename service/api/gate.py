@@ -80,7 +80,7 @@ class Gate:
         with services.memory.body_of(caller.producer) as holding:
             scope.setdefault("state", {}).update(caller=caller, holding=holding)
             let_in_at = time.monotonic()
-            awaits_body = _has_body(scope)
+            has_body = awaits_body = _has_body(scope)
 
             async def counted() -> Message:
                 nonlocal awaits_body
@@ -93,7 +93,9 @@ class Gate:
                 holding.body_arrived(len(message.get("body", b"")))
                 is_whole = message["type"] == "http.request" and not message.get("more_body")
                 # A body may take hours. Whoever lost the right to send it meanwhile gets nothing.
-                if is_whole and time.monotonic() - let_in_at > LATER:
+                # Without a body this may be an event stream that waits for its client to leave. It
+                # looks after the token itself, and its answer is under way.
+                if has_body and is_whole and time.monotonic() - let_in_at > LATER:
                     await _check_again(caller, services)
                 return message
 
