@@ -14,8 +14,8 @@ SHARE = 33_000_000
 """The most that one producer may have."""
 STREAM = 1 << 19
 """The most that a body takes that is written on as it arrives: a block, and what is behind it."""
-WAITING = 32_000
-"""What a call weighs that waits for its body."""
+WAITING = 64_000
+"""What a call weighs that waits for its body (44 kB, measured), and a first piece of that."""
 
 HELD_SECONDS = 600.0
 """For a body of more than `STREAM` bytes that is held whole: others want its room."""

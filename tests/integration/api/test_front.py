@@ -66,7 +66,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         "POST /v1/jobs/x/retry",
         "PUT /v1/jobs",  # a wrong method
         "POST /v1/nothing",
-        "POST /",
+        "POST /nothing",  # / itself leads to the console, and reads nothing either
         "POST /together/v1/files",
         "POST /together/v1/batches",
         "PUT /together/v1/nothing",
@@ -293,6 +293,7 @@ def test_strangers_that_wait_to_be_looked_up_are_few_and_keep_no_known_token_out
 @pytest.fixture
 def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "STREAM", 100_000)
+    monkeypatch.setattr(memory, "WAITING", 32_000)
     monkeypatch.setattr(app, "Memory", lambda: memory.Memory(most=300_000, share=200_000))
 
 
